@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine with Python 3.11: `make demo` and `make test`.
+#
+# PYTHON       the interpreter that makes the environment
+# VENV         where the environment goes
+# TORCH_INDEX  where the CPU build of torch comes from: auto, none, or the URL of an index
+# PIP_ARGS     more arguments for pip, as --proxy or --find-links
+# ARGS         more arguments for the program or for pytest
+PYTHON ?= python3.11
+VENV ?= .venv
+TORCH_INDEX ?= auto
+PIP_ARGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow lint format types bench-quality clean distclean
+
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+venv: $(STAMP)  ## Make the environment with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) not found. Install Python 3.11, or name another: make venv PYTHON=python3.12" >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	  $$(./tools/torch-args $(BIN)/pip $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Clean a small phantom archive and show what changed
+	$(BIN)/raysegclean demo $(ARGS)
+
+test: $(STAMP)  ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP)  ## Run the slow tests only
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)  ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## Mend style and format where that is safe
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## Check the types (mypy, strict)
+	$(BIN)/mypy
+
+bench-quality: $(STAMP)  ## Measure the quality on real data and write docs/results.md (resumes)
+	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+clean:  ## Remove the demo and all caches
+	rm -rf demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove the environment as well
+	rm -rf $(VENV)

@@ -1,0 +1,83 @@
+"""What is known about one case without opening its voxels.
+
+A `CaseInfo` is one row of the archive's index: geometry, intensities, and for every label the
+number of voxels of each value, in the whole case and in each 64^3 block. Training draws rare
+classes from it, planning sizes the work with it, and its versions tell a changed input from an
+unchanged one. These are plain values: no file is touched here.
+"""
+
+from dataclasses import dataclass
+
+from raysegclean.core.geometry import Grid, Index3
+from raysegclean.errors import CaseError
+
+__all__ = ["BLOCK_VOX", "BlockCount", "CaseInfo", "Intensity", "LabelSummary", "block_grid"]
+
+BLOCK_VOX: Index3 = (64, 64, 64)
+
+BlockCount = tuple[int, int]
+
+
+def block_grid(shape_zyx: Index3) -> Grid:
+    """Return the grid whose flat indices (x fastest) number the blocks of `LabelSummary.blocks`."""
+    return Grid(shape_zyx, BLOCK_VOX)
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Intensities of a whole image, all channels together, in the image's own unit.
+
+    `p005` and `p995` are the 0.5 and 99.5 percentiles.
+    """
+
+    minimum: float
+    p005: float
+    p995: float
+    maximum: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """How often each value occurs in one label of one case.
+
+    `voxels` maps every value that is present, background 0 included, to its number of voxels.
+    `blocks` maps every value but 0 to pairs (flat index of a 64^3 block, voxels in that block),
+    sorted by index; see `block_grid`. `version` changes when any object of the label changes.
+    """
+
+    name: str
+    dtype: str
+    voxels: dict[int, int]
+    blocks: dict[int, tuple[BlockCount, ...]]
+    version: str
+
+
+@dataclass(frozen=True)
+class CaseInfo:
+    """One row of the index. Shapes and spacings run z, y, x; spacings are millimetres."""
+
+    case: str
+    patient: str | None
+    site: str | None
+    annotator: str | None
+    shape_zyx: Index3
+    channels: int
+    image_dtype: str
+    spacing_mm: tuple[float, float, float]
+    intensity: Intensity
+    labels: tuple[LabelSummary, ...]
+    image_version: str
+
+    def label(self, name: str) -> LabelSummary:
+        """Return the summary of the label `name`; raise CaseError when the case has none."""
+        for summary in self.labels:
+            if summary.name == name:
+                return summary
+        present = ", ".join(s.name for s in self.labels) or "no label at all"
+        raise CaseError(
+            self.case,
+            f"label {name!r} is missing; it has {present}. "
+            "Ingest that label too, or leave the case out with `cases:`.",
+        )

@@ -1,0 +1,167 @@
+"""Stats: a mergeable record of what one block says about its case.
+
+Everything is counted in integers; sums of logarithms are fixed point. Addition of integers is
+associative and commutative, so a case has the same stats however its blocks were spread over
+workers, retried or resumed. The size depends on the number of classes only.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysegclean.core.evidence import LEVELS, Evidence
+from raysegclean.core.packing import arrays_to_text, text_to_arrays
+from raysegclean.core.proposals import Proposal
+
+__all__ = ["NATS_SCALE", "CaseStats", "block_stats"]
+
+NATS_SCALE = 1 << 16
+"""Fixed-point scale of sums of -log p."""
+
+MIN_PROB = 1e-4
+"""Probabilities below this count as this, so that one voxel cannot dominate a case (POLICY 6)."""
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CaseStats:
+    """Counts of one block, or by merging, of one case; C classes, channel 0 is background."""
+
+    confusion: Counts
+    """(C, C): voxels with given label i and predicted label j."""
+    cross_entropy: Counts
+    """(C,): sum of -log p(given) where given or predicted is c, fixed point; entry 0 is the sum
+    over all voxels."""
+    disagreement: Counts
+    """(2, C, 256): voxels whose label and prediction differ, by level of confidence; entry 0 by
+    the given class, entry 1 by the candidate."""
+    uncertainty: Counts
+    """(2, C, 256): voxels by (differs from the prediction, given label, level of uncertainty)."""
+    trusted: Counts
+    """(2, 3, C, 256): disagreements by level of (confidence, uncertainty), by candidate, where the
+    trusted label equals the candidate (right), the given label (harm) or neither; zero without."""
+
+    @classmethod
+    def zero(cls, classes: int) -> "CaseStats":
+        """Return the neutral element for `classes` channels."""
+        return cls(
+            confusion=np.zeros((classes, classes), np.int64),
+            cross_entropy=np.zeros(classes, np.int64),
+            disagreement=np.zeros((2, classes, LEVELS), np.int64),
+            uncertainty=np.zeros((2, classes, LEVELS), np.int64),
+            trusted=np.zeros((2, 3, classes, LEVELS), np.int64),
+        )
+
+    @property
+    def classes(self) -> int:
+        """Number of channels."""
+        return int(self.confusion.shape[0])
+
+    def merge(self, other: "CaseStats") -> "CaseStats":
+        """Return the stats of both; associative and commutative to the last bit."""
+        return CaseStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def given_vox(self) -> Counts:
+        """(C,): voxels of each class in the given label."""
+        return np.asarray(self.confusion.sum(axis=1), np.int64)
+
+    @property
+    def predicted_vox(self) -> Counts:
+        """(C,): voxels of each class in the prediction."""
+        return np.asarray(self.confusion.sum(axis=0), np.int64)
+
+    @property
+    def both_vox(self) -> Counts:
+        """(C,): voxels where the given label and the prediction are both c."""
+        return np.asarray(np.diagonal(self.confusion), np.int64).copy()
+
+    @property
+    def foreground_vox(self) -> int:
+        """Voxels that are foreground in the label or in the prediction."""
+        return int(self.confusion.sum() - self.confusion[0, 0])
+
+    def to_text(self) -> str:
+        """Return the record as one line of text, for the ledger."""
+        return arrays_to_text({f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def from_text(cls, text: str) -> "CaseStats":
+        """Read what `to_text` wrote."""
+        return cls(**text_to_arrays(text))
+
+
+def block_stats(
+    evidence: Evidence,
+    proposal: Proposal,
+    given_zyx: NDArray[np.uint8],
+    classes: int,
+    trusted_zyx: NDArray[np.uint8] | None = None,
+) -> CaseStats:
+    """Return the stats of one block; labels are channel indices with axes z, y, x."""
+    given = given_zyx.ravel().astype(np.int64)
+    predicted = evidence.predicted_zyx.ravel().astype(np.int64)
+    confusion = np.bincount(given * classes + predicted, minlength=classes * classes)
+    differs = predicted != given
+    confidence = proposal.confidence_zyx.ravel().astype(np.int64)
+    return CaseStats(
+        confusion=confusion.reshape(classes, classes),
+        cross_entropy=_cross_entropy(evidence, given, predicted, classes),
+        disagreement=np.stack(
+            [_histogram(c[differs], confidence[differs], classes) for c in (given, predicted)]
+        ),
+        uncertainty=_uncertainty(proposal, given, differs, classes),
+        trusted=_trusted_hits(proposal, given_zyx, trusted_zyx, predicted, classes),
+    )
+
+
+def _histogram(group: NDArray[np.int64], level: NDArray[np.int64], groups: int) -> Counts:
+    counts = np.bincount(group * LEVELS + level, minlength=groups * LEVELS)
+    return counts.reshape(groups, LEVELS)
+
+
+def _cross_entropy(
+    evidence: Evidence, given: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> Counts:
+    prob = np.clip(evidence.given_prob_zyx.ravel(), MIN_PROB, 1.0)
+    nats = np.rint(-np.log(prob.astype(np.float64)) * NATS_SCALE)
+    by_given = np.bincount(given, weights=nats, minlength=classes)
+    other = predicted != given
+    by_predicted = np.bincount(predicted[other], weights=nats[other], minlength=classes)
+    # Integers below 2^53 are exact in float64, whatever the order of the additions.
+    sums = (by_given + by_predicted).astype(np.int64)
+    sums[0] = np.int64(nats.sum())
+    return sums
+
+
+def _uncertainty(
+    proposal: Proposal, given: NDArray[np.int64], differs: NDArray[np.bool_], classes: int
+) -> Counts:
+    if proposal.uncertainty_zyx is None:
+        return np.zeros((2, classes, LEVELS), np.int64)
+    level = proposal.uncertainty_zyx.ravel().astype(np.int64)
+    counts = _histogram(differs.astype(np.int64) * classes + given, level, 2 * classes)
+    return counts.reshape(2, classes, LEVELS)
+
+
+def _trusted_hits(
+    proposal: Proposal,
+    given_zyx: NDArray[np.uint8],
+    trusted_zyx: NDArray[np.uint8] | None,
+    predicted: NDArray[np.int64],
+    classes: int,
+) -> Counts:
+    hits = np.zeros((2, 3, classes, LEVELS), np.int64)
+    if trusted_zyx is None:
+        return hits
+    truth, given = trusted_zyx.ravel(), given_zyx.ravel()
+    differs = predicted != given
+    outcome = np.where(truth == predicted, 0, np.where(truth == given, 1, 2))
+    group = (outcome * classes + predicted)[differs]
+    for kind, levels in enumerate((proposal.confidence_zyx, proposal.uncertainty_zyx)):
+        if levels is not None:
+            level = levels.ravel().astype(np.int64)[differs]
+            hits[kind] = _histogram(group, level, 3 * classes).reshape(3, classes, LEVELS)
+    return hits

@@ -1,0 +1,41 @@
+"""Attempts: which shard kills its worker.
+
+Ray retries a block whose worker died for ever. So before each shard the worker tells this small
+actor; a shard that was begun three times and never ended is quarantined and the item goes on
+without it. A lost node does not count against the shards it held, because the worker that begins
+a shard names its node, and begins on nodes that are gone are forgotten.
+"""
+
+from typing import Any
+
+import ray
+
+__all__ = ["MAX_BEGINS", "Attempts", "start_attempts"]
+
+MAX_BEGINS = 3
+
+
+class Attempts:
+    """Counts begins without an end, per shard."""
+
+    def __init__(self) -> None:
+        self._begins: dict[str, list[str]] = {}
+
+    def begin(self, shard: str, node: str) -> int:
+        """Record a begin of `shard` on `node`; return which begin without an end this is."""
+        begins = self._begins.setdefault(shard, [])
+        begins.append(node)
+        if len(begins) > MAX_BEGINS:
+            alive = {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
+            begins[:] = [held for held in begins if held in alive]
+        return len(begins)
+
+    def end(self, shards: list[str]) -> None:
+        """Forget shards that were committed or failed with an error of their own."""
+        for shard in shards:
+            self._begins.pop(shard, None)
+
+
+def start_attempts() -> Any:
+    """Start the actor that counts; it needs no CPU slot."""
+    return ray.remote(num_cpus=0)(Attempts).remote()

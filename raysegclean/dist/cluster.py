@@ -1,0 +1,263 @@
+"""Getting on a cluster, or making one of this machine.
+
+Guaranteed after `connect`: Ray is up, its log is quiet, Ray Data waits for ever for a node that is
+still to come instead of giving up, and SIGTERM ends the driver through its `finally` blocks. A Ray
+that is started here listens on this machine only, asks for a token that lives as long as this
+process, and is never somebody else's: a Ray that happens to run on this host is joined only where
+`RAY_ADDRESS` says so, which is what `ray job submit` does.
+
+A Ray started here has more logical CPU slots than cores, because the workers that train spend
+their threads while those that read patches mostly wait.
+"""
+
+import logging
+import os
+import platform
+import secrets
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+
+from raysegclean.errors import UnfitEnvironment
+
+__all__ = [
+    "ClusterFacts",
+    "cluster_share",
+    "connect",
+    "data_rules",
+    "is_one_node",
+    "shared_by",
+    "shutdown_if_ours",
+]
+
+_OBJECT_STORE_BYTES = 2 << 30
+_LOOPBACK = "127.0.0.1"
+_QUIET = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
+
+_ALWAYS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The worker keeps the driver's folder, so that relative paths mean the same in both.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+# One machine is not reclaimed with notice, and each of these is a process per training.
+_ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+_AUTH_LOGGER = "ray._private.authentication.authentication_token_setup"
+_AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+_share: ContextVar[int] = ContextVar("raysegclean_cluster_share", default=1)
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What there is to work with at the moment of connecting.
+
+    cpus, gpus: logical slots of all nodes that are up. device_model: the accelerator where there
+    is one, else the processor; part of the numeric class. started_here: whether to shut it down.
+    """
+
+    cpus: float
+    gpus: float
+    nodes: int
+    started_here: bool
+    device_model: str
+
+
+def connect(
+    *, gpus_needed: float = 0, verbose: bool = False, dashboard: bool = False
+) -> ClusterFacts:
+    """Join the cluster that `RAY_ADDRESS` names, or start a Ray on this machine; idempotent.
+
+    `gpus_needed` are the GPUs that the config demands at once. `verbose` lets what workers print
+    through. `dashboard` starts Ray's dashboard, on the loopback address, for a Ray started here.
+    Raises UnfitEnvironment when the cluster cannot be reached or has too few GPUs and will get no
+    more.
+    """
+    started_here = False
+    if not ray.is_initialized():
+        started_here = not os.environ.get("RAY_ADDRESS")
+        _prepare_environment(one_machine=started_here)
+        try:
+            _start_local(verbose, dashboard) if started_here else _join(verbose)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            raise UnfitEnvironment(_unreachable(error, started_here)) from error
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    data_rules()
+    # Ray sets its own handler while it starts, so ours comes after.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    facts = _facts(started_here)
+    _check_gpus(facts, gpus_needed)
+    return facts
+
+
+def shutdown_if_ours(facts: ClusterFacts) -> None:
+    """Stop the Ray that `connect` started; leave any other one."""
+    if facts.started_here:
+        ray.shutdown()
+
+
+def data_rules(*, ordered: bool = False) -> None:
+    """Set this process's rules for Ray Data; every process that runs a dataset calls it.
+
+    No bars, no printing, and no giving up while a node is awaited. An errored block is an error,
+    never a dropped one (Ray's default, set again because it is silent). `ordered` keeps rows in
+    the order of the read tasks.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1
+    context.max_errored_blocks = 0
+    context.execution_options.verbose_progress = False
+    context.execution_options.preserve_order = ordered
+
+
+@contextmanager
+def shared_by(users: int) -> Iterator[None]:
+    """Tell what runs inside that `users` of its kind, itself included, share the cluster.
+
+    A search that trains several candidates at once uses it: none may plan with all slots, or the
+    workers of one would hold the slots that the other's readers wait for.
+    """
+    token = _share.set(max(1, users))
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def cluster_share() -> tuple[float, float]:
+    """Return the CPU and GPU slots that the caller may plan with."""
+    total = _resources()
+    users = _share.get()
+    return total.get("CPU", 0.0) / users, total.get("GPU", 0.0) / users
+
+
+def is_one_node() -> bool:
+    """Return whether all work stays on one machine."""
+    return len(_nodes()) == 1
+
+
+def _prepare_environment(*, one_machine: bool) -> None:
+    """Set what Ray reads from the environment, without overriding the user."""
+    for name, value in (_ALWAYS | (_ONE_MACHINE if one_machine else {})).items():
+        os.environ.setdefault(name, value)
+    if one_machine and not any(os.environ.get(name) for name in _AUTH):
+        # Ray would write a token below HOME, which may be read-only or shared. It switches to
+        # token mode by itself, and says so on every start.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        logging.getLogger(_AUTH_LOGGER).setLevel(logging.ERROR)
+
+
+def _start_local(verbose: bool, dashboard: bool) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ray.init(
+        address="local",
+        num_cpus=max(4, 2 * (cores or 1)),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=dashboard,
+        dashboard_host=_LOOPBACK,
+        log_to_driver=verbose,
+        logging_level=logging.WARNING,
+        configure_logging=False,
+    )
+
+
+def _join(verbose: bool) -> None:
+    ray.init(log_to_driver=verbose, logging_level=logging.WARNING, configure_logging=False)
+
+
+def _unreachable(error: Exception, started_here: bool) -> str:
+    reason = str(error).partition("\n")[0]
+    if started_here:
+        return (
+            f"Ray cannot be started on this machine: {reason}. It needs about 1 GB of memory and "
+            "a writable temporary folder (set RAY_TMPDIR to another one)."
+        )
+    return (
+        f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be joined: "
+        f"{reason}. Check that it is up and that RAY_AUTH_TOKEN is its token, or unset RAY_ADDRESS "
+        "to start a Ray on this machine."
+    )
+
+
+def _facts(started_here: bool) -> ClusterFacts:
+    nodes, total = _nodes(), _resources()
+    return ClusterFacts(
+        cpus=float(total.get("CPU", 0.0)),
+        gpus=float(total.get("GPU", 0.0)),
+        nodes=len(nodes),
+        started_here=started_here,
+        device_model=_device_model(nodes),
+    )
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """Return the nodes that are up."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # no types in Ray
+    return [node for node in nodes if node["Alive"]]
+
+
+def _resources() -> dict[str, float]:
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]  # no types in Ray
+
+
+def _device_model(nodes: list[dict[str, Any]]) -> str:
+    models = sorted(
+        {
+            node["Labels"]["ray.io/accelerator-type"]
+            for node in nodes
+            if "ray.io/accelerator-type" in node.get("Labels", {})
+        }
+    )
+    return ", ".join(models) if models else _processor()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _check_gpus(facts: ClusterFacts, needed: float) -> None:
+    if needed <= facts.gpus or needed <= _gpus_to_come():
+        return
+    if facts.started_here:
+        shutdown_if_ours(facts)
+    raise UnfitEnvironment(
+        f"resources: {needed:g} GPUs are demanded, the cluster has {facts.gpus:g} on {facts.nodes} "
+        "node(s) and no autoscaler that could add them. Set resources.train.gpus and "
+        "resources.relabel.gpus to 0, or run on nodes with GPUs."
+    )
+
+
+def _gpus_to_come() -> float:
+    """Return how many GPUs the autoscaler may bring, 0 where there is none."""
+    try:
+        from ray._private.state import state  # there is no public way
+
+        most = state.get_max_resources_from_cluster_config()
+    except (ImportError, AttributeError):
+        return 0.0
+    return float((most or {}).get("GPU", 0))
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(128 + signum)

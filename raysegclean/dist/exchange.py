@@ -1,0 +1,111 @@
+"""Peers and data-parallel ranks that sit in different processes.
+
+Ranks form a mesh with axes ("peer", "dp"): rank = peer * ranks of a peer + data-parallel rank.
+Every step crosses it three times: the batch goes from peer 0 to the others, the chosen samples go
+round the peers, and gradients are averaged within a peer. All of it moves bits and, for gradients,
+sums that every rank gets alike; so two ranks train exactly what one process would.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from raysegclean.errors import ConfigError
+from raysegclean.nets.training import Batch
+
+__all__ = ["MeshExchange", "MeshReplicas", "PeerMesh"]
+
+
+@dataclass(frozen=True)
+class PeerMesh:
+    """This rank's place among the peers and the data-parallel ranks."""
+
+    mesh: DeviceMesh
+    peers: int
+    ranks: int
+
+    @classmethod
+    def make(cls, peers: int, device: torch.device) -> "PeerMesh":
+        """Lay the mesh over the default process group; every rank calls this once.
+
+        Raises ConfigError when the world cannot be split among the peers.
+        """
+        world = distributed.get_world_size()
+        if world % peers:
+            raise ConfigError(f"training: {world} workers cannot be split among {peers} peers")
+        shape = (peers, world // peers)
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("peer", "dp"))
+        return cls(mesh, peers, world // peers)
+
+    @property
+    def peer(self) -> int:
+        """Which network this rank trains."""
+        return self.mesh.get_local_rank("peer")
+
+    @property
+    def rank(self) -> int:
+        """Which part of the batch this rank takes."""
+        return self.mesh.get_local_rank("dp")
+
+    def hand_over(self, batch: Batch | None, cases: tuple[str, ...], blank: Batch) -> Batch:
+        """Return peer 0's batch on every peer.
+
+        Peer 0 passes `batch`, the others None. cases: numbers stand for ids while they travel.
+        blank: a batch of the right shapes and device, to receive into.
+        """
+        group = self.mesh.get_group("peer")
+        given = batch or blank
+        numbers = {case: number for number, case in enumerate(cases)}
+        uniform = given.uniform or [False] * len(given.case)
+        facts = torch.tensor(
+            [
+                [given.step] * len(given.case),
+                [numbers[case] for case in given.case],
+                [int(flag) for flag in uniform],
+            ],
+            device=given.image.device,
+        )
+        for tensor in (given.image, given.label, facts):
+            distributed.broadcast(tensor, group=group, group_src=0)
+        step, case, flags = facts.tolist()
+        return Batch(
+            image=given.image,
+            label=given.label,
+            case=[cases[number] for number in case],
+            step=step[0],
+            uniform=[bool(flag) for flag in flags],
+        )
+
+
+@dataclass(frozen=True)
+class MeshExchange:
+    """Carries sample weights between peers that are ranks."""
+
+    mesh: PeerMesh
+
+    def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Return the weights that the peer before this one chose."""
+        peer = self.mesh.peer
+        mine = picks[peer].contiguous()
+        everyone = [torch.empty_like(mine) for _ in range(self.mesh.peers)]
+        distributed.all_gather(everyone, mine, group=self.mesh.mesh.get_group("peer"))
+        return {peer: everyone[(peer - 1) % self.mesh.peers]}
+
+
+@dataclass(frozen=True)
+class MeshReplicas:
+    """Averages over the ranks that train the same peer."""
+
+    mesh: PeerMesh
+
+    def mean_(self, tensors: list[torch.Tensor]) -> None:
+        """Replace each tensor by its mean over ranks, in one exchange for all of them."""
+        if self.mesh.ranks == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat, group=self.mesh.mesh.get_group("dp"))
+        flat /= self.mesh.ranks
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))

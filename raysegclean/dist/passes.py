@@ -1,0 +1,111 @@
+"""One pass over the archive on Ray Data: items in, one small report per item out.
+
+Rows are items from our own source, one row per block, so that each is scheduled alone; voxels
+never travel through the object store. A worker that dies is replaced by Ray and its item starts
+again; what it had committed is skipped, because the item is cut down to what the ledger lacks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from raysegclean.core.items import Item
+from raysegclean.dist.attempts import start_attempts
+from raysegclean.dist.worker import ItemReport, ShardStage, run_item
+from raysegclean.store.run import RunFolder
+
+__all__ = ["PassResources", "StageFactory", "remaining", "run_pass"]
+
+StageFactory = Callable[[Any], ShardStage[Any, Any]]
+
+
+@dataclass(frozen=True)
+class PassResources:
+    """What one pass takes of the cluster."""
+
+    actors: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: int | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class ItemSource(Datasource):  # type: ignore[misc]  # ray.data is untyped here
+    """Hands out items as rows of JSON, one row per block."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        super().__init__()
+        self._rows = [item.to_json() for item in items]
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Return the bytes of all rows."""
+        return sum(len(row) for row in self._rows)
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        """Return one task per item, whatever parallelism Ray asks for."""
+        del parallelism
+        return [_read_task(row) for row in self._rows]
+
+
+def _read_task(row: str) -> ReadTask:
+    table = pa.table({"item": [row]})
+    metadata = BlockMetadata(num_rows=1, size_bytes=len(row), input_files=None, exec_stats=None)
+    return ReadTask(lambda: [table], metadata)
+
+
+class _Worker:
+    """One actor: builds its stage once and does items."""
+
+    def __init__(self, factory: StageFactory, job: Any, ledger: tuple[str, str, int], attempts: Any):
+        uri, stage_name, epoch = ledger
+        self._ledger = RunFolder(uri).ledger(stage_name, epoch)
+        self._stage = factory(ray.get(job) if isinstance(job, ray.ObjectRef) else job)
+        self._attempts = attempts
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        reports = [
+            run_item(self._stage, Item.from_json(str(row)), self._ledger, self._attempts)
+            for row in batch["item"]
+        ]
+        return {"report": [report.to_json() for report in reports]}
+
+
+def remaining(items: Sequence[Item], done: set[str]) -> list[Item]:
+    """Return the items without the shards in `done`, and without items that became empty."""
+    cut = (item.without(done) for item in items)
+    return [item for item in cut if item.tasks]
+
+
+def run_pass(
+    factory: StageFactory,
+    job: Any,
+    items: Sequence[Item],
+    ledger: tuple[str, str, int],
+    resources: PassResources,
+) -> Iterator[ItemReport]:
+    """Do all items and yield each one's report as it comes in.
+
+    `factory(job)` builds the stage in each actor; `ledger` is (run URI, stage, epoch).
+    """
+    if not items:
+        return
+    actors = max(1, min(resources.actors, len(items)))
+    options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus or None}
+    if resources.memory_bytes:
+        options["memory"] = resources.memory_bytes
+    if resources.labels:
+        options["label_selector"] = dict(resources.labels)
+    done = ray.data.read_datasource(ItemSource(items), override_num_blocks=len(items)).map_batches(
+        _Worker,
+        fn_constructor_args=(factory, ray.put(job), ledger, start_attempts()),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=actors),
+        **options,
+    )
+    for row in done.iter_rows():
+        yield ItemReport.from_json(row["report"])

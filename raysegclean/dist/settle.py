@@ -1,0 +1,201 @@
+"""Settle: given label + accepted proposals -> new label, one whole shard at a time, on CPU only.
+
+A rehearsal does the same work and writes nothing: it tells what the decisions would change, so
+that a case whose class would vanish, or change too much, is held back before anything is written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysegclean.core.boundary import distance_halo_vox, signed_distance
+from raysegclean.core.geometry import Box
+from raysegclean.core.items import ShardTask
+from raysegclean.core.packing import arrays_to_text
+from raysegclean.core.proposals import Proposal
+from raysegclean.core.regions import change_components
+from raysegclean.core.rules import NO_ACTIONS, Actions, Reason, Settled, settle
+from raysegclean.core.sampling import channels_of
+from raysegclean.dist.proposals import ProposalFolder
+from raysegclean.plan import CasePlan, RunPlan
+from raysegclean.store.archive import Archive
+from raysegclean.store.arrays import Volume
+from raysegclean.store.objects import Store
+from raysegclean.store.shards import LabelArraySpec, put_shard
+
+__all__ = ["REASON_SUFFIX", "SettleJob", "SettleStage", "change_counts"]
+
+REASON_SUFFIX = ".reason"
+DEEP_VOX = 2.0
+"""Changes closer than this to the given outline of the class are ordinary corrections."""
+
+
+@dataclass(frozen=True)
+class SettleJob:
+    """What settling needs to know; the same for all workers."""
+
+    run: str
+    plan: RunPlan
+    actions: Mapping[str, Actions]
+    """Cases that are not named here stay as given."""
+    keys: Mapping[str, str]
+    """Case -> key of its settle stage; recorded with every shard."""
+    proposal_keys: Mapping[str, str]
+    output_label: str
+    writes: bool
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one shard is settled from; channel indices, axes z, y, x."""
+
+    given_zyx: NDArray[np.uint8]
+    core: Box
+    proposal: Proposal | None
+
+
+class SettleStage:
+    """Settles shards; one per actor."""
+
+    def __init__(self, job: SettleJob) -> None:
+        self._job = job
+        self._store = Store.open(job.run)
+        self._archive = Archive.open(job.plan.archive)
+        self._cases = {case.case: case for case in job.plan.cases}
+        self._given = lru_cache(maxsize=64)(self._open_given)
+
+    def load(self, task: ShardTask) -> Loaded:
+        """Read the given label with the halo its actions need, and the proposal."""
+        case, actions = self._cases[task.case], self._actions(task.case)
+        core = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
+        window = core.grown(self._halo(case, actions)).clipped(Box.whole(case.shape_zyx))
+        given = channels_of(self._given(task.case).read(window), self._job.plan.classes)
+        proposal = None if actions.quiet else self._folder(case).read(core)
+        return Loaded(given.astype(np.uint8), core.relative_to(window), proposal)
+
+    def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Settled, dict[str, Any]]:
+        """Return the new label with reasons, and what it changed."""
+        case = self._cases[task.case]
+        settled = settle(
+            loaded.given_zyx,
+            loaded.core,
+            loaded.proposal,
+            self._actions(task.case),
+            classes=len(self._job.plan.classes),
+            spacing_mm=case.spacing_mm,
+        )
+        fields = change_counts(loaded, settled, case, len(self._job.plan.classes))
+        if self._job.writes:
+            box = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
+            fields |= _regions(loaded, settled, box, self._job.plan.classes)
+        return settled, fields
+
+    def write(self, task: ShardTask, result: tuple[Settled, dict[str, Any]]) -> dict[str, Any]:
+        """Write the shard of the label and of its reasons; return the ledger's record."""
+        settled, fields = result
+        case = self._cases[task.case]
+        objects = self._put(task, case, settled) if self._job.writes else []
+        key = self._job.keys[task.case]
+        return {
+            "shard": f"{task.name}@{key}",
+            "task": task.name,
+            "case": task.case,
+            "key": key,
+            "objects": objects,
+            **fields,
+        }
+
+    def _put(self, task: ShardTask, case: CasePlan, settled: Settled) -> list[dict[str, Any]]:
+        values = np.asarray(self._job.plan.classes, dtype=case.dtype)[settled.label_zyx]
+        shard = case.grid(self._job.plan.shard_vox).shard_zyx
+        store = self._archive.at(task.case)
+        name = self._job.output_label
+        blocks = ((name, values, case.dtype), (name + REASON_SUFFIX, settled.reason_zyx, "uint8"))
+        return [
+            asdict(
+                put_shard(
+                    store,
+                    f"labels/{label}/0",
+                    task.index_zyx,
+                    block,
+                    LabelArraySpec(case.shape_zyx, dtype, shard),
+                    overwrite=self._job.overwrite,
+                )
+            )
+            for label, block, dtype in blocks
+        ]
+
+    def _actions(self, case: str) -> Actions:
+        return self._job.actions.get(case, NO_ACTIONS)
+
+    def _halo(self, case: CasePlan, actions: Actions) -> tuple[int, int, int]:
+        if actions.quiet:
+            return (0, 0, 0)
+        deep = distance_halo_vox(DEEP_VOX + 1, case.spacing_mm)
+        z, y, x = (max(a, b) for a, b in zip(deep, actions.halo_vox(case.spacing_mm), strict=True))
+        return z, y, x
+
+    def _folder(self, case: CasePlan) -> ProposalFolder:
+        job = self._job
+        return ProposalFolder(
+            self._store,
+            job.proposal_keys[case.case],
+            case.case,
+            case.shape_zyx,
+            job.plan.shard_vox,
+            job.plan.voters.keeps_uncertainty,
+        )
+
+    def _open_given(self, case: str) -> Volume:
+        return self._archive.label(case, self._job.plan.label)
+
+
+def change_counts(
+    loaded: Loaded, settled: Settled, case: CasePlan, classes: int
+) -> dict[str, Any]:
+    """Return voxel counts per channel: given, kept, after, and changed far from the given outline.
+
+    `deep` counts, for each channel, changed voxels that were or became it and lie further than
+    `DEEP_VOX` from its outline in the given label. Integers, so they add up over shards.
+    """
+    given, after = loaded.given_zyx[loaded.core.slices], settled.label_zyx
+    changed = given != after
+    deep = [0] * classes
+    for channel in np.unique([*given[changed], *after[changed]]).tolist():
+        if channel:
+            touched = changed & ((given == channel) | (after == channel))
+            outline = signed_distance(
+                loaded.given_zyx == channel, case.spacing_mm, limit_vox=DEEP_VOX + 1
+            )[loaded.core.slices]
+            deep[channel] = int((touched & (np.abs(outline) > DEEP_VOX)).sum())
+    return {
+        "given_vox": np.bincount(given.ravel(), minlength=classes).tolist(),
+        "kept_vox": np.bincount(given[~changed], minlength=classes).tolist(),
+        "after_vox": np.bincount(after.ravel(), minlength=classes).tolist(),
+        "deep_vox": deep,
+        "reasons": np.bincount(settled.reason_zyx.ravel(), minlength=len(Reason)).tolist(),
+        "changed_vox": int(changed.sum()),
+    }
+
+
+def _regions(
+    loaded: Loaded, settled: Settled, box: Box, classes: tuple[int, ...]
+) -> dict[str, str]:
+    """Return the changed components of the shard as text, nothing where nothing changed."""
+    given = loaded.given_zyx[loaded.core.slices]
+    if np.array_equal(given, settled.label_zyx):
+        return {}
+    values = np.asarray(classes, np.int64)
+    found = change_components(
+        values[given],
+        values[settled.label_zyx],
+        box,
+        reason_zyx=settled.reason_zyx,
+        confidence_zyx=loaded.proposal.confidence_zyx if loaded.proposal else None,
+    )
+    return {"regions": arrays_to_text(found.to_arrays())}

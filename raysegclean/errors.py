@@ -1,0 +1,68 @@
+"""The errors that users meet.
+
+Every message says what is wrong, where (archive, case, block), what was expected against what was
+found, and what to do about it. The class decides the exit code of the command line.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "AlreadyExists",
+    "CaseError",
+    "ConfigError",
+    "Conflict",
+    "InputError",
+    "MissingObject",
+    "RaysegcleanError",
+    "RunConflict",
+    "UnfitEnvironment",
+]
+
+
+class RaysegcleanError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(RaysegcleanError, ValueError):
+    """The caller's configuration or argument is wrong; nothing was computed."""
+
+
+class InputError(RaysegcleanError, ValueError):
+    """Data on disk or in a bucket is not what it must be."""
+
+
+class CaseError(InputError):
+    """One case is unusable; the other cases go on."""
+
+    def __init__(self, case: str, message: str) -> None:
+        super().__init__(f"case {case}: {message}")
+        self.case = case
+        self.reason = message
+
+    def __reduce__(self) -> tuple[type["CaseError"], tuple[str, str]]:
+        """Keep both arguments when the error crosses a process."""
+        return CaseError, (self.case, self.reason)
+
+
+class RunConflict(RaysegcleanError):
+    """The run folder or output belongs to another run, identity or job."""
+
+
+class UnfitEnvironment(RaysegcleanError):
+    """No cluster, no GPU where one was demanded, or a store that cannot be written."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class MissingObject(RaysegcleanError, FileNotFoundError):
+    """A key that should be in the store is not."""
+
+
+class AlreadyExists(RaysegcleanError, FileExistsError):
+    """A create-only put found an object under its key."""
+
+
+class Conflict(RaysegcleanError):
+    """A compare-and-swap found another version than expected."""

@@ -1,0 +1,120 @@
+"""What a method is: a frozen value with four parts that the engine runs.
+
+`params` is a frozen dataclass of the method's settings, `voters` says which networks vote and how
+they are trained, `policy` turns the evidence of the whole archive into actions per case, and the
+rule (`core.rules.settle`) carries the actions out voxel by voxel. A user's own method is the same
+value in a module outside the package, named in the config as `method: my_package:MY_METHOD`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from raysegclean.core.policy import CaseDecision, CaseScore
+from raysegclean.core.rules import Actions
+from raysegclean.core.scores import case_actions
+from raysegclean.core.stats import CaseStats
+from raysegclean.errors import ConfigError
+
+__all__ = ["BUILT_IN", "ArchiveEvidence", "Method", "Verdict", "Voters", "load_method", "make_params"]
+
+BUILT_IN: Mapping[str, str] = {
+    "coseg": "raysegclean.methods.coseg:COSEG",
+    "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
+}
+"""Names of the methods that ship with the package, and where they are."""
+
+
+@dataclass(frozen=True)
+class Voters:
+    """Which networks vote on a case, and how they are trained."""
+
+    members: int
+    """Networks per fold."""
+    coupling: Literal["independent", "coseg"] = "independent"
+    """Whether members train alone, or choose each other's samples."""
+    keep: float = 1.0
+    """Share of cases whose samples a peer passes on, from `start_epoch` on."""
+    start_epoch: int = 0
+    """Epoch (a tenth of the steps) at which peers begin to choose."""
+    passes: int = 0
+    """Dropout passes per member; 0 switches dropout off."""
+    needs_agreement: bool = False
+    """Whether a voxel on which the voters disagree can be proposed."""
+    keeps_uncertainty: bool = False
+    """Whether the uncertainty of every voxel is stored beside the candidates."""
+
+
+@dataclass(frozen=True)
+class ArchiveEvidence:
+    """What the propose stage found: small, whatever the archive's size per case."""
+
+    scores: Sequence[CaseScore]
+    """The given label of every case against voters that did not train on it."""
+    trusted: Sequence[CaseScore]
+    """The same of the trusted label, for cases that have one."""
+    totals: CaseStats
+    """The stats of all cases together."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a policy decided."""
+
+    decisions: Mapping[str, CaseDecision]
+    """Per case and class, with the reason in words."""
+    actions: Mapping[str, Actions]
+    """What the rule may do per case; a case that is missing stays as given."""
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    """Thresholds that were solved from the evidence."""
+
+    @classmethod
+    def of(cls, decisions: Mapping[str, CaseDecision]) -> "Verdict":
+        """Return the verdict whose actions are just what the decisions say."""
+        actions = {case: case_actions(decision) for case, decision in decisions.items()}
+        return cls(decisions, {case: a for case, a in actions.items() if not a.quiet})
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of cleaning labels."""
+
+    name: str
+    params: type
+    voters: Callable[[Any], Voters]
+    policy: Callable[[ArchiveEvidence, Any], Verdict]
+    retrains: Callable[[Any], bool]
+    """Whether the last stage trains a network on the cleaned labels."""
+
+
+def load_method(name: str) -> Method:
+    """Return a built-in method, or the one at an import path `package.module:NAME`.
+
+    Raises ConfigError when there is none, naming what was tried.
+    """
+    module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"method: {name!r} cannot be loaded ({error}). Use one of {', '.join(BUILT_IN)}, or "
+            "package.module:NAME of a Method that this Python can import."
+        ) from error
+    if not isinstance(found, Method):
+        raise ConfigError(
+            f"method: {name!r} is a {type(found).__name__}, expected a raysegclean Method value."
+        )
+    return found
+
+
+def make_params(method: Method, values: Mapping[str, Any]) -> Any:
+    """Return the method's params with `values` set; raise ConfigError for an unknown name."""
+    known = [item.name for item in fields(method.params)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"params: {', '.join(unknown)}: not a parameter of {method.name}. "
+            f"It has {', '.join(known)}."
+        )
+    return method.params(**values)

@@ -1,0 +1,65 @@
+"""Co-Seg (Huang et al., arXiv 2102.00523): two peers that choose each other's samples.
+
+Published form (`alpha` given, the share of clean cases): the 1 - alpha worst cases by corruption
+score are noisy; in them a voxel changes where both peers agree against the label. Repaired here:
+the score is divided by the labelled voxels, so that large organs do not rank higher, and the peers
+that judge a case never trained on it.
+
+Default (`alpha: null`, the noise level is not known): the peers are the voters and the policy
+finds out which cases are wrong, and how (`core.policy.decide`).
+"""
+
+from dataclasses import dataclass
+
+from raysegclean.core.policy import PolicyParams, decide, decide_worst
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+
+__all__ = ["COSEG", "CosegParams"]
+
+
+@dataclass(frozen=True)
+class CosegParams:
+    """Settings of Co-Seg."""
+
+    alpha: float | None = None
+    """Share of cases that are clean (1 - noise level); null: found by the policy."""
+    keep: float = 0.8
+    """Share of cases whose samples a peer passes on while training; `alpha` overrides it."""
+    start_epoch: int = 3
+    """Epoch, a tenth of the steps, at which the peers begin to choose."""
+    confidence: float = 0.7
+    """Probability above which agreeing peers replace a label in a flagged case (default form)."""
+    retrain: bool = True
+    """Whether a final network is trained on the cleaned labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name in ("alpha", "keep", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ConfigError(f"params.{name}: expected a share above 0 and up to 1, got {value}.")
+
+
+def _voters(params: CosegParams) -> Voters:
+    return Voters(
+        members=2,
+        coupling="coseg",
+        keep=params.keep if params.alpha is None else params.alpha,
+        start_epoch=params.start_epoch,
+        needs_agreement=True,
+    )
+
+
+def _policy(evidence: ArchiveEvidence, params: CosegParams) -> Verdict:
+    if params.alpha is not None:
+        return Verdict.of(decide_worst(evidence.scores, alpha=params.alpha, min_confidence=1 / 256))
+    policy = PolicyParams(min_confidence=params.confidence)
+    return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+
+
+def _retrains(params: CosegParams) -> bool:
+    return params.retrain
+
+
+COSEG = Method("coseg", CosegParams, _voters, _policy, _retrains)

@@ -1,0 +1,105 @@
+"""Uncertainty relabelling (Redekop & Chernyavskiy 2021), with ensembles or Monte Carlo dropout.
+
+`rule: published` flips every voxel of a binary label whose aleatoric uncertainty exceeds delta,
+even where network and label agree: it is there for repeating the paper. `rule: safe` is its
+repair: a voxel changes only where the prediction differs from the label and the uncertainty is
+below delta, for any number of classes. `rule: default` asks the policy which cases are wrong, and
+how, before any voxel changes (`core.policy.decide`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
+from raysegclean.core.policy import Action, CaseDecision, ClassDecision, PolicyParams, decide
+from raysegclean.core.rules import Actions
+from raysegclean.core.stats import CaseStats
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+
+__all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
+
+FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
+"""Used when no trusted case can say which delta pays."""
+
+
+@dataclass(frozen=True)
+class UncertaintyParams:
+    """Settings of uncertainty relabelling."""
+
+    voters: Literal["ensemble", "dropout"] = "ensemble"
+    members: int = 2
+    """Networks per fold."""
+    passes: int = 8
+    """Dropout passes per network, for `voters: dropout`."""
+    rule: Literal["default", "safe", "published"] = "default"
+    delta: float | None = None
+    """Uncertainty threshold; for two classes p (1 - p), at most 0.25. Null: solved on trusted
+    cases from the histograms of the one propose pass."""
+    confidence: float = 0.7
+    """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    retrain: bool = False
+    """Whether a final network is trained on the cleaned labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.members < 1 or self.passes < 1:
+            raise ConfigError("params.members and params.passes: expected at least 1.")
+        if self.delta is not None and not 0 < self.delta < MAX_UNCERTAINTY:
+            raise ConfigError(
+                f"params.delta: expected a number above 0 and below {MAX_UNCERTAINTY}, "
+                f"got {self.delta}. For two classes the uncertainty is at most 0.25."
+            )
+
+
+def _voters(params: UncertaintyParams) -> Voters:
+    return Voters(
+        members=params.members,
+        passes=params.passes if params.voters == "dropout" else 0,
+        keeps_uncertainty=params.rule != "default",
+    )
+
+
+def _policy(evidence: ArchiveEvidence, params: UncertaintyParams) -> Verdict:
+    if params.rule == "default":
+        policy = PolicyParams(min_confidence=params.confidence)
+        return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+    delta = params.delta or solve_delta(evidence.totals) or FALLBACK_DELTA[params.rule]
+    if params.rule == "published":
+        if evidence.totals.classes != 2:
+            raise ConfigError(
+                f"params.rule: published flips binary labels, and this label has "
+                f"{evidence.totals.classes - 1} classes. Use rule: safe or rule: default."
+            )
+        actions = Actions(flip_above=delta)
+    else:
+        actions = Actions(replace_below=delta)
+    voxelwise = ClassDecision(Action.REPLACE, f"rule {params.rule}, delta {delta:.4f}")
+    classes = dict.fromkeys(range(1, evidence.totals.classes), voxelwise)
+    return Verdict(
+        decisions={s.case: CaseDecision(s.case, classes) for s in evidence.scores},
+        actions={s.case: actions for s in evidence.scores},
+        chosen={"delta": delta},
+    )
+
+
+def solve_delta(totals: CaseStats) -> float | None:
+    """Return the delta below which replacing repairs the most voxels net of harm.
+
+    From the histograms of trusted cases alone, so every delta is scored exactly and no network
+    runs again. None without trusted cases, or where no delta does more good than harm.
+    """
+    right, harm, _ = totals.trusted[1].sum(axis=1)
+    net = np.cumsum(right - harm)
+    if not net.size or net.max() <= 0:
+        return None
+    return float((int(net.argmax()) + 1) / LEVELS * MAX_UNCERTAINTY)
+
+
+def _retrains(params: UncertaintyParams) -> bool:
+    return params.retrain
+
+
+UNCERTAINTY = Method("uncertainty", UncertaintyParams, _voters, _policy, _retrains)

@@ -1,0 +1,44 @@
+"""One place that fixes how numbers are computed, so that repeated work is bit for bit the same.
+
+Bit equality is promised within a numeric class: the same device model, library builds and thread
+count. `fix_numerics` sets what a process can set; `numeric_class` names the rest, for the run's
+frozen record.
+"""
+
+import os
+import platform
+
+import torch
+
+__all__ = ["fix_numerics", "numeric_class"]
+
+
+def fix_numerics(threads: int = 1) -> None:
+    """Fix the thread count, switch TF32 and autotuning off, and prefer deterministic kernels.
+
+    Changes global state of torch: call it once at the start of a worker process. Operations that
+    have no deterministic kernel (on CUDA only) warn and go on.
+    """
+    # cuBLAS reads this at its first use; without it deterministic matrix products are refused.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def numeric_class(device: torch.device | str = "cpu", precision: str = "fp32") -> dict[str, str]:
+    """Return what must be equal for two workers to give the same bits."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        model = torch.cuda.get_device_name(device)
+    else:
+        model = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "device": model,
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "precision": precision,
+    }

@@ -1,0 +1,132 @@
+"""What a method does to a batch while training: give each sample a weight.
+
+A selection looks at the losses of one network and answers which samples are worth learning from.
+`KeepAll` is plain training. `SmallLoss` is Co-Seg's selection: its answer goes to the *peer*
+(training.py), because a network that chooses for itself confirms its own mistakes.
+
+Not guaranteed: that a dropped sample is wrong; a hard but right case looks the same.
+"""
+
+import math
+from typing import Any, Protocol
+
+import torch
+
+from raysegclean.errors import ConfigError
+from raysegclean.nets.losses import sample_score
+
+__all__ = ["KeepAll", "Selection", "SmallLoss"]
+
+_LEVEL_MEMORY = 50
+"""Samples after which the running mean of all scores forgets."""
+
+
+class Selection(Protocol):
+    """One per network. Its state is saved with the checkpoint."""
+
+    def on_batch(
+        self, losses: torch.Tensor, logits: torch.Tensor, label: torch.Tensor, cases: list[str]
+    ) -> torch.Tensor:
+        """Return (B,) weights >= 0, at least one positive; called once per step, detached.
+
+        losses (B,), logits (B, K, Z, Y, X), label (B, Z, Y, X) channel indices, cases (B).
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        ...
+
+
+class KeepAll:
+    """Every sample counts the same."""
+
+    def on_batch(
+        self,
+        losses: torch.Tensor,
+        logits: torch.Tensor,  # noqa: ARG002
+        label: torch.Tensor,  # noqa: ARG002
+        cases: list[str],  # noqa: ARG002
+    ) -> torch.Tensor:
+        """Return ones."""
+        return torch.ones_like(losses)
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: there is no memory."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Accept the empty state."""
+
+
+class SmallLoss:
+    """Keep the samples of the `keep` share of cases that the network explains best.
+
+    The score of a sample is its cross-entropy per foreground voxel (`sample_score`), divided by
+    its running mean over all samples, because scores fall while a network learns and cases are
+    seen at different times. Scores are averaged per case: a batch of four has no quantile, the
+    cases seen so far have one. Nothing is dropped before `start_step`, in patches without
+    foreground, or of cases not seen before.
+
+    Source: Co-Seg (Huang et al. 2021, arXiv 2102.00523), step 2: alpha = keep = 1 - noise level.
+    """
+
+    def __init__(self, keep: float, start_step: int = 0, memory: int = 8) -> None:
+        """`memory`: a case's mean forgets beyond about this many visits."""
+        if not 0.0 < keep <= 1.0:
+            raise ConfigError(f"train: keep must be in (0, 1], got {keep}; 1 keeps everything")
+        self.keep = keep
+        self.start_step = start_step
+        self.memory = memory
+        self.step = 0
+        self.seen = 0
+        self.level = 0.0
+        self.means: dict[str, float] = {}
+        self.visits: dict[str, int] = {}
+
+    def on_batch(
+        self, losses: torch.Tensor, logits: torch.Tensor, label: torch.Tensor, cases: list[str]
+    ) -> torch.Tensor:
+        """Update the running means, then return 1 for samples to keep and 0 for the others."""
+        scores = sample_score(logits, label).tolist()
+        for case, score in zip(cases, scores, strict=True):
+            if not math.isnan(score):  # a patch without foreground has no opinion
+                self._see(case, score)
+        self.step += 1
+        if self.step <= self.start_step or len(self.means) < 2:
+            return torch.ones_like(losses)
+        bound = float(torch.quantile(torch.tensor(sorted(self.means.values())), self.keep))
+        means = [self.means.get(case, 0.0) for case in cases]
+        bound = max(bound, min(means))  # one sample at least is kept
+        return torch.tensor([float(mean <= bound) for mean in means]).to(losses)
+
+    def _see(self, case: str, score: float) -> None:
+        self.seen += 1
+        self.level += (score - self.level) / min(self.seen, _LEVEL_MEMORY)
+        relative = score / max(self.level, 1e-8)
+        visits = self.visits.get(case, 0) + 1
+        mean = self.means.get(case, 0.0)
+        self.means[case] = mean + (relative - mean) / min(visits, self.memory)
+        self.visits[case] = visits
+
+    def state(self) -> dict[str, Any]:
+        """Return the running means."""
+        return {
+            "step": self.step,
+            "seen": self.seen,
+            "level": self.level,
+            "means": dict(self.means),
+            "visits": dict(self.visits),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from saved means."""
+        self.step = int(state["step"])
+        self.seen = int(state["seen"])
+        self.level = float(state["level"])
+        self.means = dict(state["means"])
+        self.visits = dict(state["visits"])

@@ -1,0 +1,397 @@
+"""The training loop, to be read aloud.
+
+One step: every network hosted here reads the same batch; each says how well it explains each
+sample; Co-Seg's peers swap what they would keep; each network learns from the samples that its
+peer chose. No Ray, no files: batches come in, numbers go out, and `Trainer.state` is all that a
+checkpoint needs.
+
+The schedule, in steps: learn with batch statistics for three quarters; then, for a twentieth,
+only measure: recalibrate the running statistics on the uniformly drawn samples, by a plain
+cumulative average; then learn on with those statistics frozen. Patches drawn by class have other
+statistics than the volumes that the network will predict, and a network that is trained to the end
+on the former is wrong on the latter.
+
+Guaranteed, on CPU with a fixed number of threads: the same weights, bit for bit, whether training
+ran through or was resumed at any step, and whether peers share a process or sit in two ranks.
+All randomness is keyed by (seed, fold, peer, step, rank); there is no generator whose state could
+be lost. Not guaranteed: the same for another number of data-parallel ranks, or on GPU.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from raysegclean.errors import ConfigError, InputError, RaysegcleanError
+from raysegclean.nets.dropout import dropout_masks
+from raysegclean.nets.losses import segmentation_loss
+from raysegclean.nets.selection import KeepAll, Selection, SmallLoss
+from raysegclean.nets.unet import NetworkSpec, UNet, build_network, prepare_network
+
+__all__ = [
+    "Batch",
+    "Exchange",
+    "LocalExchange",
+    "Place",
+    "Replicas",
+    "SoleReplica",
+    "StepReport",
+    "TrainConfig",
+    "Trainer",
+    "TrainingDivergedError",
+    "member_seed",
+    "train",
+]
+
+_WARM_UP = 0.05
+_CLIP_NORM = 5.0
+
+
+class TrainingDivergedError(RaysegcleanError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how to train; lengths in steps.
+
+    coupling: "coseg" lets peers choose each other's samples, keeping the share `keep` of cases
+    from epoch `start_epoch` (of `epoch_steps` steps) on. freeze_bn_from: share of the steps after
+    which batch statistics are recalibrated and frozen. threads: CPU threads of the worker (applied
+    by `numerics.fix_numerics`, not here). checkpoint_every: steps, for the caller.
+    """
+
+    steps: int
+    batch: int = 2
+    lr: float = 1e-2
+    weight_decay: float = 1e-4
+    seed: int = 0
+    epoch_steps: int = 50
+    freeze_bn_from: float = 0.75
+    threads: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    peers: int = 1
+    coupling: Literal["independent", "coseg"] = "independent"
+    keep: float = 1.0
+    start_epoch: int = 1
+    checkpoint_every: int = 100
+    dice_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        problems = (
+            (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
+            (self.batch < 1, f"batch must be at least 1, got {self.batch}"),
+            (self.peers < 1, f"peers must be at least 1, got {self.peers}"),
+            (self.lr <= 0, f"lr must be positive, got {self.lr}"),
+            (not 0 < self.freeze_bn_from <= 1, "freeze_bn_from must be in (0, 1]"),
+            (not 0 < self.keep <= 1, f"keep must be in (0, 1], got {self.keep}"),
+            (
+                self.coupling == "coseg" and self.peers < 2,
+                "coupling coseg needs at least 2 peers; set peers: 2",
+            ),
+        )
+        for wrong, message in problems:
+            if wrong:
+                raise ConfigError(f"train: {message}")
+
+    @property
+    def recalibrate_at(self) -> int:
+        """First step that only measures batch statistics."""
+        return math.ceil(self.steps * self.freeze_bn_from)
+
+    @property
+    def frozen_at(self) -> int:
+        """First step with frozen batch statistics."""
+        return min(self.steps, self.recalibrate_at + max(1, self.steps // 20))
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate: a short linear warm-up, then a half cosine to zero."""
+        warm = max(1, math.ceil(self.steps * _WARM_UP))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.lr * min(1.0, (step + 1) / warm) * cosine
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The same fixed shape at every step.
+
+    image: (B, C, Z, Y, X) float32, normalised. label: (B, Z, Y, X) int64 channel indices, -100
+    has no say. case: B case ids. uniform: B flags, True for samples drawn uniformly.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    case: list[str]
+    step: int
+    uniform: list[bool] | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did, by peer. `kept`: share of samples learnt from; 0 while recalibrating."""
+
+    step: int
+    losses: dict[int, float]
+    kept: dict[int, float]
+    lr: float
+
+
+class Exchange(Protocol):
+    """Carries sample weights between peers."""
+
+    def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Return, for each peer hosted here, the weights (B,) that the peer before it chose.
+
+        picks: what each peer hosted here would keep. Peer i receives from peer i - 1, and peer 0
+        from the last. Every rank calls this once per step.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalExchange:
+    """All peers live in this process."""
+
+    peers: int
+
+    def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Return each peer's predecessor's picks."""
+        return {peer: picks[(peer - 1) % self.peers] for peer in picks}
+
+
+class Replicas(Protocol):
+    """The data-parallel ranks that train the same peers on different batches."""
+
+    def mean_(self, tensors: list[torch.Tensor]) -> None:
+        """Replace each tensor, in place, by its mean over ranks; every rank gets the same bits."""
+        ...
+
+
+class SoleReplica:
+    """There is one data-parallel rank."""
+
+    def mean_(self, tensors: list[torch.Tensor]) -> None:
+        """Leave the tensors as they are."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trainer runs: which peers it hosts and who it talks to."""
+
+    hosted: tuple[int, ...]
+    exchange: Exchange
+    replicas: Replicas = field(default_factory=SoleReplica)
+    rank: int = 0
+    device: str = "cpu"
+
+    @classmethod
+    def alone(cls, peers: int, device: str = "cpu") -> "Place":
+        """Return the place that hosts every peer."""
+        return cls(tuple(range(peers)), LocalExchange(peers), device=device)
+
+
+def member_seed(*numbers: int) -> int:
+    """Return a seed in [0, 2^63) that depends on `numbers`, such as (seed, fold, member)."""
+    text = "/".join(str(int(number)) for number in numbers)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _selection(config: TrainConfig) -> Selection:
+    if config.coupling == "coseg":
+        return SmallLoss(config.keep, config.start_epoch * config.epoch_steps)
+    return KeepAll()
+
+
+class Member:
+    """One network with what it needs to learn."""
+
+    def __init__(self, net: UNet, config: TrainConfig, selection: Selection, device: str) -> None:
+        self.net = prepare_network(net, device)
+        self.selection = selection
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+
+    @property
+    def norms(self) -> list[nn.BatchNorm3d]:
+        """The batch norms of the network."""
+        return [module for module in self.net.modules() if isinstance(module, nn.BatchNorm3d)]
+
+    def learn(self, loss: torch.Tensor, lr: float, replicas: Replicas) -> None:
+        """Take one optimiser step down the gradient of `loss`, averaged over replicas."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        replicas.mean_([p.grad for p in self.net.parameters() if p.grad is not None])
+        nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP_NORM)
+        self.optimiser.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+        return {
+            "weights": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "selection": self.selection.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.net.load_state_dict(state["weights"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.selection.load(state["selection"])
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Trainer:
+    """The networks hosted at one place, and the step they have reached."""
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        config: TrainConfig,
+        *,
+        fold: int = 0,
+        place: Place | None = None,
+        selection: Callable[[TrainConfig], Selection] = _selection,
+        loss: Loss | None = None,
+    ) -> None:
+        """Build fresh networks, each from its own seed (seed, fold, peer).
+
+        selection: makes the selection of one network. loss: (logits, label) -> (B,) losses;
+        cross-entropy plus soft Dice by default.
+        """
+        self.config = config
+        self.fold = fold
+        self.place = place or Place.alone(config.peers)
+        self.loss = loss or (
+            lambda logits, label: segmentation_loss(logits, label, config.dice_weight)
+        )
+        self.at_step = 0
+        self.members = {
+            peer: Member(
+                build_network(spec, member_seed(config.seed, fold, peer)),
+                config,
+                selection(config),
+                self.place.device,
+            )
+            for peer in self.place.hosted
+        }
+
+    @property
+    def nets(self) -> dict[int, UNet]:
+        """The networks by peer."""
+        return {peer: member.net for peer, member in self.members.items()}
+
+    def step(self, batch: Batch) -> StepReport:
+        """Learn from one batch, or recalibrate on it; advance by one step.
+
+        Raises InputError when the batch is not the one of this step, TrainingDivergedError when a
+        loss is not finite.
+        """
+        if batch.step != self.at_step:
+            raise InputError(
+                f"training: the batch is of step {batch.step}, the trainer is at {self.at_step}; "
+                "start the stream at the checkpoint's step"
+            )
+        image = batch.image.to(self.place.device)
+        label = batch.label.to(self.place.device)
+        if self.config.recalibrate_at <= self.at_step < self.config.frozen_at:
+            report = self._recalibrate(batch, image)
+        else:
+            report = self._learn(batch, image, label)
+        self.at_step += 1
+        return report
+
+    def _learn(self, batch: Batch, image: torch.Tensor, label: torch.Tensor) -> StepReport:
+        logits = {peer: self._forward(peer, image) for peer in self.members}
+        losses = {peer: self.loss(logits[peer], label) for peer in self.members}
+        picks = {
+            peer: member.selection.on_batch(
+                losses[peer].detach(), logits[peer].detach(), label, batch.case
+            )
+            for peer, member in self.members.items()
+        }
+        if self.config.coupling == "coseg":
+            picks = self.place.exchange.swap(picks)
+        lr = self.config.lr_at(self.at_step)
+        for peer, member in self.members.items():
+            chosen = (losses[peer] * picks[peer]).sum() / picks[peer].sum()
+            self._check(chosen, peer, batch)
+            member.learn(chosen, lr, self.place.replicas)
+        return StepReport(
+            step=self.at_step,
+            losses={peer: float(loss.detach().mean()) for peer, loss in losses.items()},
+            kept={peer: float((pick > 0).float().mean()) for peer, pick in picks.items()},
+            lr=lr,
+        )
+
+    def _forward(self, peer: int, image: torch.Tensor) -> torch.Tensor:
+        net = self.members[peer].net.train(self.at_step < self.config.recalibrate_at)
+        key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank)
+        bf16 = self.config.precision == "bf16"
+        with (
+            dropout_masks(net, key, per_sample=True),
+            torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
+        ):
+            logits: torch.Tensor = net(image)
+        return logits
+
+    @torch.no_grad()
+    def _recalibrate(self, batch: Batch, image: torch.Tensor) -> StepReport:
+        if batch.uniform is not None and any(batch.uniform):
+            image = image[torch.tensor(batch.uniform, device=image.device)]
+        for member in self.members.values():
+            for norm in member.norms:
+                if self.at_step == self.config.recalibrate_at:
+                    norm.reset_running_stats()
+                norm.momentum = None  # the plain mean over the batches since the reset
+            member.net.train()(image)
+            if self.at_step == self.config.frozen_at - 1:
+                for norm in member.norms:
+                    stats = (norm.running_mean, norm.running_var)
+                    self.place.replicas.mean_([s for s in stats if s is not None])
+        zero = dict.fromkeys(self.members, 0.0)
+        return StepReport(self.at_step, losses={}, kept=zero, lr=0.0)
+
+    def _check(self, loss: torch.Tensor, peer: int, batch: Batch) -> None:
+        if not torch.isfinite(loss):
+            raise TrainingDivergedError(
+                f"training: fold {self.fold}, network {peer}, step {self.at_step}: the loss is "
+                f"{float(loss.detach())} on cases {sorted(set(batch.case))}; lower train.lr or "
+                "check the intensities of these cases"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: the step and each hosted peer's state.
+
+        The tensors are the live ones: serialise before the next step (`weights.save_state`).
+        """
+        peers = {str(peer): member.state() for peer, member in self.members.items()}
+        return {"step": self.at_step, "peers": peers}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, which must hold the peers hosted here (it may hold others)."""
+        missing = [peer for peer in self.members if str(peer) not in state["peers"]]
+        if missing:
+            raise InputError(
+                f"checkpoint: it holds peers {sorted(state['peers'])}, not {missing}; "
+                "resume with the layout that wrote it"
+            )
+        for peer, member in self.members.items():
+            member.load(state["peers"][str(peer)])
+        self.at_step = int(state["step"])
+
+
+def train(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[StepReport]:
+    """Take every batch in turn, up to the configured number of steps; yield a report for each."""
+    for batch in batches:
+        if trainer.at_step >= trainer.config.steps:
+            return
+        yield trainer.step(batch)

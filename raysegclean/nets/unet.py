@@ -1,0 +1,224 @@
+"""The default network: a small U-Net whose answer does not depend on the window it is read in.
+
+Every layer is a convolution with zero padding, a batch norm (constants at inference), a
+LeakyReLU, or a resampling whose kernel equals its stride. So at inference the network is
+translation-equivariant for shifts by its total stride, and a window that reaches one receptive
+radius beyond the voxels of interest gives the whole-volume logits. A norm that looks at the
+window (instance, layer, group) would break that, and is not offered.
+
+Not guaranteed: equivariance in training mode (batch statistics), or for shifts that are not a
+multiple of the total stride.
+
+Architecture: Ronneberger et al. 2015; strided convolutions and the rule for anisotropic strides
+follow Isensee et al. 2021 (nnU-Net), simplified.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from raysegclean.core.geometry import Index3
+from raysegclean.errors import ConfigError
+from raysegclean.nets.dropout import ChannelDropout
+
+__all__ = [
+    "NetworkSpec",
+    "UNet",
+    "build_network",
+    "fold_batchnorm",
+    "plan_strides",
+    "prepare_network",
+]
+
+_SLOPE = 0.01
+_SHORTEST_VOX = 4
+"""An axis is not halved below this length: deeper features would see padding only."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything that decides the shape of a network; saved beside its weights.
+
+    dims: 3, or 2 for kernels (1, 3, 3) that read slices one by one.
+    classes: output channels, background included.
+    widths: channels per level, finest first.
+    strides: downsampling (z, y, x) between neighbouring levels: `len(widths) - 1` of them.
+    dropout: rate of the channel dropout in the deeper levels and the decoder; 0 leaves it out.
+    """
+
+    dims: int = 3
+    in_channels: int = 1
+    classes: int = 2
+    widths: tuple[int, ...] = (8, 16, 32)
+    strides: tuple[Index3, ...] = ((2, 2, 2), (2, 2, 2))
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        count = f"{len(self.widths)} widths need {len(self.widths) - 1} strides"
+        problems = (
+            (self.dims not in (2, 3), f"dims must be 2 or 3, got {self.dims}"),
+            (self.in_channels < 1, f"in_channels must be positive, got {self.in_channels}"),
+            (self.classes < 2, f"classes must be at least 2, got {self.classes}: count background"),
+            (not self.widths or min(self.widths) < 1, f"widths must be positive: {self.widths}"),
+            (len(self.strides) != len(self.widths) - 1, f"{count}, got {len(self.strides)}"),
+            (any(s < 1 for stride in self.strides for s in stride), "strides must be positive"),
+            (
+                self.dims == 2 and any(stride[0] != 1 for stride in self.strides),
+                f"a network of dims 2 must keep z, got strides {self.strides}: use (1, 2, 2)",
+            ),
+            (not 0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1), got {self.dropout}"),
+        )
+        for wrong, message in problems:
+            if wrong:
+                raise ConfigError(f"network: {message}")
+
+    @property
+    def kernel_zyx(self) -> Index3:
+        """Kernel of the convolutions that keep the size."""
+        return (1, 3, 3) if self.dims == 2 else (3, 3, 3)
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch norm, LeakyReLU."""
+
+    def __init__(self, channels: tuple[int, int], kernel_zyx: Index3, stride_zyx: Index3) -> None:
+        super().__init__()
+        keeps_size = stride_zyx == (1, 1, 1)
+        z, y, x = (k // 2 if keeps_size else 0 for k in kernel_zyx)
+        self.conv: nn.Conv3d = nn.Conv3d(
+            *channels, kernel_zyx, stride_zyx, padding=(z, y, x), bias=False
+        )
+        self.norm: nn.Module = nn.BatchNorm3d(channels[1])
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (B, C0, Z, Y, X) to (B, C1, Z / stride, ...)."""
+        out = self.norm(self.conv(features))
+        return nn.functional.leaky_relu(cast(torch.Tensor, out), _SLOPE, inplace=True)
+
+
+class Level(nn.Module):
+    """Two units at one resolution, and dropout behind them."""
+
+    def __init__(
+        self, channels: tuple[int, int], kernel_zyx: Index3, drop: float, name: str
+    ) -> None:
+        super().__init__()
+        ones = (1, 1, 1)
+        self.units = nn.Sequential(
+            ConvUnit(channels, kernel_zyx, ones),
+            ConvUnit((channels[1], channels[1]), kernel_zyx, ones),
+        )
+        self.dropout = ChannelDropout(drop, name)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (B, C0, Z, Y, X) to (B, C1, Z, Y, X)."""
+        return cast(torch.Tensor, self.dropout(self.units(features)))
+
+
+class UNet(nn.Module):
+    """(B, C, Z, Y, X) to logits (B, K, Z, Y, X); edges must be multiples of the total stride."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        widths, strides, kernel = spec.widths, spec.strides, spec.kernel_zyx
+        self.encoder = nn.ModuleList()
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        for level, width in enumerate(widths):
+            # The finest level stays whole: its few channels carry the outline.
+            drop = spec.dropout if level else 0.0
+            before = width if level else spec.in_channels
+            self.encoder.append(Level((before, width), kernel, drop, f"encoder{level}"))
+        for level, stride in enumerate(strides):
+            fine, coarse = widths[level], widths[level + 1]
+            self.down.append(ConvUnit((fine, coarse), stride, stride))
+            self.up.append(nn.ConvTranspose3d(coarse, fine, stride, stride))
+            self.decoder.append(Level((2 * fine, fine), kernel, spec.dropout, f"decoder{level}"))
+        self.head = nn.Conv3d(widths[0], spec.classes, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits; raises RuntimeError when an edge is no multiple of the total stride."""
+        return self.deepen(self.begin(image))
+
+    def begin(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the finest features, which no dropout touches: passes can share them."""
+        return cast(torch.Tensor, self.encoder[0](image))
+
+    def deepen(self, finest: torch.Tensor) -> torch.Tensor:
+        """Return the logits that follow from the finest features."""
+        skips = [finest]
+        for down, level in zip(self.down, list(self.encoder)[1:], strict=True):
+            skips.append(level(down(skips[-1])))
+        features = skips.pop()
+        for up, level in zip(reversed(self.up), reversed(self.decoder), strict=True):
+            features = level(torch.cat([skips.pop(), up(features)], dim=1))
+        return cast(torch.Tensor, self.head(features))
+
+
+def build_network(spec: NetworkSpec, seed: int = 0) -> UNet:
+    """Return a fresh network; its weights depend on `spec` and `seed` alone.
+
+    Initialisation: He et al. 2015 for LeakyReLU. The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = UNet(spec)
+        for module in net.modules():
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+                nn.init.kaiming_normal_(module.weight, a=_SLOPE)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    return net
+
+
+def prepare_network(net: UNet, device: torch.device | str = "cpu") -> UNet:
+    """Move `net` to `device` in the memory layout that is fastest there (and return it).
+
+    On CPU that is channels-last: oneDNN convolutions with few channels run twice as fast.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        net = net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return net.to(device)
+
+
+def fold_batchnorm(net: UNet) -> UNet:
+    """Merge every batch norm of `net`, in place, into the convolution before it; return `net`.
+
+    For inference only: the same function up to rounding, one pass over memory less per layer.
+    """
+    net.eval()
+    for module in net.modules():
+        if isinstance(module, ConvUnit) and isinstance(module.norm, nn.BatchNorm3d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    return net
+
+
+def plan_strides(
+    spacing_mm: tuple[float, float, float], shape_zyx: Index3, levels: int, *, dims: int = 3
+) -> tuple[Index3, ...]:
+    """Return the strides between `levels` levels for cases of this typical spacing and shape.
+
+    An axis is halved unless it is thick (its voxels, at that level, at least twice as long as the
+    shortest edge) or short (fewer than twice `_SHORTEST_VOX` voxels left). Axis z is kept when
+    `dims` is 2.
+
+    >>> plan_strides((5.0, 0.8, 0.8), (26, 166, 164), 3)
+    ((1, 2, 2), (1, 2, 2))
+    """
+    spacing, shape = list(spacing_mm), list(shape_zyx)
+    strides: list[Index3] = []
+    for _ in range(levels - 1):
+        long = [a for a in range(3) if shape[a] >= 2 * _SHORTEST_VOX and (dims == 3 or a)]
+        finest = min((spacing[a] for a in long), default=0.0)
+        z, y, x = (2 if a in long and spacing[a] < 2 * finest else 1 for a in range(3))
+        strides.append((z, y, x))
+        for axis, factor in enumerate((z, y, x)):
+            spacing[axis] *= factor
+            shape[axis] = -(-shape[axis] // factor)
+    return tuple(strides)

@@ -1,0 +1,170 @@
+"""Voters: anything that gives class probabilities for a window of an image.
+
+A voter answers with one or more *passes*, each a softmax over classes: one for a network, one per
+member for an ensemble, one per set of masks for Monte Carlo dropout. Passes are yielded one by
+one, so that a consumer keeps running sums and memory does not grow with their number.
+
+A voter says how far it looks (`halo_vox`) and on which lattice it may be placed (`stride_zyx`);
+inference.py turns that into tiles. The window's edges are multiples of the stride.
+
+Guaranteed for the voters here: the probability of a voxel does not depend on the window, as long
+as the window reaches `halo_vox` beyond it (or to the volume's border), up to rounding.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+import torch
+
+from raysegclean.core.geometry import Index3
+from raysegclean.errors import ConfigError
+from raysegclean.nets.dropout import dropout_masks
+from raysegclean.nets.receptive import receptive_radius, total_stride
+from raysegclean.nets.unet import NetworkSpec, UNet, fold_batchnorm, prepare_network
+
+__all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter"]
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Voter(Protocol):
+    """What inference needs of a voter. Users bring their own by having these members."""
+
+    @property
+    def name(self) -> str:
+        """For messages and records."""
+        ...
+
+    @property
+    def halo_vox(self) -> Index3:
+        """How far beyond a voxel the window must reach."""
+        ...
+
+    @property
+    def stride_zyx(self) -> Index3:
+        """Window origins and edges must be multiples of this."""
+        ...
+
+    @property
+    def n_passes(self) -> int:
+        """How many passes `passes` yields."""
+        ...
+
+    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield (K, Z, Y, X) float32 probabilities of a float32 window (C, Z, Y, X)."""
+        ...
+
+
+class _Network:
+    """A folded network on its device, and its geometry. Takes the network over: it is changed."""
+
+    def __init__(
+        self, net: UNet, spec: NetworkSpec, device: torch.device | str, precision: Precision
+    ) -> None:
+        self.net = prepare_network(fold_batchnorm(net), device).requires_grad_(False)
+        self.device = torch.device(device)
+        self.precision = precision
+        self.halo_vox = receptive_radius(spec)
+        self.stride_zyx = total_stride(spec)
+
+    def begin(self, window_czyx: torch.Tensor) -> torch.Tensor:
+        """Return the finest features, which are the same in every dropout pass."""
+        with torch.no_grad(), self._autocast():
+            return self.net.begin(window_czyx.to(self.device)[None])
+
+    def finish(self, finest: torch.Tensor) -> torch.Tensor:
+        """Return probabilities (K, Z, Y, X)."""
+        with torch.no_grad():
+            with self._autocast():
+                logits = self.net.deepen(finest)
+            return torch.softmax(logits[0].float(), dim=0)
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+
+class NetworkVoter:
+    """One network, one pass. The network is folded and moved in place: it is the voter's now."""
+
+    n_passes = 1
+
+    def __init__(
+        self,
+        net: UNet,
+        spec: NetworkSpec,
+        *,
+        name: str = "network",
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        self.name = name
+        self._network = _Network(net, spec, device, precision)
+        self.halo_vox = self._network.halo_vox
+        self.stride_zyx = self._network.stride_zyx
+
+    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the softmax."""
+        yield self._network.finish(self._network.begin(window_czyx))
+
+
+class DropoutVoter:
+    """Monte Carlo dropout (Gal and Ghahramani 2016) by whole channels.
+
+    Pass n drops the channels that (seed, n, layer, channel) name, the same in every window, so a
+    pass is one fixed network and tiles of it fit together. What lies before the first dropout
+    layer is computed once per window.
+    """
+
+    def __init__(
+        self,
+        net: UNet,
+        spec: NetworkSpec,
+        *,
+        n_passes: int = 8,
+        seed: int = 0,
+        name: str = "dropout",
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        if n_passes < 1 or spec.dropout == 0.0:
+            raise ConfigError(
+                f"voter {name!r}: {n_passes} dropout passes of a network with dropout "
+                f"{spec.dropout}; both must be positive, so train with network.dropout: 0.2"
+            )
+        self.name = name
+        self.n_passes = n_passes
+        self.seed = seed
+        self._network = _Network(net, spec, device, precision)
+        self.halo_vox = self._network.halo_vox
+        self.stride_zyx = self._network.stride_zyx
+
+    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the softmax under each set of masks."""
+        finest = self._network.begin(window_czyx)
+        for number in range(self.n_passes):
+            # Not held across the yield: a consumer may stop early or use the network.
+            with dropout_masks(self._network.net, (self.seed, number)):
+                prob = self._network.finish(finest)
+            yield prob
+
+
+class EnsembleVoter:
+    """Several voters as one: all passes of the first, then of the next."""
+
+    def __init__(self, members: Sequence[Voter], *, name: str = "ensemble") -> None:
+        if not members:
+            raise ConfigError(f"voter {name!r}: an ensemble needs at least one member")
+        self.name = name
+        self.members = tuple(members)
+        self.n_passes = sum(member.n_passes for member in members)
+        z, y, x = (max(reach) for reach in zip(*(m.halo_vox for m in members), strict=True))
+        self.halo_vox: Index3 = (z, y, x)
+        z, y, x = (math.lcm(*s) for s in zip(*(m.stride_zyx for m in members), strict=True))
+        self.stride_zyx: Index3 = (z, y, x)
+
+    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield every member's passes in turn."""
+        for member in self.members:
+            yield from member.passes(window_czyx)

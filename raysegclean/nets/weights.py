@@ -1,0 +1,97 @@
+"""A network as bytes: its spec, its weights and a few facts, and nothing that could run code.
+
+Loading goes through `torch.load(weights_only=True)`: a file from an untrusted bucket can fail to
+load, but cannot execute anything. Reading and writing the bytes is the caller's affair.
+"""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.nets.unet import NetworkSpec, UNet, build_network
+
+__all__ = ["load_network", "load_state", "save_network", "save_state", "spec_from_dict"]
+
+_FORMAT = "raysegclean-network-1"
+
+
+def save_state(state: Mapping[str, Any]) -> bytes:
+    """Return `state` (nested dicts and lists of tensors, numbers and strings) as bytes."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def load_state(data: bytes, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what `save_state` saved, on `device`.
+
+    Raises InputError when the bytes are truncated, damaged, or hold anything but tensors and
+    plain values.
+    """
+    try:
+        state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"weights: {len(data)} bytes are not a readable weights-only file ({reason}); "
+            "delete the file and train again"
+        ) from error
+    if not isinstance(state, dict):
+        raise InputError(f"weights: expected a dictionary, got {type(state).__name__}")
+    return state
+
+
+def spec_from_dict(values: Mapping[str, Any]) -> NetworkSpec:
+    """Return the spec whose `dataclasses.asdict` is `values` (lists may stand for tuples).
+
+    Raises ConfigError for unknown, missing or impossible values.
+    """
+    fields = dict(values)
+    try:
+        fields["widths"] = tuple(int(width) for width in fields["widths"])
+        fields["strides"] = tuple((int(z), int(y), int(x)) for z, y, x in fields["strides"])
+        return NetworkSpec(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"network: {fields} is not a network spec ({error})") from error
+
+
+def save_network(net: UNet, spec: NetworkSpec, extra: Mapping[str, Any] | None = None) -> bytes:
+    """Return `net` as bytes, with `extra` (plain values: fold, seed, normaliser) beside it.
+
+    Save before `fold_batchnorm`: a folded network has other layers than its spec names.
+    """
+    return save_state(
+        {
+            "format": _FORMAT,
+            "spec": asdict(spec),
+            "weights": {name: value.contiguous() for name, value in net.state_dict().items()},
+            "extra": dict(extra or {}),
+        }
+    )
+
+
+def load_network(data: bytes) -> tuple[UNet, NetworkSpec, dict[str, Any]]:
+    """Return the network in eval mode on CPU, its spec, and the extra values.
+
+    Raises InputError when the bytes are not a network of this format or do not fit their spec.
+    """
+    state = load_state(data)
+    if state.get("format") != _FORMAT:
+        raise InputError(
+            f"weights: expected format {_FORMAT!r}, got {state.get('format')!r}; "
+            "was the file written by another version?"
+        )
+    try:
+        spec = spec_from_dict(state["spec"])
+        net = build_network(spec)
+        net.load_state_dict(state["weights"])
+        extra = dict(state["extra"])
+    except (KeyError, RuntimeError, ConfigError) as error:
+        raise InputError(f"weights: the file does not fit its own spec ({error})") from error
+    return net.eval(), spec, extra

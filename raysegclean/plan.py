@@ -1,0 +1,382 @@
+"""The plan: every `auto` decided, before anything is computed.
+
+A `RunPlan` is what the run folder freezes at the first start. It is made from the config and the
+archive's index alone, so the same input gives the same plan on any number of workers. It holds
+plain values, is small per case, and can be printed, costed and hashed.
+"""
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from raysegclean.config import Config
+from raysegclean.core.cases import CaseInfo, Intensity
+from raysegclean.core.geometry import Grid, Index3, output_shard_zyx
+from raysegclean.core.identity import digest
+from raysegclean.core.normalise import Normaliser, plan_normaliser
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.methods.base import Voters
+from raysegclean.nets.receptive import receptive_radius, total_stride
+from raysegclean.nets.training import TrainConfig
+from raysegclean.nets.unet import NetworkSpec, plan_strides
+
+__all__ = ["CasePlan", "RunPlan", "make_plan", "select_cases", "with_current_cases"]
+
+MAX_CLASSES = 250
+PATCH_VOX_CPU = 64_000
+PATCH_VOX_GPU = 2_000_000
+TILE_VOX_CPU = 3_000_000
+TILE_VOX_GPU = 24_000_000
+EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class CasePlan:
+    """What a worker must know about one case. Axes z, y, x."""
+
+    case: str
+    group: str
+    fold: int
+    shape_zyx: Index3
+    spacing_mm: tuple[float, float, float]
+    intensity: Intensity
+    dtype: str
+    version: str
+    """Identity of the image and of the given label."""
+    trusted: bool
+
+    def grid(self, shard_vox: int) -> Grid:
+        """Return the shards of the case's output label."""
+        return Grid(self.shape_zyx, output_shard_zyx(self.shape_zyx, shard_vox))
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run with nothing left open."""
+
+    archive: str
+    label: str
+    trusted_label: str | None
+    classes: tuple[int, ...]
+    """Label values, ascending; the position is the channel, 0 is background."""
+    cases: tuple[CasePlan, ...]
+    folds: int
+    crossfit: bool
+    voters: Voters
+    network: NetworkSpec
+    normaliser: Normaliser
+    train: TrainConfig
+    patch_zyx: Index3
+    flips: tuple[int, ...]
+    tile_zyx: Index3
+    halo_vox: Index3
+    shard_vox: int
+
+    @classmethod
+    def from_json(cls, value: Any) -> "RunPlan":
+        """Read what `to_json` wrote."""
+        return TypeAdapter(cls).validate_python(value)
+
+    def to_json(self) -> Any:
+        """Return plain JSON values."""
+        return TypeAdapter(type(self)).dump_python(self, mode="json")
+
+    def case(self, name: str) -> CasePlan:
+        """Return one case; raise InputError when the run has none of that name."""
+        for case in self.cases:
+            if case.case == name:
+                return case
+        raise InputError(f"case {name} is not part of this run; look at `raysegclean status RUN`.")
+
+    def training_cases(self, fold: int) -> tuple[str, ...]:
+        """Return the cases that the networks of `fold` train on; those they judge are left out."""
+        return tuple(c.case for c in self.cases if not self.crossfit or c.fold != fold)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a run folder is bound to: all but its cases, as plain values."""
+        plain: dict[str, Any] = self.to_json()
+        return {name: plain[name] for name in sorted(plain) if name not in ("cases", "archive")}
+
+    def train_key(self) -> str:
+        """Return the identity of the networks: what they are, and what they are trained on."""
+        versions = [(c.case, c.fold, c.version) for c in self.cases]
+        return digest(
+            "train", versions, self.classes, self.network, self.normaliser, self.train,
+            self.patch_zyx, self.flips, self.crossfit,
+        )  # fmt: skip
+
+
+def make_plan(config: Config, infos: Sequence[CaseInfo], voters: Voters, *, gpu: bool) -> RunPlan:
+    """Decide everything that the config leaves open.
+
+    Raises ConfigError or InputError, before any compute, when the archive does not allow the run.
+    """
+    if not infos:
+        raise InputError(
+            f"archive {config.archive}: no usable case for label {config.label!r} and "
+            f"cases {config.cases!r}. Look at `raysegclean check`."
+        )
+    classes = _classes(config, infos)
+    network = _network(config, infos, len(classes))
+    halo = _halo(config, network)
+    patch = _patch(config, infos, network, gpu=gpu)
+    folds = max(1, config.train.crossfit)
+    return RunPlan(
+        archive=config.archive,
+        label=config.label,
+        trusted_label=config.trusted.label if config.trusted else None,
+        classes=classes,
+        cases=_case_plans(config, infos, folds),
+        folds=folds,
+        crossfit=folds > 1,
+        voters=voters,
+        network=network,
+        normaliser=plan_normaliser(infos, config.network.normalise),
+        train=_train(config, voters, len(infos), gpu=gpu),
+        patch_zyx=patch,
+        flips=tuple("zyx".index(axis) for axis in config.train.flips),
+        tile_zyx=_tile(config, infos, network, halo, gpu=gpu),
+        halo_vox=halo,
+        shard_vox=config.relabel.shard_vox,
+    )
+
+
+def with_current_cases(frozen: RunPlan, now: RunPlan) -> RunPlan:
+    """Return the frozen plan with today's cases: changed ones by their new version, gone ones not.
+
+    A new case takes the fold of its patient, else fold 0; no network of the run trained on it.
+    """
+    known = {case.case: case for case in frozen.cases}
+    fold_of = {case.group: case.fold for case in frozen.cases}
+    cases = (
+        replace(case, fold=known[case.case].fold if case.case in known else fold_of.get(case.group, 0))
+        for case in now.cases
+    )
+    return replace(frozen, archive=now.archive, cases=tuple(cases))
+
+
+def select_cases(wanted: str | Sequence[str], infos: Sequence[CaseInfo]) -> list[CaseInfo]:
+    """Return the cases that `cases:` names, sorted: a glob, a list, a file of ids, or a query.
+
+    A query is a condition on the index's columns, as `site == "A" and spacing_z < 3`.
+    """
+    ordered = sorted(infos, key=lambda info: info.case)
+    if not isinstance(wanted, str):
+        return _named(list(wanted), ordered)
+    if any(sign in wanted for sign in "=<>"):
+        return _queried(wanted, ordered)
+    if wanted.endswith(".txt") and Path(wanted).is_file():
+        return _named(Path(wanted).read_text(encoding="utf-8").split(), ordered)
+    return [info for info in ordered if fnmatch.fnmatch(info.case, wanted)]
+
+
+def _named(names: list[str], infos: Sequence[CaseInfo]) -> list[CaseInfo]:
+    missing = sorted(set(names) - {info.case for info in infos})
+    if missing:
+        raise ConfigError(
+            f"cases: {', '.join(missing[:5])} ({len(missing)} in all) not in the archive; "
+            "case ids are file names without extensions."
+        )
+    return [info for info in infos if info.case in set(names)]
+
+
+def _queried(query: str, infos: Sequence[CaseInfo]) -> list[CaseInfo]:
+    import pandas as pd  # noqa: PLC0415  (only queries need it)
+
+    table = pd.DataFrame(
+        {
+            "case": [i.case for i in infos],
+            "patient": [i.patient for i in infos],
+            "site": [i.site for i in infos],
+            "annotator": [i.annotator for i in infos],
+            "spacing_z": [i.spacing_mm[0] for i in infos],
+            "spacing_y": [i.spacing_mm[1] for i in infos],
+            "spacing_x": [i.spacing_mm[2] for i in infos],
+        }
+    )
+    try:
+        chosen = set(table.query(query)["case"])
+    except Exception as error:
+        raise ConfigError(
+            f"cases: {query!r} is not a condition on {', '.join(table.columns)} ({error})."
+        ) from error
+    return [info for info in infos if info.case in chosen]
+
+
+def _classes(config: Config, infos: Sequence[CaseInfo]) -> tuple[int, ...]:
+    names = [config.label] + ([config.trusted.label] if config.trusted else [])
+    summaries = (summary for info in infos for summary in info.labels if summary.name in names)
+    values = {0}.union(*(summary.voxels for summary in summaries))
+    if len(values) < 2:
+        raise InputError(f"label {config.label!r}: every voxel of every case is background.")
+    if len(values) > MAX_CLASSES:
+        raise InputError(
+            f"label {config.label!r}: {len(values)} values, expected at most {MAX_CLASSES} "
+            "classes. Is this an instance label? Merge instances into classes first."
+        )
+    return tuple(sorted(values))
+
+
+def _network(config: Config, infos: Sequence[CaseInfo], classes: int) -> NetworkSpec:
+    wanted = config.network
+    strides = wanted.strides
+    if strides == "auto":
+        strides = plan_strides(
+            _median_spacing(infos), _median_shape(infos), len(wanted.widths), dims=wanted.dims
+        )
+    return NetworkSpec(
+        dims=wanted.dims,
+        in_channels=max(info.channels for info in infos),
+        classes=classes,
+        widths=wanted.widths,
+        strides=strides,
+        dropout=wanted.dropout,
+    )
+
+
+def _halo(config: Config, network: NetworkSpec) -> Index3:
+    wanted = config.relabel.halo
+    if wanted == "auto":
+        return receptive_radius(network)
+    return (wanted, wanted, wanted) if isinstance(wanted, int) else wanted
+
+
+def _patch(config: Config, infos: Sequence[CaseInfo], network: NetworkSpec, *, gpu: bool) -> Index3:
+    """Return the typical case, shrunk evenly to the budget, in multiples of the total stride."""
+    if config.train.patch_zyx != "auto":
+        return _multiple(config.train.patch_zyx, total_stride(network))
+    shape = _median_shape(infos)
+    budget = PATCH_VOX_GPU if gpu else PATCH_VOX_CPU
+    return _shrunk(shape, budget, total_stride(network))
+
+
+def _tile(
+    config: Config, infos: Sequence[CaseInfo], network: NetworkSpec, halo: Index3, *, gpu: bool
+) -> Index3:
+    """Return the edges of a tile without halo: a whole small case, or what memory allows."""
+    stride = total_stride(network)
+    if config.relabel.tile_zyx != "auto":
+        return _multiple(config.relabel.tile_zyx, stride)
+    largest = _multiple(_largest_shape(infos), stride)
+    window = _shrunk(largest, TILE_VOX_GPU if gpu else TILE_VOX_CPU, stride)
+    z, y, x = (
+        w if w == n else max(w - 2 * _up(h, s), 4 * s)
+        for w, n, h, s in zip(window, largest, halo, stride, strict=True)
+    )
+    return z, y, x
+
+
+def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainConfig:
+    wanted = config.train
+    steps = min(50_000, max(200, 2 * cases)) if wanted.steps == "auto" else wanted.steps
+    settings = TrainConfig(
+        steps=steps,
+        batch=wanted.batch,
+        seed=wanted.seed,
+        epoch_steps=max(1, steps // EPOCHS),
+        threads=wanted.threads,
+        precision="bf16" if wanted.precision == "bf16" or (gpu and wanted.precision == "auto") else "fp32",
+        peers=voters.members,
+        coupling=voters.coupling,
+        keep=voters.keep,
+        start_epoch=voters.start_epoch,
+        checkpoint_every=max(50, steps // 10) if wanted.checkpoint_every == "auto" else wanted.checkpoint_every,
+    )
+    return settings if wanted.lr == "auto" else replace(settings, lr=wanted.lr)
+
+
+def _case_plans(config: Config, infos: Sequence[CaseInfo], folds: int) -> tuple[CasePlan, ...]:
+    groups = {info.case: _group(config, info) for info in infos}
+    fold_of = _folds(list(groups.values()), folds, config.train.seed)
+    trusted = config.trusted.label if config.trusted else None
+    return tuple(
+        CasePlan(
+            case=info.case,
+            group=groups[info.case],
+            fold=fold_of[groups[info.case]],
+            shape_zyx=info.shape_zyx,
+            spacing_mm=info.spacing_mm,
+            intensity=info.intensity,
+            dtype=info.label(config.label).dtype,
+            version=digest(info.image_version, info.label(config.label).version),
+            trusted=any(summary.name == trusted for summary in info.labels),
+        )
+        for info in infos
+    )
+
+
+def _group(config: Config, info: CaseInfo) -> str:
+    if config.group == "case" or config.train.crossfit == 0:
+        return info.patient or info.case if config.group == "patient" else info.case
+    if info.patient is None:
+        raise ConfigError(
+            f"train.crossfit: {config.train.crossfit} needs the patient of every case, and case "
+            f"{info.case} has none. Give `--table` or `--patient-regex` at ingest, or say "
+            "`group: case` when no two cases are of one patient."
+        )
+    return info.patient
+
+
+def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:
+    """Deal groups to folds: in an order that depends on names and seed only, smallest fold first."""
+    sizes = {group: groups.count(group) for group in set(groups)}
+    if len(sizes) < folds:
+        raise ConfigError(
+            f"train.crossfit: {folds} folds need at least {folds} patients, got {len(sizes)}. "
+            "Set train.crossfit: 0 for in-sample voters."
+        )
+    held = [0] * folds
+    fold_of: dict[str, int] = {}
+    for group in sorted(sizes, key=lambda name: digest(seed, name)):
+        fold = held.index(min(held))
+        fold_of[group] = fold
+        held[fold] += sizes[group]
+    return fold_of
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _median_shape(infos: Sequence[CaseInfo]) -> Index3:
+    z, y, x = (int(_median([info.shape_zyx[axis] for info in infos])) for axis in range(3))
+    return z, y, x
+
+
+def _largest_shape(infos: Sequence[CaseInfo]) -> Index3:
+    z, y, x = (max(info.shape_zyx[axis] for info in infos) for axis in range(3))
+    return z, y, x
+
+
+def _median_spacing(infos: Sequence[CaseInfo]) -> tuple[float, float, float]:
+    z, y, x = (_median([info.spacing_mm[axis] for info in infos]) for axis in range(3))
+    return z, y, x
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _multiple(shape: Index3, stride: Index3) -> Index3:
+    z, y, x = (_up(n, s) for n, s in zip(shape, stride, strict=True))
+    return z, y, x
+
+
+def _shrunk(shape: Index3, budget_vox: int, stride: Index3) -> Index3:
+    """Return `shape` rounded up to the stride, its longest edges halved until it fits."""
+    edges = list(_multiple(shape, stride))
+    while math.prod(edges) > budget_vox:
+        axis = max(range(3), key=lambda a: edges[a] / stride[a])
+        smaller = _up(max(1, int(edges[axis] * 0.8)), stride[axis])
+        if smaller == edges[axis]:
+            smaller -= stride[axis]
+        if smaller < stride[axis]:
+            break
+        edges[axis] = smaller
+    z, y, x = edges
+    return z, y, x

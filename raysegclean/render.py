@@ -1,0 +1,88 @@
+"""Results as text for people and as JSON for programs, from the same plain values.
+
+`plain` turns the frozen values that the verbs return into JSON values; `text` lays those out: one
+`name: value` line each, and an aligned table for a list of rows. No terminal is assumed: the same
+bytes come out in a pipe, so that a result can be read, searched and compared.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["as_json", "as_text", "plain"]
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON values: dataclasses, mappings, sequences, paths, numpy scalars."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
+        items = sorted(value) if isinstance(value, set | frozenset) else value
+        return [plain(item) for item in items]
+    if callable(getattr(value, "tolist", None)):  # numpy, without importing it
+        return plain(value.tolist())
+    return str(value)
+
+
+def as_json(value: Any) -> str:
+    """Return indented JSON with the keys in their own order; NaN and infinity become null."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def as_text(value: Any) -> str:
+    """Return `value` as lines for people; a value with a `text()` of its own is asked for that."""
+    own = getattr(value, "text", None)
+    return str(own()) if callable(own) else "\n".join(_lines(plain(value)))
+
+
+def _lines(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return _mapping(value)
+    if isinstance(value, list):
+        rows = [item for item in value if isinstance(item, dict)]
+        if value and len(rows) == len(value):
+            return _table(rows)
+        return [_cell(item) for item in value]
+    return [_cell(value)]
+
+
+def _mapping(value: dict[str, Any]) -> list[str]:
+    """Return single values first, then every nested one under its name."""
+    single = {key: item for key, item in value.items() if not isinstance(item, dict | list)}
+    width = max((len(key) for key in single), default=0) + 1
+    lines = [f"{key + ':':<{width}} {_cell(item)}" for key, item in single.items()]
+    for key, item in value.items():
+        if isinstance(item, dict | list) and item:
+            lines += [f"{key}:", *(f"  {line}" for line in _lines(item))]
+    return lines
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return aligned columns, numbers to the right, text to the left."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = []
+    for name in names:
+        values = [row.get(name) for row in rows]
+        cells = [name, *map(_cell, values)]
+        width = max(map(len, cells))
+        numbers = all(isinstance(v, int | float) or v is None for v in values)
+        columns.append([c.rjust(width) if numbers else c.ljust(width) for c in cells])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

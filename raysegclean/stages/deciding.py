@@ -1,0 +1,74 @@
+"""Decide, on the driver: from the records of the propose stage to the verdict of the method."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from raysegclean.core.boundary import OffsetSums
+from raysegclean.core.policy import CaseScore
+from raysegclean.core.scores import case_score
+from raysegclean.core.stats import CaseStats
+from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.stages.proposing import Proposals
+from raysegclean.stages.session import Session
+
+__all__ = ["case_offsets", "case_stats", "decide", "gather"]
+
+
+def decide(session: Session, proposals: Proposals) -> Verdict:
+    """Return the method's verdict on all cases that were proposed whole."""
+    return session.method.policy(gather(session, proposals), session.params)
+
+
+def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
+    """Merge the records of shards into scores per case and stats of the archive."""
+    classes = len(session.plan.classes)
+    proposed = list(proposals.records.values())
+    measured = [*proposed, *proposals.measured.values()]
+    stats = case_stats(proposed, classes, "stats")
+    trusted_stats = case_stats(proposed, classes, "trusted_stats")
+    offsets = case_offsets(measured, classes, "offsets")
+    trusted = case_offsets(measured, classes, "trusted_offsets")
+    totals = CaseStats.zero(classes)
+    for one in stats.values():
+        totals = totals.merge(one)
+    return ArchiveEvidence(
+        scores=_scores(session.alive(), stats, offsets),
+        trusted=_scores(session.alive(), trusted_stats, trusted),
+        totals=totals,
+    )
+
+
+def case_stats(
+    records: Iterable[Mapping[str, Any]], classes: int, part: str
+) -> dict[str, CaseStats]:
+    """Return the merged stats of each case from the records' field `part`."""
+    merged: dict[str, CaseStats] = {}
+    for record in records:
+        if record.get(part) is not None:
+            stats = CaseStats.from_text(record[part])
+            before = merged.get(record["case"], CaseStats.zero(classes))
+            merged[record["case"]] = before.merge(stats)
+    return merged
+
+
+def case_offsets(
+    records: Iterable[Mapping[str, Any]], classes: int, part: str
+) -> dict[str, OffsetSums]:
+    """Return the merged boundary offsets of each case from the records' field `part`."""
+    merged: dict[str, OffsetSums] = {}
+    for record in records:
+        if record.get(part) is not None:
+            sums = OffsetSums({int(c): tuple(v) for c, v in record[part].items()})
+            before = merged.get(record["case"], OffsetSums.zero(range(1, classes)))
+            merged[record["case"]] = before.merge(sums)
+    return merged
+
+
+def _scores(
+    cases: Iterable[str], stats: Mapping[str, CaseStats], offsets: Mapping[str, OffsetSums]
+) -> tuple[CaseScore, ...]:
+    return tuple(
+        case_score(case, stats[case], offsets[case])
+        for case in cases
+        if case in stats and case in offsets
+    )

@@ -1,0 +1,117 @@
+"""Propose and measure: run the voters over the archive, once."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.dist.passes import PassResources
+from raysegclean.dist.propose import MeasureStage, ProposeJob, ProposeStage, device_numerics
+from raysegclean.stages.session import Session
+from raysegclean.stages.training import Models
+
+__all__ = ["Proposals", "propose", "relabel_resources"]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What the propose stage left in the run folder."""
+
+    keys: dict[str, str]
+    """Case -> key of its proposals, for cases that were proposed whole."""
+    records: dict[str, dict[str, Any]]
+    measured: dict[str, dict[str, Any]]
+
+
+def propose(session: Session, models: Models) -> Proposals:
+    """Propose what the ledger lacks; then measure the cases that have several shards."""
+    resources = relabel_resources(session)
+    keys = _keys(session)
+    job = ProposeJob(
+        run=session.run.uri,
+        models_run=session.config.models or session.run.uri,
+        models=models,
+        plan=session.plan,
+        keys=keys,
+        numerics=None if session.config.numerics == "any" else _numerics(session, resources),
+    )
+    progress = _Progress(session, "propose")
+    records = session.run_stage("propose", ProposeStage, job, keys, resources, progress)
+    alive = set(session.alive())
+    keys = {case: key for case, key in keys.items() if case in alive}
+    several = {c.case for c in session.plan.cases if len(c.grid(session.plan.shard_vox)) > 1}
+    due = {case: key for case, key in keys.items() if case in several}
+    measured = session.run_stage("measure", MeasureStage, job, due, cpu_only(resources))
+    return Proposals(keys, records, measured)
+
+
+def relabel_resources(session: Session) -> PassResources:
+    """Return what each relabelling pass takes; auto: all of the cluster, one CPU per thread."""
+    wanted, facts = session.config.resources.relabel, session.facts
+    cpus = float(session.plan.train.threads) if wanted.cpus == "auto" else wanted.cpus
+    gpus = (1.0 if facts.gpus else 0.0) if wanted.gpus == "auto" else wanted.gpus
+    # A Ray that was started here has two CPU slots per core.
+    slots = facts.cpus / 2 if facts.started_here else facts.cpus
+    fit = facts.gpus / gpus if gpus else slots / cpus
+    memory = None if wanted.memory_gb == "auto" else int(wanted.memory_gb * 2**30)
+    return PassResources(
+        actors=max(1, int(fit)) if wanted.actors == "auto" else wanted.actors,
+        cpus=cpus,
+        gpus=gpus,
+        memory_bytes=memory,
+        labels=tuple(sorted(wanted.labels.items())),
+    )
+
+
+def cpu_only(resources: PassResources) -> PassResources:
+    """Return the same without GPUs, for passes that run no network."""
+    return PassResources(resources.actors, resources.cpus, 0.0, resources.memory_bytes)
+
+
+def _keys(session: Session) -> dict[str, str]:
+    plan = session.plan
+    return {
+        case.case: digest(
+            ALGORITHM_VERSIONS["propose"],
+            session.train_key,
+            case.version,
+            case.fold,
+            plan.voters,
+            plan.tile_zyx,
+            plan.halo_vox,
+            plan.shard_vox,
+            plan.trusted_label if case.trusted else None,
+        )
+        for case in plan.cases
+        if case.case not in session.failed
+    }
+
+
+def _numerics(session: Session, resources: PassResources) -> dict[str, str]:
+    """Return the numeric class that the run froze, asking one worker at the first start."""
+    frozen = session.run.read_json("numerics.json")
+    if frozen is None:
+        train = session.plan.train
+        probe = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(device_numerics)
+        frozen = ray.get(probe.remote(train.threads, train.precision))
+        session.run.write_json("numerics.json", frozen)
+    return dict(frozen)
+
+
+class _Progress:
+    """One line every few seconds: shards done, rate, time left."""
+
+    def __init__(self, session: Session, stage: str, every_s: float = 5.0) -> None:
+        self._say, self._stage, self._every_s = session.say, stage, every_s
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < self._every_s and done < total:
+            return
+        self._last = now
+        rate = done / max(now - self._started, 1e-9)
+        left_s = (total - done) / max(rate, 1e-9)
+        self._say(f"{self._stage}: {done}/{total} shards, {rate:.1f}/s, {left_s:.0f} s left")

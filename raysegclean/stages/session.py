@@ -1,0 +1,109 @@
+"""What the stages of one execution share."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysegclean.config import Config
+from raysegclean.core.items import plan_items
+from raysegclean.core.items import Item
+from raysegclean.dist.cluster import ClusterFacts
+from raysegclean.dist.passes import PassResources, StageFactory, remaining, run_pass
+from raysegclean.errors import RaysegcleanError
+from raysegclean.methods.base import Method
+from raysegclean.plan import RunPlan
+from raysegclean.store.archive import Archive
+from raysegclean.store.run import RunFolder
+
+__all__ = ["Session", "TooManyFailed"]
+
+log = logging.getLogger("raysegclean")
+
+
+class TooManyFailed(RaysegcleanError):
+    """More cases failed than the config allows; what was published stays."""
+
+    exit_code = 1
+
+
+@dataclass
+class Session:
+    """One execution of a run."""
+
+    config: Config
+    run: RunFolder
+    archive: Archive
+    plan: RunPlan
+    train_key: str
+    method: Method
+    params: Any
+    epoch: int
+    facts: ClusterFacts
+    still_ours: Callable[[], None]
+    """Raises RunConflict when another job took the run over."""
+    say: Callable[[str], None] = log.info
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, failures: Mapping[str, str]) -> None:
+        """Record failed cases; raise TooManyFailed beyond `max_failed` (two are always allowed)."""
+        self.failed |= failures
+        self.run.write_failed([{"case": c, "error": e} for c, e in sorted(self.failed.items())])
+        planned = {case.case for case in self.plan.cases}
+        total = len(planned | set(self.failed))
+        share = self.config.max_failed
+        allowed = max(2, math.floor(share * total)) if share > 0 else 0
+        if len(self.failed) > allowed:
+            case, error = min(self.failed.items())
+            raise TooManyFailed(
+                f"{len(self.failed)} of {total} cases failed, more than max_failed {share} allows. "
+                f"First: case {case}: {error} All are in {self.run.uri}/failed.jsonl."
+            )
+
+    def alive(self) -> list[str]:
+        """Return the cases that have not failed, in the plan's order."""
+        return [case.case for case in self.plan.cases if case.case not in self.failed]
+
+    def items(self, cases: Iterable[str]) -> list[Item]:
+        """Cut the shards of `cases` into items; depends on the plan alone, not on workers."""
+        wanted = set(cases)
+        grids = [
+            (case.case, case.grid(self.plan.shard_vox))
+            for case in self.plan.cases
+            if case.case in wanted
+        ]
+        return plan_items(grids)
+
+    def records(self, stage: str, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Return the committed records of a stage whose case still has the given key, by task."""
+        return {
+            record["task"]: record
+            for record in self.run.ledger(stage).records()
+            if keys.get(record["case"]) == record["key"]
+        }
+
+    def run_stage(
+        self,
+        stage: str,
+        factory: StageFactory,
+        job: Any,
+        keys: Mapping[str, str],
+        resources: PassResources,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Do what the ledger lacks of `stage` for the cases in `keys`; return all its records."""
+        done = self.records(stage, keys)
+        items = remaining(self.items(keys), set(done))
+        shards = sum(len(item.tasks) for item in items)
+        if done:
+            self.say(f"{stage}: {len(done)} shards were committed before, {shards} are left")
+        finished = 0
+        for report in run_pass(factory, job, items, (self.run.uri, stage, self.epoch), resources):
+            self.still_ours()
+            finished += len(report.done) + len(report.failed)
+            if on_progress is not None:
+                on_progress(finished, shards)
+            if report.failed:
+                self.fail({row["case"]: row["error"] for row in report.failed})
+        return self.records(stage, keys) if items else done

@@ -1,0 +1,303 @@
+"""Settle and publish: rehearse the verdict, hold back what would do harm, write, publish.
+
+The rehearsal settles the cases that would change without writing anything. A class that would
+vanish from a case, or change too much away from its own outline, is left as given there and the
+case is held for a person. Then whole shards are written, and each case is published when the
+ledger holds all of them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from raysegclean.core.components import BlockComponents
+from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.core.packing import text_to_arrays
+from raysegclean.core.policy import Action, CaseDecision
+from raysegclean.core.regions import change_regions
+from raysegclean.core.rules import Actions, Reason
+from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
+from raysegclean.errors import RunConflict, UnfitEnvironment
+from raysegclean.methods.base import Verdict
+from raysegclean.plan import CasePlan
+from raysegclean.stages.proposing import Proposals, cpu_only, relabel_resources
+from raysegclean.stages.session import Session
+
+__all__ = ["Settlement", "begin_output", "settle"]
+
+PUBLISHERS = 8
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What was published."""
+
+    actions: Mapping[str, Actions]
+    held: Mapping[str, dict[int, str]]
+    """Case -> class value -> why it was left for a person."""
+    changed_cases: int
+    changed_vox: int
+    published: tuple[str, ...]
+
+
+def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settlement:
+    """Settle all cases that were proposed, and publish those that are whole."""
+    actions, held = _held_back(session, proposals, verdict.actions)
+    keys = _keys(session, proposals, actions)
+    generation, overwrite = _generation(session, keys)
+    stage = f"settle{generation}"
+    if overwrite:
+        done = Counter(record["case"] for record in session.records(stage, keys).values())
+        _withdraw(session, [case for case in keys if not done[case]])
+    job = _job(session, proposals, actions, keys, writes=True, overwrite=overwrite)
+    resources = cpu_only(relabel_resources(session))
+    records = session.run_stage(stage, SettleStage, job, keys, resources)
+    published = _publish(session, records)
+    _write_tables(session, verdict, actions, held, records, published)
+    changed = Counter({r["case"]: 0 for r in records.values()})
+    for record in records.values():
+        changed[record["case"]] += record["changed_vox"]
+    return Settlement(
+        actions=actions,
+        held=held,
+        changed_cases=sum(count > 0 for count in changed.values()),
+        changed_vox=sum(changed.values()),
+        published=published,
+    )
+
+
+def _held_back(
+    session: Session, proposals: Proposals, actions: Mapping[str, Actions]
+) -> tuple[dict[str, Actions], dict[str, dict[int, str]]]:
+    """Rehearse; return the actions without those that would do harm, and what was held."""
+    keys = _keys(session, proposals, {c: a for c, a in actions.items() if c in proposals.keys})
+    keys = {case: key for case, key in keys.items() if case in actions}
+    job = _job(session, proposals, actions, keys, writes=False, overwrite=False)
+    resources = cpu_only(relabel_resources(session))
+    records = session.run_stage("rehearse", SettleStage, job, keys, resources)
+    allowed, held = {}, {}
+    for case, counts in _sum_by_case(records.values()).items():
+        why = _objections(counts, session.config.relabel.max_change)
+        allowed[case] = actions[case].without(frozenset(why))
+        if why:
+            held[case] = {session.plan.classes[channel]: text for channel, text in why.items()}
+    return {case: a for case, a in allowed.items() if not a.quiet}, held
+
+
+def _objections(counts: Mapping[str, list[int]], max_change: float) -> dict[int, str]:
+    """Return the channels that must stay as given, and why."""
+    found = {}
+    for channel in range(1, len(counts["given_vox"])):
+        given, kept = counts["given_vox"][channel], counts["kept_vox"][channel]
+        deep = counts["deep_vox"][channel]
+        if given and not kept:
+            found[channel] = "no given voxel of the class would remain in the case"
+        elif deep > max_change * max(given, 1):
+            found[channel] = (
+                f"{deep} voxels away from the given outline would change, "
+                f"{deep / max(given, 1):.0%} of the class; max_change is {max_change:.0%}"
+            )
+    return found
+
+
+def _sum_by_case(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    summed: dict[str, dict[str, list[int]]] = {}
+    for record in records:
+        mine = summed.setdefault(record["case"], {})
+        for name in ("given_vox", "kept_vox", "after_vox", "deep_vox", "reasons"):
+            before = mine.get(name, [0] * len(record[name]))
+            mine[name] = [a + b for a, b in zip(before, record[name], strict=True)]
+    return summed
+
+
+def _keys(
+    session: Session, proposals: Proposals, actions: Mapping[str, Actions]
+) -> dict[str, str]:
+    alive = set(session.alive())
+    version = ALGORITHM_VERSIONS["settle"]
+    return {
+        case: digest(version, key, asdict(actions[case]) if case in actions else None)
+        for case, key in proposals.keys.items()
+        if case in alive
+    }
+
+
+def _job(
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    keys: Mapping[str, str],
+    *,
+    writes: bool,
+    overwrite: bool,
+) -> SettleJob:
+    return SettleJob(
+        run=session.run.uri,
+        plan=session.plan,
+        actions=dict(actions),
+        keys=dict(keys),
+        proposal_keys=proposals.keys,
+        output_label=session.config.output.label,
+        writes=writes,
+        overwrite=overwrite,
+    )
+
+
+def _generation(session: Session, keys: Mapping[str, str]) -> tuple[int, bool]:
+    """Return the generation of the output and whether it replaces an earlier one of this run.
+
+    Other thresholds give other keys: then the label is withdrawn, settled again and republished.
+    """
+    known = session.run.read_json("settle.json")
+    if known is None:
+        known = {"generation": 0, "keys": dict(keys)}
+        session.run.write_json("settle.json", known)
+    elif any(known["keys"].get(case, key) != key for case, key in keys.items()):
+        known = {"generation": known["generation"] + 1, "keys": dict(keys)}
+        session.run.write_json("settle.json", known)
+    return int(known["generation"]), known["generation"] > 0
+
+
+def begin_output(session: Session) -> None:
+    """Prepare the output labels of all cases, before any compute is spent.
+
+    Raises RunConflict when the label belongs to another run; a case that cannot be begun for
+    another reason fails alone.
+    """
+
+    def begin(case: CasePlan) -> tuple[str, str] | None:
+        shard = case.grid(session.plan.shard_vox).shard_zyx
+        name = session.config.output.label
+        try:
+            for label, dtype in ((name, case.dtype), (name + REASON_SUFFIX, "uint8")):
+                session.archive.begin_label(
+                    case.case,
+                    label,
+                    like=session.plan.label,
+                    dtype=dtype,
+                    shard_zyx=shard,
+                    attributes={"run": session.run.uri, "train_key": session.train_key},
+                )
+        except (RunConflict, UnfitEnvironment):
+            raise
+        except Exception as error:
+            return case.case, f"{type(error).__name__}: {error}"
+        return None
+
+    due = [case for case in session.plan.cases if case.case not in session.failed]
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        session.fail(dict(failure for failure in pool.map(begin, due) if failure is not None))
+
+
+def _withdraw(session: Session, cases: Iterable[str]) -> None:
+    name = session.config.output.label
+    for case in cases:
+        for label in (name, name + REASON_SUFFIX):
+            if label in session.archive.label_names(case):
+                session.archive.withdraw_label(case, label)
+
+
+def _publish(session: Session, records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Publish the cases all of whose shards the ledger holds."""
+    shards = Counter(record["case"] for record in records.values())
+    whole = [
+        case.case
+        for case in session.plan.cases
+        if case.case not in session.failed
+        and shards[case.case] == len(case.grid(session.plan.shard_vox))
+    ]
+    session.still_ours()
+    name = session.config.output.label
+
+    def publish(case: str) -> tuple[str, str] | None:
+        try:
+            session.archive.publish_label(case, name + REASON_SUFFIX)
+            session.archive.publish_label(case, name)
+        except Exception as error:
+            return case, f"{type(error).__name__}: {error}"
+        return None
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        failures = dict(f for f in pool.map(publish, whole) if f is not None)
+    session.fail(failures)
+    return tuple(case for case in whole if case not in failures)
+
+
+def _write_tables(
+    session: Session,
+    verdict: Verdict,
+    actions: Mapping[str, Actions],
+    held: Mapping[str, dict[int, str]],
+    records: Mapping[str, Mapping[str, Any]],
+    published: tuple[str, ...],
+) -> None:
+    counts = _sum_by_case(records.values())
+    done = set(published)
+    rows = [
+        _case_row(session, case, channel, verdict.decisions.get(case), counts[case], held, done)
+        for case in counts
+        for channel in range(1, len(session.plan.classes))
+    ]
+    session.run.write_table("cases.parquet", rows)
+    session.run.write_table("changes.parquet", _changes(session, records))
+    session.run.write_json(
+        "actions.json",
+        {
+            "actions": {case: _plain(one) for case, one in actions.items()},
+            "held": {case: {str(c): why for c, why in one.items()} for case, one in held.items()},
+            "chosen": dict(verdict.chosen),
+            "reasons": {int(reason): reason.name.lower() for reason in Reason},
+        },
+    )
+
+
+def _changes(
+    session: Session, records: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return one row per connected changed region, joined across shards."""
+    blocks: dict[str, list[BlockComponents]] = {}
+    for record in records.values():
+        if "regions" in record:
+            found = BlockComponents.from_arrays(text_to_arrays(record["regions"]))
+            blocks.setdefault(record["case"], []).append(found)
+    return [
+        asdict(region) | {"reason": Reason(region.reason).name.lower()}
+        for case in session.plan.cases
+        if case.case in blocks
+        for region in change_regions(case.case, blocks[case.case], case.spacing_mm)
+    ]
+
+
+def _case_row(
+    session: Session,
+    case: str,
+    channel: int,
+    decision: CaseDecision | None,
+    counts: Mapping[str, list[int]],
+    held: Mapping[str, dict[int, str]],
+    published: set[str],
+) -> dict[str, Any]:
+    value = session.plan.classes[channel]
+    one = decision.classes.get(channel) if decision else None
+    on_hold = held.get(case, {}).get(value)
+    action = Action.REVIEW if on_hold else one.action if one else Action.KEEP
+    return {
+        "case": case,
+        "class": value,
+        "status": "published" if case in published else "unpublished",
+        "action": str(action),
+        "why": on_hold or (one.why if one else ""),
+        "shift_vox": one.shift_vox if one else 0.0,
+        "offset_vox": one.offset_vox if one else None,
+        "posterior": one.posterior if one else None,
+        "given_vox": counts["given_vox"][channel],
+        "after_vox": counts["after_vox"][channel],
+        "deep_vox": counts["deep_vox"][channel],
+    }
+
+
+def _plain(actions: Actions) -> dict[str, Any]:
+    plain = asdict(replace(actions, correct=frozenset()))
+    return plain | {"correct": sorted(actions.correct)}

@@ -1,0 +1,373 @@
+"""An archive of cases: `ARCHIVE/<case>.ome.zarr`, OME-Zarr 0.5 on Zarr v3.
+
+The image is at `0`, labels are at `labels/<name>/0`. A case becomes visible with its root
+`zarr.json`, a label with its entry in the `labels` list; both are written last. The list is
+changed by compare-and-swap, so labels published at the same time all land. Labels that came in
+are never written again: only labels begun here can be replaced, withdrawn or deleted.
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raysegclean.core.geometry import Index3, output_shard_zyx
+from raysegclean.errors import (
+    AlreadyExists,
+    CaseError,
+    Conflict,
+    InputError,
+    MissingObject,
+    RunConflict,
+)
+from raysegclean.store import ome
+from raysegclean.store.arrays import Array, Volume
+from raysegclean.store.objects import ObjectInfo, Store, as_json
+from raysegclean.store.shards import (
+    ImageArraySpec,
+    LabelArraySpec,
+    create_array,
+    create_label_array,
+    put_shard,
+)
+
+__all__ = ["SUFFIX", "Archive", "as_label", "write_case"]
+
+SUFFIX = ".ome.zarr"
+
+_OURS = "raysegclean"
+_SWAP_ATTEMPTS = 40
+
+
+@dataclass(frozen=True)
+class Archive:
+    """All cases below one store. Nothing is cached, so it never shows what is gone."""
+
+    store: Store
+
+    @classmethod
+    def open(cls, uri: "str | os.PathLike[str] | Store | Archive") -> "Archive":
+        """Return the archive at a path or URI; touch nothing."""
+        return uri if isinstance(uri, Archive) else cls(Store.open(uri))
+
+    def case_ids(self) -> list[str]:
+        """Return the sorted ids of all cases, by listing folders; half-written ones included."""
+        names = self.store.folders()
+        return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+    def at(self, case: str) -> Store:
+        """Return the store of one case."""
+        return self.store.at(f"{case}{SUFFIX}")
+
+    def image(self, case: str) -> Volume:
+        """Return the finest level of the image; raise CaseError."""
+        _, path = self._level(case, "")
+        return Volume(self.at(case), path)
+
+    def label(self, case: str, name: str) -> Volume:
+        """Return a label, published or only begun; raise CaseError when it is missing."""
+        document = self._document(case, f"labels/{name}")
+        if document is None:
+            raise CaseError(case, self._no_label(case, name))
+        path = "0"
+        if "ome" in document["attributes"]:
+            _, path = self._level(case, f"labels/{name}")
+        return Volume(self.at(case), f"labels/{name}/{path}")
+
+    def label_names(self, case: str) -> tuple[str, ...]:
+        """Return the published labels, sorted."""
+        document = self._document(case, "labels") or {}
+        return tuple(sorted(document.get("attributes", {}).get("ome", {}).get("labels", [])))
+
+    def spacing_mm(self, case: str) -> tuple[float, float, float]:
+        """Return the voxel edges z, y, x in millimetres."""
+        multiscale, _ = self._level(case, "")
+        try:
+            return ome.spacing(multiscale, self.at(case).uri)
+        except InputError as fault:
+            raise CaseError(case, str(fault)) from fault
+
+    def affine(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Return the source's 4 x 4 matrix from voxels x, y, z to RAS millimetres, if kept."""
+        kept = self.attributes(case).get("affine")
+        return None if kept is None else np.array(kept, np.float64)
+
+    def attributes(self, case: str) -> dict[str, Any]:
+        """Return what this package keeps about a case."""
+        document = self._document(case, "")
+        if document is None:
+            raise CaseError(case, self._no_case(case))
+        return dict(document["attributes"].get(_OURS, {}))
+
+    def label_attributes(self, case: str, name: str) -> dict[str, Any]:
+        """Return what this package keeps about a label, published or only begun."""
+        document = self._document(case, f"labels/{name}")
+        if document is None:
+            raise CaseError(case, self._no_label(case, name))
+        return dict(document["attributes"].get(_OURS, {}))
+
+    def is_derived(self, case: str, name: str) -> bool:
+        """Return whether a label was begun here; one that came with the case was not."""
+        return bool(self.label_attributes(case, name).get("derived"))
+
+    def begin_label(
+        self,
+        case: str,
+        name: str,
+        *,
+        like: str | None = None,
+        dtype: str | None = None,
+        shard_zyx: Index3 | None = None,
+        attributes: dict[str, Any] | None = None,
+        replace: bool = False,
+    ) -> LabelArraySpec:
+        """Prepare a label that is not listed yet and return its layout; repeatable.
+
+        The shape is the image's, the dtype that of the label `like` unless given. `attributes`
+        say whose it is: a label begun with others is refused with RunConflict, naming what
+        differs, unless `replace` is True, which withdraws and empties it first.
+        """
+        shape_zyx = self.image(case).shape_zyx
+        kind = dtype or (str(self.label(case, like).dtype) if like else "uint8")
+        spec = LabelArraySpec(shape_zyx, kind, shard_zyx or output_shard_zyx(shape_zyx))
+        own: dict[str, Any] = {"derived": True, "layout": asdict(spec), **(attributes or {})}
+        if like and "nifti" not in own:
+            own["nifti"] = self.label_attributes(case, like).get("nifti")
+        key = f"labels/{name}/zarr.json"
+        store, data = self.at(case), as_json(ome.group({_OURS: own}))
+        try:
+            store.create(key, data)
+        except AlreadyExists:
+            if not self._is_same(case, name, own, replace):
+                self.delete_label(case, name)
+                store.create(key, data)
+        create_label_array(store, f"labels/{name}/0", spec)
+        return spec
+
+    def publish_label(self, case: str, name: str) -> None:
+        """Make a label visible, when all its shards are there; repeatable."""
+        store = self.at(case)
+        store.sweep(f"labels/{name}")
+        image, _ = self._level(case, "")
+        own = self.label_attributes(case, name)
+        store.put_json(f"labels/{name}/zarr.json", ome.label_group(name, image, own))
+        self._list(case, name, visible=True)
+
+    def withdraw_label(self, case: str, name: str) -> None:
+        """Take a label that was begun here out of the list; its voxels stay. Repeatable."""
+        self._check_derived(case, name)
+        self._list(case, name, visible=False)
+
+    def delete_label(self, case: str, name: str) -> None:
+        """Withdraw a label that was begun here and delete its objects."""
+        if self._document(case, f"labels/{name}") is not None:
+            self.withdraw_label(case, name)
+        self.at(case).delete_all(f"labels/{name}")
+
+    def add_label(self, case: str, name: str, label: Array, attributes: dict[str, Any]) -> None:
+        """Add a given label, ZYX, to a case that exists; raise CaseError when it has that one."""
+        if name in self.label_names(case):
+            raise CaseError(case, f"label {name!r} exists already and is never written again.")
+        store = self.at(case)
+        multiscale, _ = self._level(case, "")
+        fitting = as_label(case, name, label, self.image(case).shape_zyx)
+        store.delete_all(f"labels/{name}")
+        _write_label(store, name, fitting, ome.label_group(name, multiscale, attributes))
+        self._list(case, name, visible=True)
+
+    def set_attributes(self, case: str, attributes: dict[str, Any]) -> None:
+        """Change what this package keeps about a case, such as its patient; raise CaseError."""
+        self.attributes(case)
+
+        def change(document: dict[str, Any]) -> None:
+            document["attributes"].setdefault(_OURS, {}).update(attributes)
+
+        _change_group(self.at(case), "zarr.json", change)
+
+    def _list(self, case: str, name: str, *, visible: bool) -> None:
+        """Add or remove one name in the list of labels, whoever else changes it meanwhile."""
+
+        def change(document: dict[str, Any]) -> None:
+            listing = document["attributes"].setdefault("ome", {"version": ome.VERSION})
+            names = set(listing.get("labels", []))
+            listing["labels"] = sorted(names | {name} if visible else names - {name})
+
+        _change_group(self.at(case), "labels/zarr.json", change)
+
+    def _is_same(self, case: str, name: str, own: dict[str, Any], replace: bool) -> bool:
+        present = self.label_attributes(case, name)
+        wanted = json.loads(as_json(own))
+        differing = sorted(k for k in {*present, *wanted} if present.get(k) != wanted.get(k))
+        if not differing:
+            return True
+        self._check_derived(case, name)
+        if not replace:
+            raise RunConflict(
+                f"case {case}: label {name!r} belongs to another run; these differ: "
+                f"{', '.join(differing)}. Choose another output label, or undo that run first."
+            )
+        return False
+
+    def _check_derived(self, case: str, name: str) -> None:
+        if not self.is_derived(case, name):
+            raise RunConflict(
+                f"case {case}: label {name!r} came with the case and is never written. "
+                "Choose another output label."
+            )
+
+    def _document(self, case: str, path: str) -> dict[str, Any] | None:
+        """Return a group's metadata, or None when there is no such group."""
+        key = f"{path}/zarr.json" if path else "zarr.json"
+        try:
+            document = self.at(case).get_json(key)
+        except MissingObject:
+            return None
+        except InputError as fault:
+            raise CaseError(case, str(fault)) from fault
+        if not isinstance(document, dict) or document.get("node_type") != "group":
+            raise CaseError(case, f"{key} is no Zarr v3 group. Ingest the case again.")
+        document.setdefault("attributes", {})
+        return document
+
+    def _level(self, case: str, path: str) -> tuple[dict[str, Any], str]:
+        document = self._document(case, path)
+        if document is None:
+            raise CaseError(case, self._no_case(case))
+        try:
+            return ome.first_level(document, f"{self.at(case).uri}/{path}".rstrip("/"))
+        except InputError as fault:
+            raise CaseError(case, str(fault)) from fault
+
+    def _no_case(self, case: str) -> str:
+        return (
+            f"no zarr.json at {self.at(case).uri}: the id is wrong, or an ingest was cut short. "
+            "Run that ingest again."
+        )
+
+    def _no_label(self, case: str, name: str) -> str:
+        present = ", ".join(self.label_names(case)) or "no label"
+        return (
+            f"label {name!r} is missing; the case has {present}. "
+            "Ingest that label too, or leave the case out with `cases:`."
+        )
+
+
+def _change_group(store: Store, key: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Apply `change` to a group's metadata by compare-and-swap, however often others do."""
+    for attempt in range(_SWAP_ATTEMPTS):
+        document, info = _read_or_new(store, key)
+        before = as_json(document)
+        change(document)
+        if info is not None and as_json(document) == before:
+            return
+        try:
+            store.swap(key, as_json(document), info)
+        except Conflict:
+            time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 10)))
+        else:
+            return
+    raise RunConflict(
+        f"{store.uri}/{key}: changed by others {_SWAP_ATTEMPTS} times in a row. Run again."
+    )
+
+
+def _read_or_new(store: Store, key: str) -> tuple[dict[str, Any], ObjectInfo | None]:
+    try:
+        document, info = store.read_json(key)
+    except MissingObject:
+        return ome.group({}), None
+    document.setdefault("attributes", {})
+    return document, info
+
+
+def write_case(
+    archive: Archive,
+    case: str,
+    image: Array,
+    labels: dict[str, Array],
+    *,
+    spacing_mm: tuple[float, float, float],
+    affine: npt.NDArray[np.float64] | None = None,
+    attributes: dict[str, Any] | None = None,
+    label_attributes: dict[str, dict[str, Any]] | None = None,
+) -> None:
+    """Write a new case: `image` CZYX or ZYX, `labels` ZYX on the same voxels.
+
+    The root `zarr.json` is written last, so a case that was cut short is not taken for whole and
+    can be written again. Raises CaseError when the case exists, or a label does not fit.
+    """
+    store = archive.at(case)
+    if store.head("zarr.json") is not None:
+        raise CaseError(case, f"exists already in {archive.store.uri}. Choose another archive.")
+    given = {name: as_label(case, name, label, image.shape[-3:]) for name, label in labels.items()}
+    for leftover in ("0", "labels"):
+        store.delete_all(leftover)
+    _write_image(store, image)
+    multiscale = ome.image_multiscale(case, spacing_mm, with_channels=image.ndim == 4)
+    for name, label in given.items():
+        own = (label_attributes or {}).get(name, {})
+        _write_label(store, name, label, ome.label_group(name, multiscale, own))
+    if given:
+        listing = {"version": ome.VERSION, "labels": sorted(given)}
+        store.put_json("labels/zarr.json", ome.group({"ome": listing}))
+    kept = dict(attributes or {})
+    if affine is not None:
+        kept["affine"] = np.asarray(affine, np.float64).tolist()
+    root = {"ome": {"version": ome.VERSION, "multiscales": [multiscale]}, _OURS: kept}
+    store.create("zarr.json", as_json(ome.group(root)))
+
+
+def as_label(case: str, name: str, label: Array, shape_zyx: tuple[int, ...]) -> Array:
+    """Return `label` as unsigned integers: its own type, or the smallest that holds its values.
+
+    Raises CaseError for another shape, for values that are no whole numbers, and below zero.
+    """
+    if label.shape != shape_zyx:
+        raise CaseError(
+            case,
+            f"label {name!r} has {label.shape} voxels (z, y, x), its image {shape_zyx}. "
+            "Resample the label to the image.",
+        )
+    if label.dtype.kind == "u":
+        return label
+    if label.dtype.kind not in "bif" or not np.array_equal(label, np.floor(label)):
+        raise CaseError(
+            case,
+            f"label {name!r} ({label.dtype}) holds values that are no whole numbers. "
+            "It may be a probability map: threshold it first.",
+        )
+    lowest, highest = int(label.min(initial=0)), int(label.max(initial=0))
+    if lowest < 0:
+        raise CaseError(
+            case, f"label {name!r} holds {lowest}. Labels start at 0: shift or map its values."
+        )
+    return label.astype(np.min_scalar_type(highest))
+
+
+def _write_image(store: Store, image: Array) -> None:
+    channels = image.shape[0] if image.ndim == 4 else None
+    z, y, x = image.shape[-3:]
+    spec = ImageArraySpec((z, y, x), str(image.dtype), output_shard_zyx((z, y, x)), channels)
+    for channel in range(channels or 1):
+        volume = image if channels is None else image[channel]
+        for index in spec.grid.indices():
+            block = volume[spec.grid.box(index).slices]
+            lead = None if channels is None else channel
+            put_shard(store, "0", index, block, spec, channel=lead, overwrite=True)
+    create_array(store, "0", spec)
+
+
+def _write_label(store: Store, name: str, label: Array, document: dict[str, Any]) -> None:
+    z, y, x = label.shape
+    spec = LabelArraySpec((z, y, x), str(label.dtype), output_shard_zyx((z, y, x)))
+    path = f"labels/{name}/0"
+    for index in spec.grid.indices():
+        put_shard(store, path, index, label[spec.grid.box(index).slices], spec, overwrite=True)
+    create_array(store, path, spec)
+    store.put_json(f"labels/{name}/zarr.json", document)

@@ -1,0 +1,188 @@
+"""Reading voxels.
+
+A `Volume` is one Zarr v3 array of a case, image or label, in any chunk layout, on files or S3. It
+is cheap to send to a process and opens there at the first read. Decoded chunks are kept in one
+cache of 256 MB per process, so neighbouring boxes do not decode their shared halo twice; what was
+cached before a volume was opened is checked for changes, what it reads later is not, because
+inputs are immutable during a run. A damaged shard is an InputError that names array and box.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorstore as ts
+
+from raysegclean.core.geometry import Box, Index3
+from raysegclean.errors import InputError, MissingObject, UnfitEnvironment
+from raysegclean.store.objects import Store
+
+__all__ = ["Array", "PendingRead", "Volume", "read_padded"]
+
+Array = npt.NDArray[Any]
+
+_CACHE_BYTES = 256_000_000
+
+
+class _Future(Protocol):
+    def result(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class PendingRead:
+    """A read under way; `result` waits for it."""
+
+    future: _Future
+    explain: Callable[[Exception], Exception]
+
+    def result(self) -> Array:
+        """Return the voxels; raise InputError when a shard is damaged."""
+        try:
+            return np.asarray(self.future.result())
+        except (ValueError, OSError, RuntimeError) as fault:
+            raise self.explain(fault) from fault
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array with axes z, y, x or c, z, y, x at `path` in `store`."""
+
+    store: Store
+    path: str
+
+    @property
+    def uri(self) -> str:
+        """Where the array is, for messages."""
+        return f"{self.store.uri}/{self.path}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All edge lengths, c first if there is a c."""
+        return tuple(self._array.shape)
+
+    @property
+    def shape_zyx(self) -> Index3:
+        """Edge lengths in voxels, without c."""
+        z, y, x = self.shape[-3:]
+        return z, y, x
+
+    @property
+    def channels(self) -> int:
+        """Number of channels; 1 when there is no c axis."""
+        return self.shape[0] if len(self.shape) == 4 else 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Voxel type, in native byte order."""
+        return np.dtype(self._array.dtype.numpy_dtype)
+
+    @property
+    def chunk_zyx(self) -> Index3:
+        """The smallest part that is decoded at once; align reads to it."""
+        z, y, x = (self._array.chunk_layout.read_chunk.shape or self.shape)[-3:]
+        return z or 1, y or 1, x or 1
+
+    def start(self, box: Box) -> PendingRead:
+        """Begin to read all channels of `box`; raise InputError when it sticks out."""
+        if box.clipped(Box.whole(self.shape_zyx)) != box or 0 in box.shape_zyx:
+            raise InputError(
+                f"{self.uri}: box {_words(box)} is empty or sticks out of {self.shape_zyx} voxels "
+                "(z, y, x). Clip it, or use read_padded."
+            )
+        slices = (slice(None),) * (len(self.shape) - 3) + box.slices
+        return PendingRead(self._array[slices].read(), lambda fault: self._damaged(box, fault))
+
+    def read(self, box: Box) -> Array:
+        """Return the voxels of `box`, CZYX when the array has a c axis, else ZYX."""
+        return self.start(box).result()
+
+    def read_all(self) -> Array:
+        """Return the whole array; for small cases and tests."""
+        return self.read(Box.whole(self.shape_zyx))
+
+    def __reduce__(self) -> tuple[type["Volume"], tuple[Store, str]]:
+        """Pickle the place alone; the opened array belongs to a process."""
+        return Volume, (self.store, self.path)
+
+    @cached_property
+    def _array(self) -> ts.TensorStore:
+        spec = {
+            "driver": "zarr3",
+            "kvstore": self.store.kvstore(self.path),
+            "recheck_cached_data": "open",
+            "recheck_cached_metadata": "open",
+        }
+        try:
+            array = ts.open(spec, read=True, open=True, context=_context()).result()
+        except (ValueError, OSError, RuntimeError) as fault:
+            raise self._unopened(fault) from fault
+        if array.rank not in (3, 4):
+            raise InputError(
+                f"{self.uri}: {array.rank} axes, expected z, y, x or c, z, y, x. "
+                "Ingest the case again from its source."
+            )
+        return array
+
+    def _unopened(self, fault: Exception) -> Exception:
+        cause = _cause(fault)
+        if cause.startswith("NOT_FOUND"):
+            return MissingObject(f"{self.uri}: no Zarr v3 array here. Ingest the case again.")
+        if _is_refusal(cause):
+            return UnfitEnvironment(f"{self.uri}: cannot be read ({cause}). Check access rights.")
+        return InputError(f"{self.uri}: not a readable Zarr v3 array ({cause}).")
+
+    def _damaged(self, box: Box, fault: Exception) -> Exception:
+        cause = _cause(fault)
+        if _is_refusal(cause):
+            return UnfitEnvironment(f"{self.uri}: cannot be read ({cause}). Check the connection.")
+        return InputError(
+            f"{self.uri}: box {_words(box)} cannot be decoded ({cause}). A shard is truncated or "
+            "damaged: restore it or ingest the case again."
+        )
+
+
+def read_padded(volume: Volume, box: Box, mode: str | float = "edge") -> Array:
+    """Return `box` even where it sticks out of the volume.
+
+    Voxels outside repeat the nearest one inside (`mode` "edge") or hold the number `mode`. The
+    box must touch the volume; InputError otherwise.
+    """
+    inner = box.clipped(Box.whole(volume.shape_zyx))
+    block = volume.read(inner)
+    before = [i - o for o, i in zip(box.start_zyx, inner.start_zyx, strict=True)]
+    after = [o - i for o, i in zip(box.stop_zyx, inner.stop_zyx, strict=True)]
+    widths = [(0, 0)] * (block.ndim - 3) + list(zip(before, after, strict=True))
+    if not any(a or b for a, b in widths):
+        return block
+    if mode == "edge":
+        return np.pad(block, widths, mode="edge")
+    return np.pad(block, widths, mode="constant", constant_values=mode)
+
+
+@lru_cache(maxsize=1)
+def _context() -> ts.Context:
+    """Share cache and threads among all volumes of this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    return ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": _CACHE_BYTES},
+            "data_copy_concurrency": {"limit": cores},
+        }
+    )
+
+
+def _words(box: Box) -> str:
+    return f"{box.start_zyx} to {box.stop_zyx}"
+
+
+def _cause(fault: Exception) -> str:
+    """Shorten tensorstore's message, which repeats its whole specification."""
+    return str(fault).partition(" [source locations")[0][:300]
+
+
+def _is_refusal(cause: str) -> bool:
+    return cause.startswith(("PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED"))

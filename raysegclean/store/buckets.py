@@ -1,0 +1,191 @@
+"""Objects in a bucket, through obstore: S3 and what speaks it, Google Cloud Storage, Azure.
+
+Endpoint, region and keys come from the environment (AWS_ENDPOINT_URL, AWS_REGION,
+AWS_ACCESS_KEY_ID, ...), never from a URI or a config, so that none is ever pickled or logged.
+`create` and `swap` are conditional puts, which the bucket must support (S3, GCS and Azure do;
+some look-alikes silently do not). Every object is one put, never a multipart upload, so its
+size is limited to the 5 GB of S3.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import ObjectStore as Client
+from obstore.store import from_url
+
+from raysegclean.errors import RaysegcleanError
+from raysegclean.store.backend import ObjectInfo, already_exists, changed, missing, unfit
+
+__all__ = ["Bucket"]
+
+_REMEDY = (
+    "Check the bucket's name, the endpoint (AWS_ENDPOINT_URL), the region and that the keys in "
+    "the environment may do this."
+)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A prefix in a bucket. `uri` is scheme://bucket/prefix without a slash at the end."""
+
+    uri: str
+
+    def read(self, key: str) -> tuple[bytes, ObjectInfo]:
+        """See `Backend.read`."""
+        with self._faults(key, "read"):
+            try:
+                answer = obstore.get(self._client, self._full(key))
+                data = bytes(answer.bytes())
+            except FileNotFoundError:
+                raise missing(self._uri(key)) from None
+        return data, ObjectInfo(key, len(data), answer.meta["e_tag"] or "")
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """See `Backend.head`."""
+        with self._faults(key, "read"):
+            try:
+                meta = obstore.head(self._client, self._full(key))
+            except FileNotFoundError:
+                return None
+        return ObjectInfo(key, meta["size"], meta["e_tag"] or "")
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """See `Backend.put`."""
+        return self._put(key, data, "overwrite")
+
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        """See `Backend.create`."""
+        try:
+            return self._put(key, data, "create")
+        except AlreadyExistsError:
+            raise already_exists(self._uri(key)) from None
+
+    def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
+        """See `Backend.swap`."""
+        try:
+            return self._put(key, data, {"e_tag": expected.etag})
+        except PreconditionError:
+            raise changed(self._uri(key)) from None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Backend.list`."""
+        cut = len(self._full("")) if self._prefix else 0
+        with self._faults(prefix, "listed"):
+            batches = obstore.list(self._client, self._full(prefix) or None)
+            found = [
+                ObjectInfo(meta["path"][cut:], meta["size"], meta["e_tag"] or "")
+                for batch in batches
+                for meta in batch
+            ]
+        yield from sorted(found)
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """See `Backend.folders`."""
+        with self._faults(prefix, "listed"):
+            answer = obstore.list_with_delimiter(self._client, self._full(prefix) or None)
+        names = (path.rstrip("/").rpartition("/")[2] for path in answer["common_prefixes"])
+        return tuple(sorted(names))
+
+    def delete(self, key: str) -> None:
+        """See `Backend.delete`."""
+        with self._faults(key, "deleted"):
+            obstore.delete(self._client, self._full(key))
+
+    def delete_all(self, prefix: str) -> None:
+        """See `Backend.delete_all`."""
+        doomed = [self._full(info.key) for info in self.list(prefix)]
+        if doomed:
+            with self._faults(prefix, "deleted"):
+                obstore.delete(self._client, doomed)
+
+    def sweep(self, prefix: str) -> None:
+        """See `Backend.sweep`: a put that died leaves nothing in a bucket."""
+
+    def kvstore(self, key: str) -> dict[str, Any]:
+        """See `Backend.kvstore`."""
+        path = f"{self._full(key)}/"
+        if self._scheme == "s3":
+            return {"driver": "s3", "bucket": self._bucket, "path": path, **_s3_options()}
+        if self._scheme == "gs":
+            return {"driver": "gcs", "bucket": self._bucket, "path": path}
+        raise unfit(self._uri(key), "arrays in Azure are not readable yet", "Copy them to S3.")
+
+    def zarr_store(self) -> Any:
+        """See `Backend.zarr_store`."""
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(_client(self.uri, _environment()))
+
+    @property
+    def _scheme(self) -> str:
+        return self.uri.partition("://")[0]
+
+    @property
+    def _bucket(self) -> str:
+        return self.uri.partition("://")[2].partition("/")[0]
+
+    @property
+    def _prefix(self) -> str:
+        return self.uri.partition("://")[2].partition("/")[2]
+
+    @property
+    def _client(self) -> Client:
+        return _client(f"{self._scheme}://{self._bucket}", _environment())
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _uri(self, key: str) -> str:
+        return f"{self.uri}/{key}" if key else self.uri
+
+    def _put(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
+        with self._faults(key, "written"):
+            answer = obstore.put(
+                self._client, self._full(key), data, mode=mode, use_multipart=False
+            )
+        return ObjectInfo(key, len(data), answer["e_tag"] or "")
+
+    @contextmanager
+    def _faults(self, key: str, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (AlreadyExistsError, PreconditionError, RaysegcleanError):
+            raise
+        except (BaseError, OSError) as fault:
+            cause = str(fault).partition("\n")[0][:300]
+            raise unfit(self._uri(key), f"cannot be {what} ({cause})", _REMEDY) from fault
+
+
+@lru_cache(maxsize=64)
+def _client(uri: str, environment: tuple[tuple[str, str], ...]) -> Client:
+    """Open one client per bucket, process and credentials: it owns the connections."""
+    settings = dict(environment)
+    plain = settings.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    return from_url(uri, client_options={"allow_http": True} if plain else None)
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    prefixes = ("AWS_", "GOOGLE_", "AZURE_")
+    return tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(prefixes)))
+
+
+def _s3_options() -> dict[str, Any]:
+    """Translate the environment for tensorstore, which reads only a part of it."""
+    options: dict[str, Any] = {}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if endpoint:
+        options["endpoint"] = endpoint.rstrip("/")
+    if region:
+        options["aws_region"] = region
+    if os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true"):
+        options["aws_credentials"] = {"type": "anonymous"}
+    elif "AWS_ACCESS_KEY_ID" in os.environ:
+        options["aws_credentials"] = {"type": "environment"}
+    return options

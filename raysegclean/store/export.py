@@ -1,0 +1,70 @@
+"""From an archive back to NIfTI files.
+
+A label that came from NIfTI, and every label made from it, is written with the dtype, affine,
+voxel sizes and codes of the file that came in. Files appear whole or not at all.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysegclean.errors import CaseError, InputError
+from raysegclean.store.archive import Archive
+from raysegclean.store.arrays import Array
+from raysegclean.store.nifti import encode_nifti
+from raysegclean.store.objects import Store
+
+__all__ = ["ExportReport", "export_nifti"]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The cases written, and an error for each of the others."""
+
+    done: tuple[str, ...]
+    failed: tuple[CaseError, ...]
+
+
+def export_nifti(
+    archive: Archive,
+    label: str | None,
+    out_dir: str | os.PathLike[str],
+    cases: Iterable[str] | None = None,
+) -> ExportReport:
+    """Write `<case>.nii.gz` for each case into `out_dir`: the label, or the image for None.
+
+    Raises UnfitEnvironment when `out_dir` cannot be written.
+    """
+    place = Store.open(out_dir)
+    place.check_writable()
+    done, failed = [], []
+    for case in sorted(set(cases)) if cases is not None else archive.case_ids():
+        try:
+            place.put(f"{case}.nii.gz", _encoded(archive, case, label))
+        except CaseError as fault:
+            failed.append(fault)
+        except InputError as fault:
+            failed.append(CaseError(case, str(fault)))
+        else:
+            done.append(case)
+    return ExportReport(tuple(done), tuple(failed))
+
+
+def _encoded(archive: Archive, case: str, label: str | None) -> bytes:
+    if label is None:
+        volume, own = archive.image(case), archive.attributes(case)
+    else:
+        volume, own = archive.label(case, label), archive.label_attributes(case, label)
+    header = own.get("nifti") or archive.attributes(case).get("nifti")
+    if header is not None and "nifti" not in own:
+        header = {name: value for name, value in header.items() if name not in ("dtype", "shape")}
+    return encode_nifti(volume.read_all(), header, _affine(archive, case))
+
+
+def _affine(archive: Archive, case: str) -> Array:
+    """Return the source's affine, else one that has the right voxel sizes and no rotation."""
+    affine = archive.affine(case)
+    z, y, x = archive.spacing_mm(case)
+    return np.diag([x, y, z, 1.0]) if affine is None else affine

@@ -1,0 +1,290 @@
+"""The index of an archive: one `CaseInfo` per case, kept as `cases.parquet`.
+
+A row is read again only when the versions of its objects changed, label by label, so loading an
+archive that stayed as it was costs one listing per case. A case that cannot be used is reported
+with its remedy and never stops the others. The index is a cache: deleting it loses nothing.
+"""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from typing import Any, TypeVar, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
+from raysegclean.errors import CaseError, RaysegcleanError, UnfitEnvironment
+from raysegclean.store.archive import Archive
+from raysegclean.store.arrays import Volume
+from raysegclean.store.objects import ObjectInfo, Store
+from raysegclean.store.scan import scan_intensity, scan_values
+from raysegclean.store.table import CaseFacts, read_table
+
+__all__ = ["CaseIndex", "build_index", "load_index", "save_index", "scan_case"]
+
+TABLE = "cases.parquet"
+
+T = TypeVar("T")
+
+_FORMAT = 1
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class CaseIndex(Sequence[CaseInfo]):
+    """The usable cases, sorted by id, and an error for each of the others."""
+
+    cases: tuple[CaseInfo, ...]
+    failed: tuple[CaseError, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of usable cases."""
+        return len(self.cases)
+
+    @overload
+    def __getitem__(self, index: int) -> CaseInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[CaseInfo, ...]: ...
+    def __getitem__(self, index: int | slice) -> CaseInfo | tuple[CaseInfo, ...]:
+        """Return usable cases by position."""
+        return self.cases[index]
+
+    def requiring(self, label: str) -> "CaseIndex":
+        """Return the index with every case that lacks `label` moved to `failed`."""
+        kept, failed = [], list(self.failed)
+        for info in self.cases:
+            try:
+                info.label(label)
+            except CaseError as fault:
+                failed.append(fault)
+            else:
+                kept.append(info)
+        return CaseIndex(tuple(kept), tuple(failed))
+
+
+def build_index(
+    archive: Archive,
+    cases: Iterable[str] | None = None,
+    table: str | None = None,
+    *,
+    known: Iterable[CaseInfo] = (),
+    require_label: str | None = None,
+) -> CaseIndex:
+    """Read the cases (default: all) and return what is in them.
+
+    Rows of `known` whose objects did not change are kept. `table` is a CSV file whose patient,
+    site and annotator count before those stored at ingest.
+    """
+    index = _build(archive, cases, table, tuple(known), require_label)
+    return index.requiring(require_label) if require_label else index
+
+
+def load_index(
+    archive: Archive,
+    index_uri: str | os.PathLike[str] | None = None,
+    *,
+    cases: Iterable[str] | None = None,
+    table: str | None = None,
+    require_label: str | None = None,
+) -> CaseIndex:
+    """Return the index, reading only what is new or changed, and keep it for the next time.
+
+    It is kept in the folder `index_uri`, else in the archive; an archive that cannot be written
+    is no error then.
+    """
+    place = Store.open(index_uri) if index_uri is not None else archive.store
+    known = _saved(place)
+    index = _build(archive, cases, table, known, require_label)
+    rows = {info.case: info for info in known} | {info.case: info for info in index}
+    present = set(archive.case_ids())
+    kept = tuple(rows[case] for case in sorted(rows) if case in present)
+    if kept != known:
+        try:
+            save_index(place, CaseIndex(kept))
+        except UnfitEnvironment:
+            if index_uri is not None:
+                raise
+    return index.requiring(require_label) if require_label else index
+
+
+def save_index(place: Store, index: Sequence[CaseInfo]) -> None:
+    """Write `cases.parquet` into the folder `place`."""
+    rows = [_row(info) for info in index]
+    schema = _SCHEMA.with_metadata({"raysegclean": str(_FORMAT)})
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    place.put(TABLE, sink.getvalue())
+
+
+def scan_case(
+    archive: Archive,
+    case: str,
+    known: CaseInfo | None = None,
+    require_label: str | None = None,
+) -> CaseInfo:
+    """Return what is in one case, reading only what differs from `known`.
+
+    Raises CaseError when the image or a label cannot be used. A faulty label that was made here
+    is only left out, unless it is `require_label`: making it again must stay possible.
+    """
+    objects = tuple(archive.at(case).list())
+    image = archive.image(case)
+    if 0 in image.shape:
+        raise CaseError(case, f"image has {image.shape} voxels. Leave it out or ingest it again.")
+    facts = CaseFacts(**_facts(archive.attributes(case)))
+    spacing_mm = archive.spacing_mm(case)
+    version = _version(objects, f"{image.path}/", spacing_mm)
+    unchanged = known is not None and known.image_version == version
+    before = {s.name: s for s in known.labels} if known else {}
+    labels = []
+    for name in archive.label_names(case):
+        try:
+            labels.append(_scan_label(archive, case, name, objects, before.get(name)))
+        except CaseError:
+            if name == require_label or not archive.is_derived(case, name):
+                raise
+    return CaseInfo(
+        case=case,
+        **asdict(facts),
+        shape_zyx=image.shape_zyx,
+        channels=image.channels,
+        image_dtype=str(image.dtype),
+        spacing_mm=spacing_mm,
+        intensity=known.intensity if known and unchanged else _scan(case, scan_intensity, image),
+        labels=tuple(labels),
+        image_version=version,
+    )
+
+
+def _build(
+    archive: Archive,
+    cases: Iterable[str] | None,
+    table: str | None,
+    known: tuple[CaseInfo, ...],
+    require_label: str | None,
+) -> CaseIndex:
+    facts = read_table(table) if table else {}
+    rows = {info.case: info for info in known}
+    wanted = sorted(set(cases)) if cases is not None else archive.case_ids()
+
+    def one(case: str) -> CaseInfo | CaseError:
+        try:
+            return _with_facts(scan_case(archive, case, rows.get(case), require_label), facts)
+        except CaseError as fault:
+            return fault
+        except RaysegcleanError as fault:
+            return CaseError(case, str(fault))
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = list(threads.map(one, wanted))
+    good = tuple(info for info in found if isinstance(info, CaseInfo))
+    return CaseIndex(good, tuple(fault for fault in found if isinstance(fault, CaseError)))
+
+
+def _scan_label(
+    archive: Archive,
+    case: str,
+    name: str,
+    objects: tuple[ObjectInfo, ...],
+    known: LabelSummary | None,
+) -> LabelSummary:
+    version = _version(objects, f"labels/{name}/")
+    label, image = archive.label(case, name), archive.image(case)
+    _scan(case, lambda volume: volume.shape, label)
+    if label.shape != image.shape_zyx:
+        raise CaseError(
+            case,
+            f"label {name!r} has {label.shape} voxels (z, y, x), its image {image.shape_zyx}. "
+            "Ingest the case again from files that match.",
+        )
+    if known is not None and known.version == version:
+        return known
+    voxels, blocks = _scan(case, scan_values, label)
+    return LabelSummary(name, str(label.dtype), voxels, blocks, version)
+
+
+def _scan(case: str, scan: Callable[[Volume], T], volume: Volume) -> T:
+    """Run a scan; say which case and array a fault is about."""
+    try:
+        return scan(volume)
+    except RaysegcleanError as fault:
+        text = str(fault)
+        raise CaseError(case, text if volume.uri in text else f"{volume.uri}: {text}") from fault
+
+
+def _version(objects: Iterable[ObjectInfo], folder: str, *more: object) -> str:
+    digest = blake2b(repr(more).encode(), digest_size=16)
+    for info in objects:
+        if info.key.startswith(folder):
+            digest.update(f"{info.key}\0{info.etag}\0{info.size_bytes}\n".encode())
+    return digest.hexdigest()
+
+
+def _facts(attributes: Mapping[str, Any]) -> dict[str, str | None]:
+    return {name: attributes.get(name) for name in ("patient", "site", "annotator")}
+
+
+def _with_facts(info: CaseInfo, facts: Mapping[str, CaseFacts]) -> CaseInfo:
+    told = asdict(facts.get(info.case, CaseFacts()))
+    return replace(info, **{name: value for name, value in told.items() if value is not None})
+
+
+_SCHEMA = pa.schema(
+    [
+        ("case", pa.string()),
+        ("patient", pa.string()),
+        ("site", pa.string()),
+        ("annotator", pa.string()),
+        ("shape_zyx", pa.list_(pa.int64())),
+        ("channels", pa.int64()),
+        ("image_dtype", pa.string()),
+        ("spacing_mm", pa.list_(pa.float64())),
+        ("intensity", pa.struct([(f, pa.float64()) for f in Intensity.__dataclass_fields__])),
+        ("label_names", pa.list_(pa.string())),
+        ("labels", pa.string()),  # JSON: nested and as deep as there are values and blocks
+        ("image_version", pa.string()),
+    ]
+)
+
+
+def _row(info: CaseInfo) -> dict[str, Any]:
+    row = asdict(info)
+    row["label_names"] = [s.name for s in info.labels]
+    row["labels"] = json.dumps(row["labels"])
+    return row
+
+
+def _saved(place: Store) -> tuple[CaseInfo, ...]:
+    """Return the rows kept earlier; none when they are missing, damaged or of another format."""
+    if place.head(TABLE) is None:
+        return ()
+    try:
+        table = pq.read_table(io.BytesIO(place.get(TABLE)))
+        if (table.schema.metadata or {}).get(b"raysegclean") != str(_FORMAT).encode():
+            return ()
+        return tuple(_info(row) for row in table.to_pylist())
+    except (pa.ArrowException, KeyError, ValueError, TypeError):
+        return ()
+
+
+def _info(row: dict[str, Any]) -> CaseInfo:
+    values = {**row, "intensity": Intensity(**row["intensity"])}
+    del values["label_names"]
+    values["shape_zyx"] = tuple(row["shape_zyx"])
+    values["spacing_mm"] = tuple(row["spacing_mm"])
+    values["labels"] = tuple(_summary(label) for label in json.loads(row["labels"]))
+    return CaseInfo(**values)
+
+
+def _summary(label: dict[str, Any]) -> LabelSummary:
+    voxels = {int(value): count for value, count in label["voxels"].items()}
+    blocks = {
+        int(value): tuple((flat, count) for flat, count in pairs)
+        for value, pairs in label["blocks"].items()
+    }
+    return LabelSummary(label["name"], label["dtype"], voxels, blocks, label["version"])

@@ -1,0 +1,280 @@
+"""From NIfTI pairs to an archive, one case at a time.
+
+An image and its labels belong together when their file names are equal up to the extension, which
+is also the case's id. A pair that does not fit is refused with the reason and the other cases go
+on. Running the same ingest again writes nothing: a case is known by the SHA-256 of its files. A
+case whose files changed is refused, because what came in is never written over.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any, Literal
+
+import numpy as np
+
+from raysegclean.errors import CaseError, ConfigError, InputError, UnfitEnvironment
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.index import load_index
+from raysegclean.store.nifti import Nifti, decode_nifti, stem
+from raysegclean.store.objects import Store, check_key
+from raysegclean.store.table import CaseFacts, read_table
+
+__all__ = ["CaseSource", "IngestReport", "Outcome", "find_sources", "ingest_case", "ingest_nifti"]
+
+Outcome = Literal["written", "extended", "reused"]
+Folder = str | os.PathLike[str]
+
+_THREADS = 2
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """The files of one case: a folder and a file name for the image and for each label."""
+
+    case: str
+    image: tuple[Store, str]
+    labels: tuple[tuple[str, Store, str], ...]
+    facts: CaseFacts
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of each case, and an error for each that was refused."""
+
+    done: Mapping[str, Outcome]
+    failed: tuple[CaseError, ...]
+
+
+def ingest_nifti(
+    images_dir: Folder,
+    labels_dir: Folder,
+    archive_uri: Folder,
+    label: str,
+    *,
+    extra_labels: Mapping[str, Folder] | None = None,
+    table: str | None = None,
+    patient_regex: str | None = None,
+) -> IngestReport:
+    """Write all pairs into the archive and refresh its index.
+
+    Cases need a file in `labels_dir`; `extra_labels` (name -> folder) may cover only some. The
+    CSV `table` tells patients, sites and annotators; `patient_regex` finds the patient in the id
+    (its group `patient`, else its first group, else the whole match). Raises ConfigError when
+    nothing can be ingested at all, UnfitEnvironment when the archive cannot be written.
+    """
+    archive = Archive.open(archive_uri)
+    folders = {label: labels_dir, **(extra_labels or {})}
+    sources, refused = find_sources(images_dir, folders, required=label)
+    sources, unknown = _with_facts(sources, read_table(table) if table else {}, patient_regex)
+    archive.store.check_writable()
+
+    def one(source: CaseSource) -> Outcome | CaseError:
+        try:
+            return ingest_case(source, archive)
+        except CaseError as fault:
+            return fault
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        results = dict(zip((s.case for s in sources), threads.map(one, sources), strict=True))
+    done: dict[str, Outcome] = {c: r for c, r in results.items() if not isinstance(r, CaseError)}
+    failed = [r for r in results.values() if isinstance(r, CaseError)]
+    index = load_index(archive)
+    failed += [fault for fault in index.failed if fault.case in done]
+    faulty = {fault.case for fault in failed}
+    return IngestReport(
+        {case: outcome for case, outcome in done.items() if case not in faulty},
+        tuple(sorted([*refused, *unknown, *failed], key=lambda fault: fault.case)),
+    )
+
+
+def find_sources(
+    images_dir: Folder, label_dirs: Mapping[str, Folder], *, required: str
+) -> tuple[list[CaseSource], list[CaseError]]:
+    """Pair files by name; return the pairs and an error for each file that has no partner."""
+    images, failed = _files(images_dir)
+    if not images and not failed:
+        raise ConfigError(f"{images_dir}: no .nii or .nii.gz file here. Give the images' folder.")
+    labels: dict[str, dict[str, tuple[Store, str]]] = {}
+    for name, folder in label_dirs.items():
+        labels[check_key(name)], doubled = _files(folder)
+        failed += doubled
+        failed += [
+            CaseError(case, f"{_where(file)} has no image of that name in {images_dir}. Add it.")
+            for case, file in labels[name].items()
+            if case not in images
+        ]
+    sources = []
+    for case, image in images.items():
+        found = tuple((name, *files[case]) for name, files in labels.items() if case in files)
+        if any(name == required for name, _, _ in found):
+            sources.append(CaseSource(case, image, found, CaseFacts()))
+        else:
+            failed.append(
+                CaseError(
+                    case,
+                    f"{_where(image)} has no label of that name in {label_dirs[required]}. "
+                    "Add it, or rename the files so that image and label agree.",
+                )
+            )
+    return sources, failed
+
+
+def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
+    """Write one case, or add the labels that it lacks; return what was done.
+
+    Raises CaseError when files cannot be read or do not fit, or the case exists with others.
+    """
+    case, store = source.case, archive.at(source.case)
+    image_bytes = _bytes(case, *source.image)
+    label_bytes = {name: _bytes(case, folder, key) for name, folder, key in source.labels}
+    exists = store.head("zarr.json") is not None
+    if exists:
+        _check_same(case, "image", archive.attributes(case), image_bytes)
+        _update_facts(archive, case, source.facts)
+        for name in set(label_bytes).intersection(archive.label_names(case)):
+            own = archive.label_attributes(case, name)
+            _check_same(case, f"label {name!r}", own, label_bytes.pop(name))
+        if not label_bytes:
+            return "reused"
+    image = _decode(case, _where(source.image), image_bytes)
+    labels = {}
+    for name, folder, key in source.labels:
+        if name in label_bytes:
+            labels[name] = _decode(case, _where((folder, key)), label_bytes[name])
+            _check_geometry(case, name, image, labels[name])
+    own = {name: _kept(labels[name], label_bytes[name]) for name in labels}
+    if exists:
+        for name, label in labels.items():
+            archive.add_label(case, name, label.array, own[name])
+        return "extended"
+    _check_finite(case, image)
+    write_case(
+        archive,
+        case,
+        image.array,
+        {name: label.array for name, label in labels.items()},
+        spacing_mm=image.spacing_mm,
+        affine=image.affine,
+        attributes={**_kept(image, image_bytes), **_told(source.facts)},
+        label_attributes=own,
+    )
+    return "written"
+
+
+def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError]]:
+    """Return the NIfTI files directly in a folder by case, and an error for ids used twice."""
+    store = Store.open(folder)
+    found: dict[str, tuple[Store, str]] = {}
+    failed = []
+    for info in store.list():
+        case = None if "/" in info.key else stem(info.key)
+        if case is None:
+            continue
+        if case in found:
+            text = f"{store.uri} holds {found[case][1]} and {info.key}. Remove one of them."
+            failed.append(CaseError(case, text))
+        found[case] = (store, info.key)
+    for fault in failed:
+        found.pop(fault.case, None)
+    return found, failed
+
+
+def _with_facts(
+    sources: Iterable[CaseSource], table: Mapping[str, CaseFacts], patient_regex: str | None
+) -> tuple[list[CaseSource], list[CaseError]]:
+    try:
+        pattern = re.compile(patient_regex) if patient_regex else None
+    except re.error as fault:
+        raise ConfigError(f"patient pattern {patient_regex!r}: {fault}. Correct it.") from fault
+    kept, failed = [], []
+    for source in sources:
+        told = table.get(source.case, CaseFacts())
+        patient = told.patient or (_patient(pattern, source.case) if pattern else None)
+        if pattern and patient is None:
+            text = f"the patient pattern {patient_regex!r} does not match this id. Widen it."
+            failed.append(CaseError(source.case, text))
+            continue
+        facts = CaseFacts(patient, told.site, told.annotator)
+        kept.append(CaseSource(source.case, source.image, source.labels, facts))
+    return kept, failed
+
+
+def _patient(pattern: "re.Pattern[str]", case: str) -> str | None:
+    match = pattern.search(case)
+    if match is None:
+        return None
+    if "patient" in pattern.groupindex:
+        return match["patient"]
+    return match[1] if pattern.groups else match[0]
+
+
+def _bytes(case: str, folder: Store, key: str) -> bytes:
+    try:
+        return folder.get(key)
+    except (FileNotFoundError, UnfitEnvironment) as fault:
+        raise CaseError(case, str(fault)) from fault
+
+
+def _decode(case: str, where: str, data: bytes) -> Nifti:
+    try:
+        return decode_nifti(data)
+    except InputError as fault:
+        raise CaseError(case, f"{where}: {fault}") from fault
+
+
+def _check_same(case: str, what: str, own: Mapping[str, Any], data: bytes) -> None:
+    if own.get("source_sha256") != sha256(data).hexdigest():
+        raise CaseError(
+            case,
+            f"the archive holds this case with another {what} than the file given now. "
+            "Delete the case from the archive, or ingest into another archive.",
+        )
+
+
+def _check_geometry(case: str, name: str, image: Nifti, label: Nifti) -> None:
+    if label.array.shape != image.array.shape[-3:]:
+        raise CaseError(
+            case,
+            f"label {name!r} has {label.array.shape} voxels (z, y, x), its image "
+            f"{image.array.shape[-3:]}. Resample the label to the image.",
+        )
+    if not np.allclose(image.affine, label.affine, rtol=_TOLERANCE, atol=_TOLERANCE):
+        apart = float(np.abs(image.affine - label.affine).max())
+        raise CaseError(
+            case,
+            f"label {name!r} lies elsewhere than its image: their affines differ by up to "
+            f"{apart:.6g}. Resample the label to the image, or copy the image's affine if the "
+            "header is known to be wrong.",
+        )
+
+
+def _check_finite(case: str, image: Nifti) -> None:
+    if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
+        raise CaseError(
+            case,
+            "image holds NaN or infinite voxels. Replace them in the source, for example by the "
+            "value of air.",
+        )
+
+
+def _kept(nifti: Nifti, data: bytes) -> dict[str, Any]:
+    return {"nifti": nifti.header, "source_sha256": sha256(data).hexdigest()}
+
+
+def _told(facts: CaseFacts) -> dict[str, str]:
+    return {name: value for name, value in asdict(facts).items() if value is not None}
+
+
+def _update_facts(archive: Archive, case: str, facts: CaseFacts) -> None:
+    told, present = _told(facts), archive.attributes(case)
+    if any(present.get(name) != value for name, value in told.items()):
+        archive.set_attributes(case, told)
+
+
+def _where(file: tuple[Store, str]) -> str:
+    return f"{file[0].uri}/{file[1]}"

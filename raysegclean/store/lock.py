@@ -1,0 +1,182 @@
+"""One driver per run.
+
+The lock is one object holding {epoch, job, counter, holder}. Its holder raises the counter by
+compare-and-swap every few seconds; whoever finds the counter still for `still_s` seconds of its
+own monotonic clock takes the next epoch, so clocks of two machines are never compared. A holder
+that surely died on this machine is replaced at once. The lock cannot stop a driver that froze and
+wakes later: so the epoch is checked again before anything is published.
+"""
+
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from raysegclean.errors import Conflict, MissingObject, RunConflict, UnfitEnvironment
+from raysegclean.store.holder import Holder, this_process
+from raysegclean.store.objects import ObjectInfo, Store, as_json
+
+__all__ = ["RunLock", "check_epoch"]
+
+KEY = "lock.json"
+
+_POLL_S = 1.0
+
+
+class RunLock:
+    """The right to drive the run in `store`; use it as a context manager or acquire and release."""
+
+    def __init__(self, store: Store, job: str, *, still_s: float = 60.0) -> None:
+        self._store = store
+        self._job = job
+        self._still_s = still_s
+        self._token = uuid.uuid4().hex
+        self._epoch = 0
+        self._info: ObjectInfo | None = None
+        self._guard = threading.Lock()
+        self._stop = threading.Event()
+        self._lost = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> int:
+        """Take the lock, renew it in the background, and return its epoch.
+
+        Waits `still_s` when the last holder may be dead but that is not known. Raises RunConflict
+        when it lives.
+        """
+        while True:
+            held, info = self._read()
+            if held is not None and not _is_free(held):
+                self._outwait(held)
+                held, info = self._read()
+            epoch = held["epoch"] + 1 if held else 1
+            try:
+                self._info = self._store.swap(KEY, self._content(epoch, 0), info)
+            except Conflict:
+                continue  # another starter was faster; look again who it is
+            self._epoch = epoch
+            self._start_renewing()
+            return epoch
+
+    def renew(self) -> None:
+        """Raise the counter; raise RunConflict when the lock was taken over."""
+        with self._guard:
+            held, info = self._mine()
+            with suppress(Conflict):  # lost to a taker: the next look says so
+                self._store.swap(KEY, self._content(self._epoch, held["counter"] + 1), info)
+                return
+            self._mine()
+
+    def check(self) -> None:
+        """Raise RunConflict when another driver has taken over; call it before publishing."""
+        if self._lost.is_set():
+            raise self._taken("another driver")
+        self._mine()
+
+    def release(self) -> None:
+        """Let the lock go. The epoch stays, so the next holder's is higher."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._guard, suppress(Conflict, RunConflict):
+            held, info = self._mine()
+            free = {**held, "holder": None}
+            self._store.swap(KEY, as_json(free), info)
+
+    def __enter__(self) -> Self:
+        """Acquire."""
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release."""
+        self.release()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch held; 0 before `acquire`."""
+        return self._epoch
+
+    def _read(self) -> tuple[dict[str, Any] | None, ObjectInfo | None]:
+        try:
+            return self._store.read_json(KEY)
+        except MissingObject:
+            return None, None
+
+    def _mine(self) -> tuple[dict[str, Any], ObjectInfo]:
+        held, info = self._read()
+        if held is None or info is None or held["token"] != self._token:
+            self._lost.set()
+            raise self._taken(held["job"] if held else "nobody: it was deleted")
+        return held, info
+
+    def _taken(self, by: str) -> RunConflict:
+        return RunConflict(
+            f"{self._store.uri}: this run was taken over by {by}, because this driver stood still "
+            f"for {self._still_s:g} s. Stop this one; what it committed counts."
+        )
+
+    def _outwait(self, held: dict[str, Any]) -> None:
+        """Return when the counter stood still for `still_s`; raise RunConflict when it moves."""
+        deadline = time.monotonic() + self._still_s
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(_POLL_S, left, self._still_s / 10))
+            now, _ = self._read()
+            if now is None or _is_free(now):
+                return
+            if (now["token"], now["counter"]) != (held["token"], held["counter"]):
+                raise RunConflict(
+                    f"{self._store.uri}: job {now['job']} is working on this run (epoch "
+                    f"{now['epoch']}). Wait for it, stop it, or choose another `run:` folder."
+                )
+
+    def _content(self, epoch: int, counter: int) -> bytes:
+        return as_json(
+            {
+                "epoch": epoch,
+                "job": self._job,
+                "counter": counter,
+                "token": self._token,
+                "holder": asdict(this_process()),
+            }
+        )
+
+    def _start_renewing(self) -> None:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._renew_often, name="run-lock", daemon=True)
+        self._thread.start()
+
+    def _renew_often(self) -> None:
+        while not self._stop.wait(self._still_s / 6):
+            try:
+                self.renew()
+            except RunConflict:
+                return
+            except UnfitEnvironment:
+                continue  # a store that is away for a moment; if it stays away we lose the lock
+
+
+def check_epoch(store: Store, epoch: int) -> None:
+    """Raise RunConflict when the run's lock has moved on from `epoch`; for workers."""
+    try:
+        held = store.get_json(KEY)
+    except MissingObject:
+        held = {"epoch": 0, "job": "nobody: it was deleted"}
+    if held["epoch"] != epoch:
+        raise RunConflict(
+            f"{store.uri}: epoch {epoch} of this run is over; job {held['job']} has taken epoch "
+            f"{held['epoch']}. Stop this job; what it committed counts."
+        )
+
+
+def _is_free(held: dict[str, Any]) -> bool:
+    return held["holder"] is None or Holder(**held["holder"]).is_dead()

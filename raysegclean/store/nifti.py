@@ -1,0 +1,130 @@
+"""NIfTI files in memory: bytes to voxels and back, bit for bit.
+
+NIfTI indexes x, y, z; archives index z, y, x, so arrays are transposed on the way in and out.
+Integers without a scale are kept as they are stored; scaled ones become float32. The geometry
+fields of the header travel as JSON, so that an exported file has the same affine, voxel sizes and
+codes as the file that came in. Text fields of the header, which may name a patient, do not.
+"""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from raysegclean.errors import InputError
+from raysegclean.store.arrays import Array
+
+__all__ = ["Nifti", "decode_nifti", "encode_nifti", "stem"]
+
+_SUFFIXES = (".nii.gz", ".nii")
+_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
+_UNITS_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 1e-3}
+_GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+_NIFTI1_EDGE = 32767
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
+
+
+@dataclass(frozen=True)
+class Nifti:
+    """One decoded file: `array` is ZYX, or CZYX with several channels; `header` is JSON."""
+
+    array: Array
+    spacing_mm: tuple[float, float, float]
+    affine: npt.NDArray[np.float64]
+    header: dict[str, Any]
+
+
+def stem(name: str) -> str | None:
+    """Return a file name without its NIfTI extension, or None when it has none."""
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix) and not name.startswith("."):
+            return name[: -len(suffix)]
+    return None
+
+
+def decode_nifti(data: bytes) -> Nifti:
+    """Return the content of a .nii or .nii.gz file; raise InputError saying why it cannot be."""
+    try:
+        raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        image = _image_class(raw).from_bytes(raw)
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+    except _UNREADABLE as fault:
+        raise InputError(
+            f"not a readable NIfTI file ({fault}). It may be cut short: copy it again."
+        ) from fault
+    if stored.dtype.kind not in "iuf" or stored.dtype.itemsize > 8:
+        raise InputError(f"voxels of type {stored.dtype}. Save it with integer or float voxels.")
+    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
+    array = stored
+    if (slope, inter) != (1.0, 0.0):
+        array = (stored * np.float64(slope) + np.float64(inter)).astype(np.float32)
+    header = {name: image.header[name].tolist() for name in _GEOMETRY}
+    header |= {"shape": list(array.shape), "dtype": stored.dtype.newbyteorder("=").name}
+    header["version"] = 2 if image.header["sizeof_hdr"] == 540 else 1
+    return Nifti(_to_zyx(array), _spacing_mm(image), np.array(image.affine, np.float64), header)
+
+
+def encode_nifti(array: Array, header: dict[str, Any] | None, affine: Array) -> bytes:
+    """Return a .nii.gz file of `array`, ZYX or CZYX.
+
+    `header` is that of `decode_nifti`, whose geometry wins; without one, `affine` is used. The
+    header's dtype is used where it can hold the values. Equal input gives equal bytes.
+    """
+    kept = header or {}
+    voxels = _to_xyz(array)
+    if "shape" in kept and int(np.prod(kept["shape"])) == voxels.size:
+        voxels = voxels.reshape(kept["shape"], order="F")
+    voxels = voxels.astype(_file_dtype(array, kept.get("dtype")))
+    big = kept.get("version") == 2 or max(voxels.shape) > _NIFTI1_EDGE
+    kind: Any = nib.Nifti2Image if big else nib.Nifti1Image
+    image = kind(voxels, None if header else affine, dtype=voxels.dtype)
+    for name in _GEOMETRY:
+        if name in kept:
+            image.header[name] = kept[name]
+    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+
+
+def _image_class(raw: bytes) -> Any:
+    sizes = {int.from_bytes(raw[:4], order) for order in _ORDERS}
+    return nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
+
+
+def _spacing_mm(image: Any) -> tuple[float, float, float]:
+    factor = _UNITS_MM.get(image.header.get_xyzt_units()[0], 1.0)
+    x, y, z = (float(edge) * factor for edge in np.linalg.norm(image.affine[:3, :3], axis=0))
+    if not all(0.0 < edge < float("inf") for edge in (x, y, z)):
+        raise InputError(
+            f"voxel sizes {x} x {y} x {z} mm are not positive. Correct the affine in its header."
+        )
+    return z, y, x
+
+
+def _to_zyx(array: Array) -> Array:
+    """Return x, y, z (t) (c) as z, y, x or c, z, y, x, dropping axes of length 1 beyond z."""
+    extra = [n for n in array.shape[3:] if n != 1]
+    if array.ndim < 3 or len(extra) > 1:
+        raise InputError(f"shape {array.shape}, expected x, y, z and at most channels after them.")
+    folded = array.reshape(array.shape[:3] + tuple(extra), order="F")
+    return np.ascontiguousarray(folded.T, dtype=folded.dtype.newbyteorder("="))
+
+
+def _to_xyz(array: Array) -> Array:
+    return array.T
+
+
+def _file_dtype(array: Array, wanted: str | None) -> np.dtype[Any]:
+    """Return the source's dtype where it holds every value, else one that NIfTI knows."""
+    if wanted is not None:
+        kind = np.dtype(wanted)
+        if np.array_equal(array.astype(kind).astype(array.dtype), array):
+            return kind
+    return np.dtype(np.uint8) if array.dtype == np.bool_ else array.dtype

@@ -1,0 +1,111 @@
+"""The OME-Zarr 0.5 metadata that archives are written with, and what is read of others'.
+
+Pure functions between JSON documents and values. Reading accepts any axes that end in z, y, x with
+an optional leading c, and length units that are multiples of the metre; a missing unit counts as
+millimetre. See https://ngff.openmicroscopy.org/0.5/.
+"""
+
+from typing import Any
+
+from raysegclean.errors import InputError
+
+__all__ = ["first_level", "group", "image_multiscale", "label_group", "label_multiscale", "spacing"]
+
+VERSION = "0.5"
+
+_MM = {
+    "millimeter": 1.0,
+    "centimeter": 10.0,
+    "meter": 1000.0,
+    "micrometer": 1e-3,
+    "nanometer": 1e-6,
+}
+
+
+def group(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the Zarr v3 metadata document of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def image_multiscale(
+    name: str, spacing_mm: tuple[float, float, float], *, with_channels: bool
+) -> dict[str, Any]:
+    """Return the multiscale of an image with one level, `0`."""
+    axes = [{"name": a, "type": "space", "unit": "millimeter"} for a in "zyx"]
+    scale = [float(s) for s in spacing_mm]
+    if with_channels:
+        axes.insert(0, {"name": "c", "type": "channel"})
+        scale.insert(0, 1.0)
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    return {"name": name, "axes": axes, "datasets": [level]}
+
+
+def label_multiscale(name: str, image: dict[str, Any]) -> dict[str, Any]:
+    """Return the multiscale of a label with one level on the voxels of `image`'s first level."""
+    lead = len(image["axes"]) - 3
+    level = {
+        "path": "0",
+        "coordinateTransformations": _without_lead(
+            image["datasets"][0]["coordinateTransformations"], lead
+        ),
+    }
+    multiscale = {"name": name, "axes": image["axes"][lead:], "datasets": [level]}
+    if "coordinateTransformations" in image:
+        shared = _without_lead(image["coordinateTransformations"], lead)
+        multiscale["coordinateTransformations"] = shared
+    return multiscale
+
+
+def label_group(name: str, image: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return the group document of a published label; `own` is kept under our attribute."""
+    ome = {
+        "version": VERSION,
+        "multiscales": [label_multiscale(name, image)],
+        "image-label": {"version": VERSION, "source": {"image": "../../"}},
+    }
+    return group({"ome": ome, "raysegclean": own})
+
+
+def first_level(document: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
+    """Return the first multiscale of a group document and the path of its finest level.
+
+    Raises InputError, naming `where`, when the group is no OME-Zarr 0.5 image over z, y, x.
+    """
+    try:
+        multiscale = document["attributes"]["ome"]["multiscales"][0]
+        names = "".join(axis["name"] for axis in multiscale["axes"])
+        path = str(multiscale["datasets"][0]["path"])
+    except (KeyError, IndexError, TypeError) as fault:
+        raise InputError(
+            f"{where}: no OME-Zarr 0.5 multiscale in zarr.json ({fault!r} is missing). Convert it "
+            "to OME-Zarr 0.5, or ingest the case from NIfTI."
+        ) from fault
+    if names not in ("zyx", "czyx"):
+        raise InputError(
+            f"{where}: axes {names!r}, expected 'zyx' or 'czyx'. Store the image with z, y, x last."
+        )
+    return multiscale, path
+
+
+def spacing(multiscale: dict[str, Any], where: str) -> tuple[float, float, float]:
+    """Return the voxel edges of the finest level in millimetres, z, y, x."""
+    steps = list(multiscale["datasets"][0].get("coordinateTransformations", []))
+    steps += multiscale.get("coordinateTransformations", [])
+    edges = [_MM.get(axis.get("unit", "millimeter"), 0.0) for axis in multiscale["axes"][-3:]]
+    for step in steps:
+        if step.get("type") == "scale":
+            edges = [e * float(s) for e, s in zip(edges, step["scale"][-3:], strict=True)]
+    if not all(0.0 < e < float("inf") for e in edges):
+        raise InputError(
+            f"{where}: voxel spacing {edges} is not positive, or its unit is none of "
+            f"{', '.join(_MM)}. Correct the scale in zarr.json."
+        )
+    z, y, x = edges
+    return z, y, x
+
+
+def _without_lead(steps: list[dict[str, Any]], lead: int) -> list[dict[str, Any]]:
+    return [
+        {k: v[lead:] if k in ("scale", "translation") else v for k, v in step.items()}
+        for step in steps
+    ]

@@ -1,0 +1,116 @@
+"""The run folder: everything durable about one run.
+
+`resolved.json` is frozen at the first start; a second start reads it and refuses a config of
+another identity, naming the part that differs. `run.json` tells the state. Nothing here is
+pickled, and nothing but this folder and the output label is ever written.
+"""
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysegclean.core.identity import differing_parts
+from raysegclean.errors import AlreadyExists, MissingObject, RunConflict
+from raysegclean.store.ledger import Ledger
+from raysegclean.store.objects import Store
+
+__all__ = ["RunFolder"]
+
+RESOLVED = "resolved.json"
+STATE = "run.json"
+FAILED = "failed.jsonl"
+
+
+class RunFolder:
+    """One run's folder in any store; picklable."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.store = Store.open(uri)
+
+    def resolved(self) -> dict[str, Any] | None:
+        """Return what was frozen at the first start, or None when the run never started."""
+        return self.read_json(RESOLVED)
+
+    def freeze(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
+        """Freeze `resolved` at the first start, or return what an earlier start froze.
+
+        Raises RunConflict when the folder belongs to a run of another identity.
+        """
+        try:
+            self.store.create(RESOLVED, _json(resolved))
+        except AlreadyExists:
+            frozen = self.resolved() or {}
+            self._refuse_other(frozen.get("identity", {}), resolved.get("identity", {}))
+            return frozen
+        return dict(resolved)
+
+    def _refuse_other(self, frozen: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        differing = differing_parts(frozen, json.loads(_json(now)))
+        if differing:
+            raise RunConflict(
+                f"run folder {self.uri} belongs to another run: {'; '.join(differing)}. "
+                "Choose another `run:` folder, or restore these settings to resume."
+            )
+
+    def write_state(self, **changes: Any) -> dict[str, Any]:
+        """Merge `changes` into run.json and return the whole state."""
+        state = (self.read_json(STATE) or {}) | changes | {"updated": time.time()}
+        self.store.put(STATE, _json(state))
+        return state
+
+    def state(self) -> dict[str, Any]:
+        """Return run.json, empty when the run never started."""
+        return self.read_json(STATE) or {}
+
+    def ledger(self, stage: str, epoch: int = 0) -> Ledger:
+        """Return the ledger of one stage for writing in `epoch`; reading covers all epochs."""
+        return Ledger(self.store, stage, epoch)
+
+    def write_failed(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write failed.jsonl: one line per case or shard that failed, with its reason."""
+        self.store.put(FAILED, b"".join(_json(row, indent=None) + b"\n" for row in rows))
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Return the rows of failed.jsonl."""
+        try:
+            lines = self.store.get(FAILED).splitlines()
+        except MissingObject:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def read_json(self, key: str) -> Any:
+        """Return the JSON under `key`, or None when there is none."""
+        try:
+            return json.loads(self.store.get(key))
+        except MissingObject:
+            return None
+
+    def write_json(self, key: str, value: Any) -> None:
+        """Replace the JSON under `key` as a whole."""
+        self.store.put(key, _json(value))
+
+    def write_table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows as a Parquet table; columns are those of all rows."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        table = pa.table({name: [row.get(name) for row in rows] for name in columns})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        self.store.put(key, buffer.getvalue())
+
+    def read_table(self, key: str) -> list[dict[str, Any]]:
+        """Return the rows of a Parquet table, or none when it was never written."""
+        try:
+            data = self.store.get(key)
+        except MissingObject:
+            return []
+        return list(pq.read_table(io.BytesIO(data)).to_pylist())
+
+
+def _json(value: Any, indent: int | None = 1) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=indent).encode()

@@ -1,0 +1,55 @@
+"""Who a case belongs to: patient, site and annotator, from a CSV table.
+
+The table has a column `case` and any of `patient`, `site` and `annotator`; other columns are left
+alone and an empty cell counts as unknown.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raysegclean.errors import ConfigError
+from raysegclean.store.objects import Store
+
+__all__ = ["CaseFacts", "read_table"]
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What people know about a case; None is unknown."""
+
+    patient: str | None = None
+    site: str | None = None
+    annotator: str | None = None
+
+
+def read_table(uri: str) -> Mapping[str, CaseFacts]:
+    """Return the facts per case; raise ConfigError when the table cannot serve."""
+    folder, _, name = uri.replace("\\", "/").rpartition("/")
+    try:
+        text = Store.open(folder or ".").get(name).decode("utf-8-sig")
+    except FileNotFoundError as fault:
+        raise ConfigError(f"table {uri}: no such file. Give the path of a CSV file.") from fault
+    except UnicodeDecodeError as fault:
+        raise ConfigError(
+            f"table {uri}: not UTF-8 text ({fault}). Save it as CSV UTF-8."
+        ) from fault
+    rows = csv.DictReader(text.splitlines())
+    if "case" not in (rows.fieldnames or ()):
+        raise ConfigError(
+            f"table {uri}: columns are {', '.join(rows.fieldnames or ()) or 'none'}; one must be "
+            "`case`, and `patient`, `site` and `annotator` are used when present."
+        )
+    facts: dict[str, CaseFacts] = {}
+    for row in rows:
+        case = row["case"].strip()
+        if case in facts:
+            raise ConfigError(f"table {uri}: case {case} has two rows. Keep one.")
+        facts[case] = CaseFacts(
+            *(_cell(row, column) for column in ("patient", "site", "annotator"))
+        )
+    return facts
+
+
+def _cell(row: Mapping[str, str | None], column: str) -> str | None:
+    return (row.get(column) or "").strip() or None

@@ -1,0 +1,174 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore as ts
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.core.geometry import output_shard_zyx
+from raysegclean.errors import InputError, RunConflict
+from raysegclean.store.arrays import Volume
+from raysegclean.store.objects import Store
+from raysegclean.store.shards import (
+    ImageArraySpec,
+    LabelArraySpec,
+    create_array,
+    create_label_array,
+    encode_shard,
+    put_shard,
+    shard_key,
+)
+
+
+def _label(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    label = np.zeros(shape, np.uint8)
+    label[: shape[0] // 2, 1:, :-1] = rng.integers(
+        1, 5, (shape[0] // 2, shape[1] - 1, shape[2] - 1)
+    )
+    return label
+
+
+def _put_all(store, label, spec, path="a", **options):
+    create_label_array(store, path, spec)
+    return [
+        put_shard(store, path, index, label[spec.grid.box(index).slices], spec, **options)
+        for index in spec.grid.indices()
+    ]
+
+
+def test_a_label_written_shard_by_shard_reads_the_same_everywhere(place):
+    store, label = Store.open(place), _label((130, 70, 65))
+    spec = LabelArraySpec(label.shape, "uint8", (128, 64, 64))
+    _put_all(store, label, spec)
+    by_zarr = zarr.open_array(store.zarr_store(), path="a", mode="r")
+    by_ts = ts.open({"driver": "zarr3", "kvstore": store.kvstore("a")}).result()
+    assert np.array_equal(by_zarr[...], label)
+    assert np.array_equal(by_ts.read().result(), label)
+    assert np.array_equal(Volume(store, "a").read_all(), label)
+    assert by_zarr.metadata.dimension_names == ("z", "y", "x")
+    assert (by_zarr.shards, by_zarr.chunks) == ((128, 64, 64), (64, 64, 64))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 150)] * 3),
+    dtype=st.sampled_from(["uint8", "uint16", "uint32"]),
+)
+def test_any_shape_survives_the_grid_of_outputs(tmp_path_factory, shape, dtype):
+    store = Store.open(tmp_path_factory.mktemp("grid"))
+    label = np.random.default_rng(0).integers(0, 3, shape).astype(dtype)
+    spec = LabelArraySpec(shape, dtype, output_shard_zyx(shape, limit_vox=128))
+    _put_all(store, label, spec)
+    assert np.array_equal(zarr.open_array(store.zarr_store(), path="a", mode="r")[...], label)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32", "float64", "int32"])
+@pytest.mark.parametrize("channels", [None, 2])
+def test_images_survive_with_and_without_channels(tmp_path, dtype, channels):
+    store, shape = Store.open(tmp_path), (20, 70, 30)
+    lead = () if channels is None else (channels,)
+    image = np.random.default_rng(0).normal(0, 50, lead + shape).astype(dtype)
+    spec = ImageArraySpec(shape, dtype, (64, 64, 64), channels)
+    create_array(store, "a", spec)
+    for index in spec.grid.indices():
+        box = spec.grid.box(index).slices
+        for channel in range(channels or 1):
+            block = image[box] if channels is None else image[channel][box]
+            lead_index = None if channels is None else channel
+            put_shard(store, "a", index, block, spec, channel=lead_index)
+    assert np.array_equal(zarr.open_array(store.zarr_store(), path="a", mode="r")[...], image)
+    assert np.array_equal(Volume(store, "a").read_all(), image)
+
+
+def test_background_leaves_no_object_but_a_record(place):
+    store = Store.open(place)
+    spec = LabelArraySpec((64, 64, 64), "uint8", (64, 64, 64))
+    assert encode_shard(np.zeros((64, 64, 64), np.uint8), spec) is None
+    record = _put_all(store, np.zeros((64, 64, 64), np.uint8), spec)[0]
+    assert record.empty
+    assert store.head(record.key) is None
+    assert not Volume(store, "a").read_all().any()
+
+
+def test_a_late_duplicate_adopts_the_same_bytes(place):
+    store, label = Store.open(place), _label((64, 64, 64))
+    spec = LabelArraySpec(label.shape, "uint8", (64, 64, 64))
+    first = _put_all(store, label, spec)
+    info = store.head(first[0].key)
+    assert _put_all(store, label, spec) == first
+    assert store.head(first[0].key) == info
+    assert (first[0].size_bytes, first[0].key) == (info.size_bytes, "a/c/0/0/0")
+
+
+@pytest.mark.parametrize("second", ["other voxels", "background"])
+def test_other_voxels_under_the_same_key_are_refused_unless_told(place, second):
+    store, label = Store.open(place), _label((64, 64, 64))
+    spec = LabelArraySpec(label.shape, "uint8", (64, 64, 64))
+    _put_all(store, label, spec)
+    other = label * 0 if second == "background" else label + 1
+    with pytest.raises(RunConflict, match="a/c/0/0/0: holds other voxels"):
+        _put_all(store, other, spec)
+    assert np.array_equal(Volume(store, "a").read_all(), label)
+    _put_all(store, other, spec, overwrite=True)
+    assert np.array_equal(Volume(store, "a").read_all(), other)
+
+
+def test_garbage_in_an_edge_shard_cannot_block_an_overwrite(tmp_path):
+    store, label = Store.open(tmp_path), _label((70, 64, 64))
+    spec = LabelArraySpec(label.shape, "uint8", (64, 64, 64))
+    store.put(shard_key("a", (1, 0, 0)), b"garbage")
+    with pytest.raises(RunConflict):
+        _put_all(store, label + 1, spec)
+    _put_all(store, label + 1, spec, overwrite=True)
+    assert np.array_equal(Volume(store, "a").read_all(), label + 1)
+
+
+def test_encoding_is_the_same_in_every_process():
+    code = (
+        "import numpy as np, google_crc32c\n"
+        "from raysegclean.store.shards import LabelArraySpec, encode_shard\n"
+        "block = np.random.default_rng(5).integers(0, 4, (128, 128, 100)).astype('u1')\n"
+        "data = encode_shard(block, LabelArraySpec((128,) * 3, 'uint8', (128,) * 3))\n"
+        "print(google_crc32c.value(data))\n"
+    )
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(runs) == 1
+
+
+def test_values_outside_the_dtype_are_refused_not_wrapped():
+    spec = LabelArraySpec((2, 2, 2), "uint8", (64, 64, 64))
+    with pytest.raises(InputError, match="values 0 to 300 do not fit uint8"):
+        encode_shard(np.array([[[0, 300]]]), spec)
+    with pytest.raises(InputError, match="-1"):
+        encode_shard(np.array([[[-1, 3]]]), spec)
+
+
+def test_a_block_larger_than_a_shard_is_refused():
+    with pytest.raises(ValueError, match="larger than a shard"):
+        encode_shard(np.ones((65, 1, 1)), LabelArraySpec((65, 1, 1), "uint8", (64, 64, 64)))
+
+
+def test_every_flipped_bit_of_a_label_or_image_is_noticed(tmp_path):
+    store, chance = Store.open(tmp_path), np.random.default_rng(11)
+    block = chance.integers(0, 100, (64, 64, 64)).astype(np.uint8)
+    label = LabelArraySpec(block.shape, "uint8", (64, 64, 64))
+    image = ImageArraySpec(block.shape, "uint8", (64, 64, 64))
+    for path, spec in (("label", label), ("image", image)):
+        create_array(store, path, spec)
+        record = put_shard(store, path, (0, 0, 0), block, spec)
+        shard = Path(tmp_path, record.key)
+        whole = shard.read_bytes()
+        for position in chance.integers(0, len(whole), 25):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << int(chance.integers(8))
+            shard.write_bytes(damaged)
+            with pytest.raises(InputError, match="cannot be decoded"):
+                Volume(store, path).read_all()

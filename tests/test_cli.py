@@ -1,0 +1,371 @@
+"""The command line: verbs, hints, exit codes, streams and signals.
+
+What a verb calls is stood in for where it is heavy; the verbs run for real in the tests of their
+rooms and in the end-to-end tests.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from raysegclean.check import doubts
+from raysegclean.cli import VERBS, build_parser, main
+from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
+from raysegclean.errors import UnfitEnvironment
+from raysegclean.render import as_json, as_text
+
+ROOT = Path(__file__).resolve().parent.parent
+JOB = ROOT / "jobs" / "clean.py"
+CONFIG = "archive: a\nlabel: organs\nrun: r\n"
+
+
+@dataclass(frozen=True)
+class Report:
+    run: str = "r"
+    failed: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.failed else 0
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """Stand in for the pipeline, which would import torch and Ray."""
+    fake = types.ModuleType("raysegclean.pipeline")
+    monkeypatch.setitem(sys.modules, "raysegclean.pipeline", fake)
+    return fake
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "raysegclean", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env=env, timeout=60
+    )
+
+
+def cpu_seconds(*words: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run(*words).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("words", [("--help",), ("clean", "--help")])
+def test_help_takes_less_than_a_third_of_a_second_of_cpu(words: tuple[str, ...]) -> None:
+    assert min(cpu_seconds(*words) for _ in range(3)) < 0.3
+
+
+def test_help_names_every_verb_and_the_exit_codes() -> None:
+    shown = build_parser().format_help()
+    assert all(f"    {verb} " in shown for verb in VERBS)
+    assert "exit codes: 0 done, 1 some cases failed" in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_every_argument(verb: str) -> None:
+    parser = build_parser()
+    (verbs,) = (a.choices for a in parser._actions if hasattr(a.choices, "keys"))
+    assert all(action.help for action in verbs[verb]._actions)
+
+
+def test_the_verbs_of_the_manual_exist() -> None:
+    wanted = {"ingest", "simulate", "check", "plan", "clean", "status", "verify", "undo", "score"}
+    assert wanted | {"export", "demo", "version"} == set(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["claen"], "no verb 'claen'. Did you mean 'clean'?"),
+        (["clean", "--sett", "a=1"], "does not take '--sett'. Did you mean '--set'?"),
+        (["status", "r", "--jsno=1"], "does not take '--jsno=1'. Did you mean '--json'?"),
+        (["version", "extra"], "does not take 'extra'."),
+        (["--jsno"], "raysegclean does not take '--jsno'."),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert not out
+
+
+@pytest.mark.parametrize("words", [["score", "a", "--label", "x"], ["ingest"], ["undo"]])
+def test_a_missing_argument_is_a_usage_error(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+
+
+def test_no_words_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 0
+    assert "verbs:" in capsys.readouterr().out
+
+
+def test_version_is_the_same_as_verb_and_as_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    text = capsys.readouterr().out
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == text
+    assert main(["version", "--json"]) == 0
+    assert {"raysegclean", "torch", "ray"} <= set(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(("failed", "code"), [([], 0), ([{"case": "c1", "error": "bad"}], 1)])
+def test_clean_hands_the_config_on_and_its_report_decides_the_exit_code(
+    pipeline: types.ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    failed: list[dict[str, Any]],
+    code: int,
+) -> None:
+    seen = []
+    pipeline.clean = lambda config: seen.append(config) or Report(failed=failed)  # type: ignore[attr-defined]
+    path = tmp_path / "clean.yaml"
+    path.write_text(CONFIG)
+    assert main(["clean", str(path), "--set", "train.steps=5", "--set", "label=liver"]) == code
+    assert (seen[0].train.steps, seen[0].label, seen[0].output.label) == (5, "liver", "liver_clean")
+    assert ("bad" in capsys.readouterr().out) == bool(failed)
+
+
+def test_clean_without_a_config_prepares_and_cleans_the_phantom(
+    pipeline: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    pipeline.clean = lambda config: seen.append(config.archive) or Report()  # type: ignore[attr-defined]
+    demo = types.ModuleType("raysegclean.demo")
+    demo.prepare_archive = lambda folder: seen.append(f"prepared {folder}")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "raysegclean.demo", demo)
+    assert main(["clean"]) == 0
+    assert seen == ["prepared demo/archive", "demo/archive"]
+
+
+def test_an_unfit_environment_is_3_and_goes_to_stderr(
+    pipeline: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status(uri: str) -> None:
+        raise UnfitEnvironment(f"{uri} cannot be read")
+
+    pipeline.status = status  # type: ignore[attr-defined]
+    assert main(["status", "s3://b/r"]) == 3
+    assert capsys.readouterr() == ("", "error: s3://b/r cannot be read\n")
+
+
+def test_a_defect_is_not_mistaken_for_failed_cases(
+    pipeline: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.verify = lambda _: 1 / 0  # type: ignore[attr-defined]
+    assert main(["verify", "r"]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_undo_passes_what_to_take_back(pipeline: types.ModuleType) -> None:
+    seen = []
+    pipeline.undo = lambda *words: seen.append(words) or Report()  # type: ignore[attr-defined]
+    assert main(["undo", "r", "--case", "c1", "--class", "3", "--reason", "offset"]) == 0
+    assert main(["undo", "r"]) == 0
+    assert seen == [("r", "c1", 3, "offset"), ("r", None, None, None)]
+
+
+def test_json_goes_to_stdout_and_nothing_else(
+    pipeline: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.status = lambda _: {"status": "running", "share": float("nan")}  # type: ignore[attr-defined]
+    assert main(["status", "r", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"status": "running", "share": None}
+    assert not err
+
+
+def test_a_wrong_config_is_2_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    path = tmp_path / "clean.yaml"
+    path.write_text(CONFIG + "train:\n  stpes: 5\n")
+    job = subprocess.run(
+        [sys.executable, "-X", "importtime", str(JOB), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert job.returncode == 2
+    assert f"error: {path}:5: train.stpes is not a setting. Did you mean train.steps?" in job.stderr
+    assert " torch\n" not in job.stderr
+    assert " ray\n" not in job.stderr
+
+
+@pytest.fixture
+def nifti_pairs(tmp_path: Path) -> Path:
+    """Three small cases, and an image without a label."""
+    rng = np.random.default_rng(3)
+    affine = np.diag([0.8, 0.8, 2.5, 1.0])
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name in ("p1_a", "p1_b", "p2_a", "p3_a"):
+        image = rng.integers(-1000, 1000, (20, 18, 9)).astype(np.int16)
+        label = np.zeros(image.shape, np.uint8)
+        label[4:12, 5:11, 2:6] = 1
+        nib.save(nib.Nifti1Image(image, affine), tmp_path / "images" / f"{name}.nii.gz")
+        if name != "p3_a":
+            nib.save(nib.Nifti1Image(label, affine), tmp_path / "labels" / f"{name}.nii.gz")
+    return tmp_path
+
+
+def test_labels_go_in_are_checked_and_come_out_the_same(
+    nifti_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels, archive, out = (
+        str(nifti_pairs / name) for name in ("images", "labels", "archive", "out")
+    )
+    regex = ["--patient-regex", "(p[0-9]+)_"]
+    assert main(["ingest", images, labels, archive, "--label", "organs", *regex]) == 1
+    said = capsys.readouterr().out
+    assert "written: 3" in said
+    assert "p3_a" in said
+    assert main(["check", archive, "--label", "organs", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["cases"], report["patients"]) == (3, 2)
+    assert report["classes"][0]["median_ml"] == pytest.approx(8 * 6 * 4 * 0.8 * 0.8 * 2.5 / 1000)
+    assert not report["doubtful"]
+    assert main(["export", archive, out, "--label", "organs"]) == 0
+    for path in sorted((nifti_pairs / "labels").iterdir()):
+        before, after = nib.load(path), nib.load(Path(out) / path.name)
+        assert np.array_equal(np.asanyarray(before.dataobj), np.asanyarray(after.dataobj))
+        assert np.array_equal(before.affine, after.affine)
+    assert main(["check", archive, "--label", "liver"]) == 2
+    assert main(["check", str(nifti_pairs / "images"), "--label", "organs"]) == 2
+
+
+def case_info(case: str, voxels: dict[int, int], spacing_z: float = 2.0) -> CaseInfo:
+    label = LabelSummary("organs", "uint8", {0: 10, **voxels}, {}, "v")
+    return CaseInfo(
+        case=case,
+        patient=None,
+        site=None,
+        annotator=None,
+        shape_zyx=(9, 9, 9),
+        channels=1,
+        image_dtype="int16",
+        spacing_mm=(spacing_z, 1.0, 1.0),
+        intensity=Intensity(0, 0, 1, 1, 0, 1),
+        labels=(label,),
+        image_version="v",
+    )
+
+
+def test_the_check_doubts_what_is_unlike_all_other_cases() -> None:
+    usual = [case_info(f"c{i:02}", {1: 100 + i, 2: 50}) for i in range(20)]
+    assert not list(doubts(usual, "organs"))
+    odd = [
+        case_info("empty", {}),
+        case_info("huge", {1: 5000, 2: 50}),
+        case_info("missing", {1: 100}),
+        case_info("thick", {1: 20, 2: 10}, spacing_z=25.0),
+    ]
+    found = {doubt.case: doubt.about for doubt in doubts([*usual, *odd], "organs")}
+    assert found == {
+        "empty": "label organs is all background",
+        "huge": "class 1: 10 ml, the median is 0.22 ml",
+        "missing": "class 2 is missing; nearly every case has it",
+        "thick": "spacing along z: 25 mm, the median is 2 mm",
+    }
+    assert not list(doubts([case_info("a", {1: 1}), case_info("b", {1: 900})], "organs"))
+
+
+STOPPABLE = """
+import sys, time, types
+fake = types.ModuleType("raysegclean.pipeline")
+def clean(config):
+    print("ready", flush=True)
+    time.sleep(60)
+fake.clean = clean
+sys.modules["raysegclean.pipeline"] = fake
+from raysegclean.cli import main
+sys.exit(main(["clean", "clean.yaml", "--set", "cases=a b"]))
+"""
+
+
+@contextmanager
+def a_running_clean(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    (folder / "clean.yaml").write_text(CONFIG)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPABLE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_says_how_to_resume(tmp_path: Path, signum: signal.Signals) -> None:
+    with a_running_clean(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 128 + signum
+    assert "raysegclean clean clean.yaml --set 'cases=a b'" in err
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m raysegclean version | head -c 0; echo ${{PIPESTATUS[0]}}"
+    out = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert "Traceback" not in out.stderr
+
+
+def test_results_read_well_as_text() -> None:
+    value = {"run": "r", "ok": True, "dice": 0.98765, "cases": [{"case": "a", "vox": 5}]}
+    assert as_text(value).splitlines() == [
+        "run:  r",
+        "ok:   yes",
+        "dice: 0.9877",
+        "cases:",
+        "  case  vox",
+        "  a       5",
+    ]
+    assert as_text([]) == as_text({}) == ""
+    assert as_text(["a", "b"]) == "a\nb"
+
+
+def test_results_are_strict_json() -> None:
+    value = {"path": Path("a"), "inf": float("inf"), "of": (1, 2), "set": {"b", "a"}, 3: Report()}
+    assert json.loads(as_json(value)) == {
+        "path": "a",
+        "inf": None,
+        "of": [1, 2],
+        "set": ["a", "b"],
+        "3": {"run": "r", "failed": []},
+    }

@@ -1,0 +1,199 @@
+"""The shape of the code: which way imports run, how long things get, what may be imported early."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "raysegclean"
+FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+# A room may import itself and the rooms below it; rooms on one level do not know each other.
+LEVELS = [
+    {"errors", "__init__"},
+    {"core", "render", "yamlsource"},
+    {"configproblems"},
+    {"methods", "nets", "store"},
+    {"config"},
+    {"report", "plan", "check"},
+    {"dist"},
+    {"stages"},
+    {"pipeline"},
+    {"demo"},
+    {"cli"},
+    {"__main__", "jobs"},
+]
+HEAVY = {"torch", "ray", "numpy", "scipy", "zarr", "tensorstore", "obstore", "pyarrow", "pydantic"}
+ONLY_IN = {
+    "ray": {"dist"},
+    "tensorstore": {"store"},
+    "obstore": {"store"},
+    "zarr": {"store"},
+    "nibabel": {"store"},
+    "matplotlib": {"report"},
+}
+MAX_FUNCTION_LINES = 70
+MAX_FILE_LINES = 500
+MAX_PARAMETERS = 8
+
+every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    if parts[0] == "jobs":
+        return "jobs"
+    return parts[1].removesuffix(".py")
+
+
+def level_of(room: str) -> int:
+    for level, rooms in enumerate(LEVELS):
+        if room in rooms:
+            return level
+    raise AssertionError(f"{room} has no place in LEVELS: say which rooms it may import")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield every imported module of a file, inside functions too, with its line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            assert node.module is not None
+            yield node.module, node.lineno
+
+
+def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@every_file
+def test_imports_run_one_way(path: Path) -> None:
+    mine = room_of(path)
+    wrong = []
+    for module, line in imports_of(path):
+        parts = module.split(".")
+        if parts[0] != "raysegclean":
+            continue
+        room = parts[1] if len(parts) > 1 else "__init__"
+        if room != mine and level_of(room) >= level_of(mine):
+            wrong.append(f"{path.name}:{line} imports {module}")
+    assert not wrong, f"{mine} must not know: {wrong}"
+
+
+@every_file
+def test_third_parties_stay_in_their_rooms(path: Path) -> None:
+    mine = room_of(path)
+    tops = {module.split(".")[0]: line for module, line in imports_of(path)}
+    wrong = {top: line for top, line in tops.items() if mine not in ONLY_IN.get(top, {mine})}
+    assert not wrong, f"{path}: {wrong} belong to {[ONLY_IN[top] for top in wrong]}"
+
+
+@every_file
+def test_functions_and_files_stay_readable(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= MAX_FILE_LINES, f"{path}: {lines} lines, split it"
+    for function in functions_of(path):
+        where = f"{path}:{function.lineno} {function.name}"
+        length = (function.end_lineno or function.lineno) - function.lineno + 1
+        assert length <= MAX_FUNCTION_LINES, f"{where}: {length} lines"
+        arguments = function.args
+        names = [
+            argument.arg
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+            if argument.arg not in ("self", "cls")
+        ]
+        assert len(names) <= MAX_PARAMETERS, f"{where}: {len(names)} parameters"
+
+
+@every_file
+def test_everything_public_is_listed_and_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{path}: no module docstring"
+    body = [node for node in tree.body if not isinstance(node, ast.Expr)]
+    listed = [
+        node
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and "__all__" in ast.unparse(node).split("=")[0]
+    ]
+    assert listed or not body, f"{path}: no __all__"
+    for owner in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+        for node in owner.body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if not node.name.startswith("_") and not getattr(owner, "name", "").startswith("_"):
+                assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}: no docstring"
+
+
+@every_file
+def test_all_names_in_all_exist(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    defined = {
+        name
+        for node in tree.body
+        for name in (
+            [node.name]
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            else [alias.asname or alias.name for alias in node.names]
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            else [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+        )
+    }
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            missing = set(ast.literal_eval(node.value)) - defined
+            assert not missing, f"{path}: __all__ names {missing}"
+
+
+def test_the_job_stays_under_forty_lines() -> None:
+    assert len((ROOT / "jobs" / "clean.py").read_text().splitlines()) < 40
+
+
+def test_every_third_party_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[\[<>=]", item)[0].lower() for item in project["dependencies"]}
+    brought_along = {"pandas"}  # by ray[data]
+    owners = packages_distributions()
+    for path in FILES:
+        for module, line in imports_of(path):
+            top = module.split(".")[0]
+            if top in sys.stdlib_module_names or top == "raysegclean":
+                continue
+            names = {name.lower().replace("_", "-") for name in owners.get(top, [top])}
+            assert names & (declared | brought_along), f"{path}:{line}: {top} is not declared"
+
+
+def test_every_declared_dependency_has_an_exact_tested_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
+    pinned = {line.split("==")[0] for line in pins if "==" in line}
+    assert "torch==2.13.0" in pins
+    assert not [line for line in pins if " @ " in line or "/" in line], "a local path is pinned"
+    for item in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        name = re.split(r"[\[<>=]", item)[0].lower()
+        assert name in pinned, f"{name} is declared but not in constraints.txt"
+
+
+@pytest.mark.parametrize("module", ["raysegclean", "raysegclean.errors", "raysegclean.cli"])
+def test_the_front_door_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(out.stdout.split())
+
+
+def test_config_needs_no_engine() -> None:
+    code = "import sys, raysegclean.config; print(*{n.split('.')[0] for n in sys.modules})"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not (HEAVY - {"pydantic"}) & set(out.stdout.split())
