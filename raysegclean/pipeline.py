@@ -15,6 +15,7 @@ from typing import Any
 from raysegclean.config import Config
 from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
+from raysegclean.errors import ConfigError
 from raysegclean.methods.base import Method, Verdict, load_method, make_params
 from raysegclean.plan import RunPlan, make_plan, select_cases, with_current_cases
 from raysegclean.stages.deciding import decide
@@ -61,10 +62,13 @@ class Prepared:
     infos: tuple[CaseInfo, ...]
     unusable: dict[str, str]
     """Case -> why it cannot be used; the other cases go on."""
+    lender: RunPlan | None
+    """The plan of the run whose networks are used, where `models:` names one."""
 
     def plan(self, config: Config, *, gpu: bool) -> RunPlan:
         """Decide everything that the config leaves open."""
-        return make_plan(config, self.infos, self.method.voters(self.params), gpu=gpu)
+        voters = self.method.voters(self.params)
+        return make_plan(config, self.infos, voters, gpu=gpu, lender=self.lender)
 
 
 def clean(config: Config, say: Say = log.info) -> RunReport:
@@ -110,9 +114,18 @@ def prepare(config: Config) -> Prepared:
     index = load_index(Archive.open(config.archive), config.index, require_label=config.label)
     infos = select_cases(config.cases, index)
     unusable = {fault.case: fault.reason for fault in index.failed}
-    prepared = Prepared(method, params, tuple(infos), unusable)
+    prepared = Prepared(method, params, tuple(infos), unusable, _lender(config))
     prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
     return prepared
+
+
+def _lender(config: Config) -> RunPlan | None:
+    if config.models is None:
+        return None
+    frozen = RunFolder(config.models).resolved()
+    if frozen is None:
+        raise ConfigError(f"models: {config.models} is no run folder; resolved.json is missing.")
+    return RunPlan.from_json(frozen["plan"])
 
 
 def _begin(
@@ -129,7 +142,7 @@ def _begin(
         {
             "identity": plan.identity() | {"method": config.method, "models": config.models},
             "plan": plan.to_json(),
-            "train_key": plan.train_key(),
+            "train_key": _train_key(config, plan),
             "config": config.resolved(),
         }
     )
@@ -150,6 +163,14 @@ def _begin(
     )
     session.fail(prepared.unusable)
     return session
+
+
+def _train_key(config: Config, plan: RunPlan) -> str:
+    """Return the identity of the networks that vote: the lender's where they are lent."""
+    if config.models is None:
+        return plan.train_key()
+    frozen = RunFolder(config.models).resolved() or {}
+    return str(frozen["train_key"])
 
 
 def _finish(session: Session, verdict: Verdict, settlement: Settlement) -> RunReport:

@@ -24,6 +24,7 @@ from raysegclean.methods.base import Voters
 from raysegclean.nets.receptive import receptive_radius, total_stride
 from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec, plan_strides
+from raysegclean.store.objects import Store
 
 __all__ = ["CasePlan", "RunPlan", "make_plan", "select_cases", "with_current_cases"]
 
@@ -111,38 +112,76 @@ class RunPlan:
         )  # fmt: skip
 
 
-def make_plan(config: Config, infos: Sequence[CaseInfo], voters: Voters, *, gpu: bool) -> RunPlan:
+def make_plan(
+    config: Config,
+    infos: Sequence[CaseInfo],
+    voters: Voters,
+    *,
+    gpu: bool,
+    lender: "RunPlan | None" = None,
+) -> RunPlan:
     """Decide everything that the config leaves open.
 
-    Raises ConfigError or InputError, before any compute, when the archive does not allow the run.
+    `lender` is the plan of an earlier run whose networks are used instead of training: network,
+    normaliser, classes and folds are then its own. Raises ConfigError or InputError, before any
+    compute, when the archive does not allow the run.
     """
     if not infos:
         raise InputError(
             f"archive {config.archive}: no usable case for label {config.label!r} and "
             f"cases {config.cases!r}. Look at `raysegclean check`."
         )
-    classes = _classes(config, infos)
-    network = _network(config, infos, len(classes))
+    classes = _classes(config, infos) if lender is None else _lent_classes(config, infos, lender)
+    network = _network(config, infos, len(classes)) if lender is None else lender.network
     halo = _halo(config, network)
-    patch = _patch(config, infos, network, gpu=gpu)
     folds = max(1, config.train.crossfit)
-    return RunPlan(
-        archive=config.archive,
+    plan = RunPlan(
+        archive=Store.open(config.archive).uri,
         label=config.label,
         trusted_label=config.trusted.label if config.trusted else None,
         classes=classes,
-        cases=_case_plans(config, infos, folds),
+        cases=_case_plans(config, infos, folds if lender is None else 1),
         folds=folds,
         crossfit=folds > 1,
         voters=voters,
         network=network,
         normaliser=plan_normaliser(infos, config.network.normalise),
         train=_train(config, voters, len(infos), gpu=gpu),
-        patch_zyx=patch,
+        patch_zyx=_patch(config, infos, network, gpu=gpu),
         flips=tuple("zyx".index(axis) for axis in config.train.flips),
         tile_zyx=_tile(config, infos, network, halo, gpu=gpu),
         halo_vox=halo,
         shard_vox=config.relabel.shard_vox,
+    )
+    return plan if lender is None else _borrowing(plan, lender)
+
+
+def _lent_classes(config: Config, infos: Sequence[CaseInfo], lender: RunPlan) -> tuple[int, ...]:
+    strange = sorted(set(_classes(config, infos)) - set(lender.classes))
+    if strange:
+        raise InputError(
+            f"models: the lent networks know the classes {list(lender.classes)}, label "
+            f"{config.label!r} also holds {strange}. Train on this archive instead."
+        )
+    return lender.classes
+
+
+def _borrowing(plan: RunPlan, lender: RunPlan) -> RunPlan:
+    """Return the plan with all that belongs to the lender's networks."""
+    if plan.voters.members > lender.voters.members:
+        raise ConfigError(
+            f"models: the method wants {plan.voters.members} networks per fold, the lent run has "
+            f"{lender.voters.members}. Lower params.members, or train."
+        )
+    return replace(
+        plan,
+        cases=with_current_cases(lender, plan).cases,
+        folds=lender.folds,
+        crossfit=lender.crossfit,
+        normaliser=lender.normaliser,
+        train=lender.train,
+        patch_zyx=lender.patch_zyx,
+        flips=lender.flips,
     )
 
 

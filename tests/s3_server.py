@@ -1,20 +1,21 @@
-"""A real S3 server for tests: `moto_server` in a process of its own, on a free port.
+"""A real S3 server for tests: moto in a process of its own, on a free port.
 
-Import the fixture `s3_bucket` in a conftest.py; it gives a fresh `s3://` URI per test and sets
-the AWS_* variables, which child processes inherit. Data are held in the server's memory.
+Import the fixtures `s3_server` and `s3_bucket` in a conftest.py; the latter gives a fresh `s3://`
+URI per test and sets the AWS_* variables, which child processes inherit. Data are held in the
+server's memory. It is `moto_server` with one difference: writes are served one at a time, because
+moto checks If-Match and stores in two steps, where S3 does both in one.
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,8 @@ _START_S = 60.0
 def s3_server() -> Iterator[str]:
     """Yield the endpoint of a running server."""
     port = _free_port()
-    command = [_moto(), "-H", "127.0.0.1", "-p", str(port)]
+    pytest.importorskip("moto.server", reason="moto is missing: pip install 'moto[s3,server]'")
+    command = [sys.executable, __file__, str(port)]
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     endpoint = f"http://127.0.0.1:{port}"
@@ -55,14 +57,6 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{bucket}/archive"
 
 
-def _moto() -> str:
-    beside = Path(sys.executable).with_name("moto_server")
-    found = str(beside) if beside.exists() else shutil.which("moto_server")
-    if found is None:
-        pytest.skip("moto_server is not installed: pip install 'moto[s3,server]'")
-    return found
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -81,3 +75,22 @@ def _wait(endpoint: str, server: "subprocess.Popen[bytes]") -> None:
         else:
             return
     raise RuntimeError("moto_server did not answer in 60 s")
+
+
+def _serve(port: int) -> None:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import run_simple
+
+    app, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def serve(environ, start_response):
+        if environ["REQUEST_METHOD"] == "GET":
+            return app(environ, start_response)
+        with one_at_a_time:
+            return list(app(environ, start_response))
+
+    run_simple("127.0.0.1", port, serve, threaded=True)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

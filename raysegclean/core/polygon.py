@@ -5,7 +5,6 @@ of Redekop & Chernyavskiy 2021 is not published; this one is ours). Fewer vertic
 parts and fill hollows, which is how hurried outlines go wrong.
 """
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -57,7 +56,7 @@ def _components(
     """Return (cut out mask, its first row and column) of each 8-connected component."""
     if not mask_yx.any():
         return []
-    ids = cc3d.connected_components(np.ascontiguousarray(mask_yx), connectivity=8)
+    ids, _ = ndimage.label(mask_yx, np.ones((3, 3)))
     return [
         (ids[rows, columns] == one, np.array([rows.start, columns.start], np.intp))
         for one, (rows, columns) in enumerate(ndimage.find_objects(ids), start=1)

@@ -5,7 +5,7 @@ Decisions come per case and class (research: voxel thresholds alone remove a qua
 or harm clean cases), so the rule is handed the actions of one case.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -17,7 +17,7 @@ from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY, threshold_level
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
 
-__all__ = ["NO_ACTIONS", "Actions", "Reason", "Settled", "settle"]
+__all__ = ["NO_ACTIONS", "Actions", "Reason", "Settled", "TakenBack", "settle", "take_back"]
 
 Label = NDArray[np.uint8]
 
@@ -111,6 +111,38 @@ def settle(
         _flip(label, reason, given_core, proposal, actions.flip_above)
     reason[label == given_core] = Reason.UNCHANGED
     return Settled(label, reason)
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """Changes that a person undid: those of a case, a class and a reason; None means any."""
+
+    case: str | None = None
+    channel: int | None = None
+    reason: int | None = None
+
+
+def take_back(
+    settled: Settled, given_zyx: Label, undone: Sequence[TakenBack], case: str
+) -> Settled:
+    """Return the settled block with the undone changes of `case` as given again.
+
+    A change belongs to a class when it was or became that class; axes z, y, x.
+    """
+    back = np.zeros(given_zyx.shape, np.bool_)
+    for one in undone:
+        if one.case not in (None, case):
+            continue
+        mine = settled.reason_zyx > 0
+        if one.reason is not None:
+            mine &= settled.reason_zyx == one.reason
+        if one.channel is not None:
+            mine &= (given_zyx == one.channel) | (settled.label_zyx == one.channel)
+        back |= mine
+    return Settled(
+        label_zyx=np.where(back, given_zyx, settled.label_zyx),
+        reason_zyx=np.where(back, np.uint8(Reason.UNCHANGED), settled.reason_zyx),
+    )
 
 
 def _take(

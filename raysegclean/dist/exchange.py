@@ -20,7 +20,7 @@ __all__ = ["MeshExchange", "MeshReplicas", "PeerMesh"]
 
 @dataclass(frozen=True)
 class PeerMesh:
-    """This rank's place among the peers and the data-parallel ranks."""
+    """A rank's place among the peers and the data-parallel ranks."""
 
     mesh: DeviceMesh
     peers: int
@@ -49,30 +49,29 @@ class PeerMesh:
         """Which part of the batch this rank takes."""
         return self.mesh.get_local_rank("dp")
 
-    def hand_over(self, batch: Batch | None, cases: tuple[str, ...], blank: Batch) -> Batch:
+    def hand_over(self, batch: Batch, cases: tuple[str, ...]) -> Batch:
         """Return peer 0's batch on every peer.
 
-        Peer 0 passes `batch`, the others None. cases: numbers stand for ids while they travel.
-        blank: a batch of the right shapes and device, to receive into.
+        The other peers pass a batch of the same shapes and device, which is overwritten. cases:
+        all ids; their numbers travel in place of them.
         """
         group = self.mesh.get_group("peer")
-        given = batch or blank
         numbers = {case: number for number, case in enumerate(cases)}
-        uniform = given.uniform or [False] * len(given.case)
+        uniform = batch.uniform or [False] * len(batch.case)
         facts = torch.tensor(
             [
-                [given.step] * len(given.case),
-                [numbers[case] for case in given.case],
+                [batch.step] * len(batch.case),
+                [numbers[case] for case in batch.case],
                 [int(flag) for flag in uniform],
             ],
-            device=given.image.device,
+            device=batch.image.device,
         )
-        for tensor in (given.image, given.label, facts):
+        for tensor in (batch.image, batch.label, facts):
             distributed.broadcast(tensor, group=group, group_src=0)
         step, case, flags = facts.tolist()
         return Batch(
-            image=given.image,
-            label=given.label,
+            image=batch.image,
+            label=batch.label,
             case=[cases[number] for number in case],
             step=step[0],
             uniform=[bool(flag) for flag in flags],
@@ -107,5 +106,6 @@ class MeshReplicas:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         distributed.all_reduce(flat, group=self.mesh.mesh.get_group("dp"))
         flat /= self.mesh.ranks
-        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        means = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
             tensor.copy_(mean.view_as(tensor))

@@ -28,8 +28,6 @@ class Progress:
     left_s: float | None
     pid: int
     node: str
-    faults: tuple[str, ...] = ()
-    """Damaged cases met for the first time since the last note."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,16 @@ class Board:
 
     def __init__(self) -> None:
         self._notes: list[Progress] = []
+        self._warnings: list[str] = []
         self._faults: dict[int, Fault] = {}
 
     def post(self, note: Progress) -> None:
         """Take a note."""
         self._notes.append(note)
+
+    def warn(self, fold: int, message: str) -> None:
+        """Take a warning: a case that could not be read, and is not learnt from."""
+        self._warnings.append(f"training fold {fold} goes on without case {message}")
 
     def fail(self, fault: Fault) -> None:
         """Remember why a fold cannot be trained; the first reason stays."""
@@ -60,17 +63,18 @@ class Board:
         """Return why a fold cannot be trained, or None."""
         return self._faults.get(fold)
 
-    def drain(self) -> list[Progress]:
-        """Return the notes since the last call."""
-        notes, self._notes = self._notes, []
-        return notes
+    def drain(self) -> tuple[list[Progress], list[str]]:
+        """Return the notes and the warnings since the last call."""
+        taken = self._notes, self._warnings
+        self._notes, self._warnings = [], []
+        return taken
 
 
 def start_board() -> Any:
     """Start the board on this node; it needs no CPU slot."""
     here = ray.get_runtime_context().get_node_id()
     affinity = NodeAffinitySchedulingStrategy(here, soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=affinity)(Board).remote()
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=affinity).remote()
 
 
 def progress_line(note: Progress) -> str:

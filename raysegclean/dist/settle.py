@@ -18,7 +18,15 @@ from raysegclean.core.items import ShardTask
 from raysegclean.core.packing import arrays_to_text
 from raysegclean.core.proposals import Proposal
 from raysegclean.core.regions import change_components
-from raysegclean.core.rules import NO_ACTIONS, Actions, Reason, Settled, settle
+from raysegclean.core.rules import (
+    NO_ACTIONS,
+    Actions,
+    Reason,
+    Settled,
+    TakenBack,
+    settle,
+    take_back,
+)
 from raysegclean.core.sampling import channels_of
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.plan import CasePlan, RunPlan
@@ -48,6 +56,7 @@ class SettleJob:
     output_label: str
     writes: bool
     overwrite: bool
+    undone: tuple[TakenBack, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,9 @@ class SettleStage:
             classes=len(self._job.plan.classes),
             spacing_mm=case.spacing_mm,
         )
+        if self._job.undone:
+            given = loaded.given_zyx[loaded.core.slices]
+            settled = take_back(settled, given, self._job.undone, task.case)
         fields = change_counts(loaded, settled, case, len(self._job.plan.classes))
         if self._job.writes:
             box = case.grid(self._job.plan.shard_vox).box(task.index_zyx)

@@ -59,23 +59,26 @@ Rows = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class LabelView:
-    """Where the label of each case is read: the given one, or another for some cases.
-
-    A network that is trained on cleaned labels reads `overlay_label` in the archive at
-    `overlay_uri` for `overlay_cases`, and the given label for all others.
-    """
+    """The label to learn: the given one, or one of another round or archive."""
 
     archive_uri: str
     label: str
-    overlay_uri: str = ""
-    overlay_label: str = ""
-    overlay_cases: frozenset[str] = frozenset()
+    label_uri: str | None = None
+    """Archive that holds the label, where it is not the one of the images."""
 
-    def volume(self, case: str) -> Volume:
-        """Return the label of `case`; raise CaseError when it is missing."""
-        if case in self.overlay_cases:
-            return Archive.open(self.overlay_uri).label(case, self.overlay_label)
-        return Archive.open(self.archive_uri).label(case, self.label)
+    def open(self, case: str) -> tuple[Volume, Volume]:
+        """Return image and label of a case.
+
+        Raises CaseError when one is missing, InputError when their shapes differ.
+        """
+        image = Archive.open(self.archive_uri).image(case)
+        label = Archive.open(self.label_uri or self.archive_uri).label(case, self.label)
+        if image.shape_zyx != label.shape_zyx:
+            raise InputError(
+                f"{label.uri}: shape {label.shape_zyx}, its image has {image.shape_zyx}; "
+                "ingest the case again"
+            )
+        return image, label
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +127,9 @@ class PatchSource:
         }
 
     def volumes(self, case: str) -> tuple[Volume, Volume]:
-        """Return image and label of a case, opened once per source; they have one shape."""
+        """Return image and label of a case, opened once per source."""
         if case not in self._opened:
-            image, label = Archive.open(self.view.archive_uri).image(case), self.view.volume(case)
-            if image.shape_zyx != label.shape_zyx:
-                raise InputError(
-                    f"{label.uri}: shape {label.shape_zyx}, its image has {image.shape_zyx}; "
-                    "ingest the case again"
-                )
-            self._opened[case] = image, label
+            self._opened[case] = self.view.open(case)
         return self._opened[case]
 
     @cached_property
@@ -179,6 +176,8 @@ class _Cut:
         source, drawn = self.source, self.drawn
         voxels = self.image_read.result()
         image = voxels if voxels.ndim == 4 else voxels[np.newaxis]
+        if len(image) != source.channels:
+            raise InputError(f"image: {len(image)} channels, the network reads {source.channels}")
         image = source.normaliser.apply(image, source.intensities[drawn.case])
         label = channels_of(self.label_read.result(), source.classes)
         label = pad_to_box(label, self.inner, self.box, fill=IGNORE)

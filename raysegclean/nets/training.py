@@ -42,7 +42,7 @@ __all__ = [
     "StepReport",
     "TrainConfig",
     "Trainer",
-    "TrainingDivergedError",
+    "TrainingDiverged",
     "member_seed",
     "train",
 ]
@@ -51,7 +51,7 @@ _WARM_UP = 0.05
 _CLIP_NORM = 5.0
 
 
-class TrainingDivergedError(RaysegcleanError):
+class TrainingDiverged(RaysegcleanError):
     """The loss is no longer a number."""
 
 
@@ -292,7 +292,7 @@ class Trainer:
     def step(self, batch: Batch) -> StepReport:
         """Learn from one batch, or recalibrate on it; advance by one step.
 
-        Raises InputError when the batch is not the one of this step, TrainingDivergedError when a
+        Raises InputError when the batch is not the one of this step, TrainingDiverged when a
         loss is not finite.
         """
         if batch.step != self.at_step:
@@ -362,7 +362,7 @@ class Trainer:
 
     def _check(self, loss: torch.Tensor, peer: int, batch: Batch) -> None:
         if not torch.isfinite(loss):
-            raise TrainingDivergedError(
+            raise TrainingDiverged(
                 f"training: fold {self.fold}, network {peer}, step {self.at_step}: the loss is "
                 f"{float(loss.detach())} on cases {sorted(set(batch.case))}; lower train.lr or "
                 "check the intensities of these cases"

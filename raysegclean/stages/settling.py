@@ -7,25 +7,35 @@ ledger holds all of them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from raysegclean.core.components import BlockComponents
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.packing import text_to_arrays
 from raysegclean.core.policy import Action, CaseDecision
 from raysegclean.core.regions import change_regions
-from raysegclean.core.rules import Actions, Reason
+from raysegclean.core.rules import Actions, Reason, TakenBack
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment
 from raysegclean.methods.base import Verdict
 from raysegclean.plan import CasePlan
 from raysegclean.stages.proposing import Proposals, cpu_only, relabel_resources
 from raysegclean.stages.session import Session
+from raysegclean.store.run import RunFolder
 
-__all__ = ["Settlement", "begin_output", "settle"]
+__all__ = [
+    "Settlement",
+    "begin_output",
+    "job_from_json",
+    "job_to_json",
+    "load_undone",
+    "settle",
+]
 
 PUBLISHERS = 8
 
@@ -45,13 +55,20 @@ class Settlement:
 def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settlement:
     """Settle all cases that were proposed, and publish those that are whole."""
     actions, held = _held_back(session, proposals, verdict.actions)
-    keys = _keys(session, proposals, actions)
+    undone = load_undone(session.run)
+    keys = _keys(session, proposals, actions, undone)
     generation, overwrite = _generation(session, keys)
     stage = f"settle{generation}"
     if overwrite:
         done = Counter(record["case"] for record in session.records(stage, keys).values())
         _withdraw(session, [case for case in keys if not done[case]])
-    job = _job(session, proposals, actions, keys, writes=True, overwrite=overwrite)
+    job = replace(
+        _job(session, proposals, actions, keys),
+        writes=True,
+        overwrite=overwrite,
+        undone=undone,
+    )
+    session.run.write_json("settle_job.json", job_to_json(job, stage))
     resources = cpu_only(relabel_resources(session))
     records = session.run_stage(stage, SettleStage, job, keys, resources)
     published = _publish(session, records)
@@ -72,9 +89,8 @@ def _held_back(
     session: Session, proposals: Proposals, actions: Mapping[str, Actions]
 ) -> tuple[dict[str, Actions], dict[str, dict[int, str]]]:
     """Rehearse; return the actions without those that would do harm, and what was held."""
-    keys = _keys(session, proposals, {c: a for c, a in actions.items() if c in proposals.keys})
-    keys = {case: key for case, key in keys.items() if case in actions}
-    job = _job(session, proposals, actions, keys, writes=False, overwrite=False)
+    keys = {c: key for c, key in _keys(session, proposals, actions).items() if c in actions}
+    job = _job(session, proposals, actions, keys)
     resources = cpu_only(relabel_resources(session))
     records = session.run_stage("rehearse", SettleStage, job, keys, resources)
     allowed, held = {}, {}
@@ -113,12 +129,21 @@ def _sum_by_case(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, li
 
 
 def _keys(
-    session: Session, proposals: Proposals, actions: Mapping[str, Actions]
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    undone: Sequence[TakenBack] = (),
 ) -> dict[str, str]:
+    """Return the identity of each case's output: its proposals, its actions, what was undone."""
     alive = set(session.alive())
     version = ALGORITHM_VERSIONS["settle"]
     return {
-        case: digest(version, key, asdict(actions[case]) if case in actions else None)
+        case: digest(
+            version,
+            key,
+            asdict(actions[case]) if case in actions else None,
+            [one for one in undone if one.case in (None, case)],
+        )
         for case, key in proposals.keys.items()
         if case in alive
     }
@@ -129,10 +154,8 @@ def _job(
     proposals: Proposals,
     actions: Mapping[str, Actions],
     keys: Mapping[str, str],
-    *,
-    writes: bool,
-    overwrite: bool,
 ) -> SettleJob:
+    """Return a rehearsal: it writes nothing."""
     return SettleJob(
         run=session.run.uri,
         plan=session.plan,
@@ -140,9 +163,24 @@ def _job(
         keys=dict(keys),
         proposal_keys=proposals.keys,
         output_label=session.config.output.label,
-        writes=writes,
-        overwrite=overwrite,
+        writes=False,
+        overwrite=False,
     )
+
+
+def load_undone(run: RunFolder) -> tuple[TakenBack, ...]:
+    """Return what people took back in this run, oldest first."""
+    return tuple(TakenBack(**one) for one in run.read_json("undone.json") or [])
+
+
+def job_to_json(job: SettleJob, stage: str) -> dict[str, Any]:
+    """Return the settle job as plain values, with the stage whose ledger lists its output."""
+    return {"stage": stage, "job": TypeAdapter(SettleJob).dump_python(job, mode="json")}
+
+
+def job_from_json(value: Mapping[str, Any]) -> tuple[SettleJob, str]:
+    """Read what `job_to_json` wrote."""
+    return TypeAdapter(SettleJob).validate_python(value["job"]), str(value["stage"])
 
 
 def _generation(session: Session, keys: Mapping[str, str]) -> tuple[int, bool]:

@@ -1,12 +1,16 @@
 """Train the voters, and at the end the final network."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from raysegclean.core.cases import CaseInfo
 from raysegclean.core.identity import digest
 from raysegclean.dist.train import TrainJob, train_group
+from raysegclean.dist.train_loop import model_key
+from raysegclean.errors import InputError
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
+from raysegclean.store.objects import Store
 
 __all__ = ["Models", "retrain", "train"]
 
@@ -14,9 +18,11 @@ Models = tuple[tuple[str, ...], ...]
 """Keys of the finished networks in the run folder, by fold and member."""
 
 
-def train(session: Session, infos: list[CaseInfo]) -> Models:
-    """Return the voters of every fold; finished networks are reused."""
+def train(session: Session, infos: Sequence[CaseInfo]) -> Models:
+    """Return the voters of every fold: lent ones, finished ones, or newly trained ones."""
     plan = session.plan
+    if session.config.models is not None:
+        return _lent(session, session.config.models)
     folds = tuple(plan.training_cases(fold) for fold in range(plan.folds))
     job = _job(session, infos, label=plan.label, key=session.train_key, folds=folds)
     return tuple(tuple(keys) for keys in train_group(job, on_progress=session.say))
@@ -28,23 +34,56 @@ def retrain(session: Session) -> str:
     Co-Seg's final network (arXiv 2102.00523, section 2): same architecture, fresh weights.
     """
     label = session.config.output.label
-    cases = session.alive()
-    index = build_index(session.archive, cases, require_label=label)
-    infos = list(index)
+    infos = list(build_index(session.archive, session.alive(), require_label=label))
     versions = [(info.case, info.label(label).version) for info in infos]
     key = "final-" + digest("final", session.train_key, versions)
     job = _job(session, infos, label=label, key=key, folds=(tuple(i.case for i in infos),))
-    config = replace(job.train, peers=1, coupling="independent", keep=1.0)
-    (keys,) = train_group(replace(job, train=config, members=1), on_progress=session.say)
-    return keys[0]
+    alone = replace(job.train, peers=1, coupling="independent", keep=1.0)
+    ((network,),) = train_group(replace(job, train=alone), on_progress=session.say)
+    session.run.write_state(final_network=network)
+    return network
+
+
+def _lent(session: Session, lender: str) -> Models:
+    """Return the networks of the run `lender`, checking that all of them are finished."""
+    key, plan = session.train_key, session.plan
+    members = range(plan.voters.members)
+    keys = tuple(tuple(model_key(key, fold, net) for net in members) for fold in range(plan.folds))
+    store = Store.open(lender)
+    missing = [name for names in keys for name in names if store.head(name) is None]
+    if missing:
+        raise InputError(
+            f"models: {lender} lacks {', '.join(missing)}; that run did not finish its training. "
+            "Resume it first."
+        )
+    return keys
 
 
 def _job(
     session: Session,
-    infos: list[CaseInfo],
+    infos: Sequence[CaseInfo],
     *,
     label: str,
     key: str,
     folds: tuple[tuple[str, ...], ...],
 ) -> TrainJob:
-    raise NotImplementedError
+    plan, wanted = session.plan, session.config.resources.train
+    gpus = (1.0 if session.facts.gpus else 0.0) if wanted.gpus == "auto" else wanted.gpus
+    return TrainJob(
+        key=key,
+        run_uri=session.run.uri,
+        archive_uri=plan.archive,
+        label=label,
+        cases=tuple(info for info in infos if info.case not in session.failed),
+        folds=tuple(tuple(c for c in fold if c not in session.failed) for fold in folds),
+        network=plan.network,
+        normaliser=plan.normaliser,
+        classes=plan.classes,
+        train=plan.train,
+        patch_zyx=plan.patch_zyx,
+        flips=plan.flips,
+        placement=session.config.train.placement,
+        workers=1 if wanted.workers == "auto" else wanted.workers,
+        cpus=float(plan.train.threads) if wanted.cpus == "auto" else wanted.cpus,
+        gpus=gpus,
+    )

@@ -133,7 +133,7 @@ class Volume:
             return MissingObject(f"{self.uri}: no Zarr v3 array here. Ingest the case again.")
         if _is_refusal(cause):
             return UnfitEnvironment(f"{self.uri}: cannot be read ({cause}). Check access rights.")
-        return InputError(f"{self.uri}: not a readable Zarr v3 array ({cause}).")
+        return InputError(f"{self.uri}: not a readable Zarr v3 array ({cause}). Ingest it again.")
 
     def _damaged(self, box: Box, fault: Exception) -> Exception:
         cause = _cause(fault)

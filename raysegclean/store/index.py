@@ -140,14 +140,7 @@ def scan_case(
     spacing_mm = archive.spacing_mm(case)
     version = _version(objects, f"{image.path}/", spacing_mm)
     unchanged = known is not None and known.image_version == version
-    before = {s.name: s for s in known.labels} if known else {}
-    labels = []
-    for name in archive.label_names(case):
-        try:
-            labels.append(_scan_label(archive, case, name, objects, before.get(name)))
-        except CaseError:
-            if name == require_label or not archive.is_derived(case, name):
-                raise
+    labels = _scan_labels(archive, case, objects, known, require_label)
     return CaseInfo(
         case=case,
         **asdict(facts),
@@ -156,7 +149,7 @@ def scan_case(
         image_dtype=str(image.dtype),
         spacing_mm=spacing_mm,
         intensity=known.intensity if known and unchanged else _scan(case, scan_intensity, image),
-        labels=tuple(labels),
+        labels=labels,
         image_version=version,
     )
 
@@ -186,26 +179,39 @@ def _build(
     return CaseIndex(good, tuple(fault for fault in found if isinstance(fault, CaseError)))
 
 
-def _scan_label(
+def _scan_labels(
     archive: Archive,
     case: str,
-    name: str,
     objects: tuple[ObjectInfo, ...],
-    known: LabelSummary | None,
-) -> LabelSummary:
-    version = _version(objects, f"labels/{name}/")
-    label, image = archive.label(case, name), archive.image(case)
-    _scan(case, lambda volume: volume.shape, label)
+    known: CaseInfo | None,
+    require_label: str | None,
+) -> tuple[LabelSummary, ...]:
+    before = {s.name: s for s in known.labels} if known else {}
+    image, labels = archive.image(case), []
+    for name in archive.label_names(case):
+        version = _version(objects, f"labels/{name}/")
+        try:
+            label = archive.label(case, name)
+            _check_shape(case, name, label, image)
+            kept = before.get(name)
+            if kept is None or kept.version != version:
+                kept = LabelSummary(
+                    name, str(label.dtype), *_scan(case, scan_values, label), version
+                )
+            labels.append(kept)
+        except RaysegcleanError:
+            if name == require_label or not archive.is_derived(case, name):
+                raise
+    return tuple(labels)
+
+
+def _check_shape(case: str, name: str, label: Volume, image: Volume) -> None:
     if label.shape != image.shape_zyx:
         raise CaseError(
             case,
             f"label {name!r} has {label.shape} voxels (z, y, x), its image {image.shape_zyx}. "
             "Ingest the case again from files that match.",
         )
-    if known is not None and known.version == version:
-        return known
-    voxels, blocks = _scan(case, scan_values, label)
-    return LabelSummary(name, str(label.dtype), voxels, blocks, version)
 
 
 def _scan(case: str, scan: Callable[[Volume], T], volume: Volume) -> T:

@@ -175,13 +175,17 @@ def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError
         case = None if "/" in info.key else stem(info.key)
         if case is None:
             continue
+        try:
+            check_key(case)
+        except ConfigError as fault:
+            failed.append(CaseError(case, f"{store.uri}/{info.key}: {fault} Rename the file."))
+            continue
         if case in found:
             text = f"{store.uri} holds {found[case][1]} and {info.key}. Remove one of them."
             failed.append(CaseError(case, text))
         found[case] = (store, info.key)
-    for fault in failed:
-        found.pop(fault.case, None)
-    return found, failed
+    refused = {error.case for error in failed}
+    return {case: file for case, file in found.items() if case not in refused}, failed
 
 
 def _with_facts(

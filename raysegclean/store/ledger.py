@@ -71,7 +71,11 @@ class Ledger:
                 ) from fault
 
     def records(self) -> list[Record]:
-        """Return the records of all epochs, oldest first, one per `record["shard"]`."""
+        """Return the records of all epochs, oldest first, one per `record["shard"]`.
+
+        That name must tell apart the shards of different cases and arrays; records without one
+        are all kept.
+        """
         seen: set[str] = set()
         chosen = []
         for line in self._all_lines():

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from raysegclean.errors import InputError
 from raysegclean.store.arrays import Array
@@ -23,7 +24,10 @@ from raysegclean.store.arrays import Array
 __all__ = ["Nifti", "decode_nifti", "encode_nifti", "stem"]
 
 _SUFFIXES = (".nii.gz", ".nii")
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
+_UNREADABLE = (
+    *(ImageFileError, HeaderDataError, WrapStructError),
+    *(OSError, EOFError, ValueError, zlib.error),
+)
 _UNITS_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 1e-3}
 _GEOMETRY = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),

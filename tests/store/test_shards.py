@@ -1,5 +1,9 @@
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from raysegclean.core.geometry import output_shard_zyx
 from raysegclean.errors import InputError, RunConflict
 from raysegclean.store.arrays import Volume
+from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import (
     ImageArraySpec,
@@ -126,6 +131,54 @@ def test_garbage_in_an_edge_shard_cannot_block_an_overwrite(tmp_path):
         _put_all(store, label + 1, spec)
     _put_all(store, label + 1, spec, overwrite=True)
     assert np.array_equal(Volume(store, "a").read_all(), label + 1)
+
+
+SHARDS = 24
+WRITER = f"""
+import sys
+import numpy as np
+from raysegclean.store.ledger import Ledger
+from raysegclean.store.objects import Store
+from raysegclean.store.shards import LabelArraySpec, put_shard
+
+store, attempt = Store.open(sys.argv[1]), int(sys.argv[2])
+spec = LabelArraySpec(({SHARDS} * 64, 64, 64), "uint8", (64, 64, 64))
+ledger = Ledger(store, "settle", attempt)
+done = {{record["shard"] for record in ledger.records()}}
+print("ready", flush=True)
+for i in range({SHARDS}):
+    if i not in done:
+        block = np.random.default_rng(i).integers(0, 200, (64, 64, 64)).astype("u1")
+        put_shard(store, "a", (i, 0, 0), block, spec)
+        ledger.commit(f"item{{i}}", attempt, 0, [{{"shard": i}}])
+"""
+
+
+def _write(place, attempt, after_s):
+    """Start a writer and kill it `after_s` seconds after it is ready; None lets it finish."""
+    command = [sys.executable, "-c", WRITER, place, str(attempt)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    if after_s is not None:
+        time.sleep(after_s)
+        os.kill(writer.pid, signal.SIGKILL)
+    writer.communicate()
+    return writer.returncode
+
+
+def test_writers_killed_in_mid_write_and_run_again_give_the_undisturbed_bytes(place):
+    chance = random.Random(1)
+    codes = [_write(place, i, chance.uniform(0, 0.05)) for i in range(3)]
+    assert -signal.SIGKILL in codes, "every writer finished first: the test proves nothing"
+    assert _write(place, 9, None) == 0
+    store, still = Store.open(place), Store.open(f"{place}-still")
+    assert _write(still.uri, 0, None) == 0
+    store.sweep()
+    shards = {info.key: store.get(info.key) for info in store.list("a")}
+    assert len(shards) == SHARDS
+    assert shards == {info.key: still.get(info.key) for info in still.list("a")}
+    assert len(Ledger(store, "settle", 0).records()) == SHARDS
 
 
 def test_encoding_is_the_same_in_every_process():

@@ -1,0 +1,244 @@
+"""CT-like cases with a known truth, of any number and size.
+
+A case is one trunk from mid chest to kidneys, drawn in coordinates of the field of view: it fills
+the volume whatever its shape and spacing, so organs scale with the volume and are always present.
+Intensities are in HU: organs of contrast-enhanced CT with case-wise mean, texture, partial volume,
+scanner blur and noise. Heart, spleen, aorta and stomach look much like labelled organs and carry no
+label, so intensity alone does not segment. Liver touches lung, and in many cases kidney.
+
+Guaranteed: case `index` of `seed` is the same whatever other cases exist, and volumes are built in
+slabs, so memory is about 60 bytes per voxel of a slab plus 3 bytes per voxel of the case. Not
+guaranteed: anatomy beyond what is written here; scores on it say nothing about patients.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from raysegclean.core.geometry import Index3
+from raysegclean.core.surface import Spacing
+from raysegclean.errors import ConfigError
+
+__all__ = ["PHANTOM_CLASSES", "phantom_case"]
+
+PHANTOM_CLASSES = {1: "lungs", 2: "liver", 3: "kidneys", 4: "spine"}
+"""Label values; both kidneys, and both lungs, are one class."""
+
+MIN_SHAPE_ZYX = (8, 32, 32)
+SLAB_VOXELS = 1 << 21
+BLUR_SLICES = 3
+AIR_HU = -1000.0
+GRAIN_MM = 8.0
+MAX_WARP = 0.25
+"""No voxel is displaced by more than this share of half the volume."""
+
+_Field = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An ellipsoid; z up, y to the back, x to the left, each from -1 to 1 over the volume."""
+
+    name: str
+    centre_zyx: tuple[float, float, float]
+    radius_zyx: tuple[float, float, float]
+    hu: float
+    sd_hu: float
+    """Spread of the mean HU over cases."""
+    value: int = 0
+    """Label value; 0 for what carries no label."""
+    wander: float = 0.03
+    """Spread of the centre over cases; the radii vary by 7 %."""
+
+
+# Later parts are painted over earlier ones.
+_PARTS = (
+    _Part("fat", (0.0, 0.0, 0.0), (9.0, 0.74, 0.92), -100, 8, wander=0.01),
+    _Part("muscle", (0.0, 0.02, 0.0), (9.0, 0.64, 0.84), 50, 6, wander=0.01),
+    _Part("lung", (0.95, -0.04, -0.42), (0.95, 0.46, 0.32), -820, 30, 1),
+    _Part("lung", (0.95, -0.04, 0.42), (0.95, 0.46, 0.32), -820, 30, 1),
+    _Part("heart", (0.70, -0.14, 0.10), (0.40, 0.26, 0.27), 130, 15, wander=0.04),
+    _Part("stomach", (-0.05, -0.22, 0.40), (0.32, 0.20, 0.24), 35, 12, wander=0.05),
+    _Part("spleen", (-0.08, 0.18, 0.58), (0.30, 0.20, 0.15), 105, 8),
+    _Part("liver", (-0.02, -0.06, -0.36), (0.46, 0.42, 0.40), 105, 8, 2),
+    _Part("kidney", (-0.60, 0.34, -0.43), (0.30, 0.13, 0.13), 165, 12, 3),
+    _Part("kidney", (-0.54, 0.34, 0.43), (0.30, 0.13, 0.13), 165, 12, 3),
+    _Part("aorta", (0.0, 0.24, 0.07), (9.0, 0.06, 0.06), 180, 15, wander=0.01),
+    _Part("spine", (0.0, 0.42, 0.0), (9.0, 0.15, 0.16), 210, 20, 4, wander=0.01),
+)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A part as it is in one case."""
+
+    part: _Part
+    centre_zyx: _Field
+    radius_zyx: _Field
+    hu: float
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """All that is random in one case but its noise, drawn once; slabs only evaluate it."""
+
+    parts: tuple[_Placed, ...]
+    warp: _Field
+    """Displacement at the nodes of a coarse grid (axis, nodes z, y, x)."""
+    texture: _Field
+    """HU offset at the nodes of a fine grid (nodes z, y, x)."""
+    vertebrae: tuple[float, float]
+    """Vertebrae per half height, and phase."""
+    noise_hu: float
+
+
+def phantom_case(
+    seed: int, index: int, shape_zyx: Index3, spacing_mm: Spacing
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Return image (HU, int16) and label (uint8, PHANTOM_CLASSES) of one case, axes z, y, x.
+
+    The spacing sets the scanner's blur (sigma 0.9 mm in plane) and the grain of the texture (8 mm).
+    Raises ConfigError for a volume below 8 x 32 x 32 voxels.
+    """
+    if any(n < least for n, least in zip(shape_zyx, MIN_SHAPE_ZYX, strict=True)):
+        raise ConfigError(
+            f"A phantom needs at least {MIN_SHAPE_ZYX} voxels (z, y, x) to hold all organs, "
+            f"got {shape_zyx}."
+        )
+    anatomy = _draw(np.random.default_rng([seed, index]), shape_zyx, spacing_mm)
+    sigma = (0.4, *(float(np.clip(0.9 / edge, 0.5, 2.0)) for edge in spacing_mm[1:]))
+    image = np.empty(shape_zyx, np.int16)
+    label = np.empty(shape_zyx, np.uint8)
+    for start, stop in _slabs(shape_zyx):
+        # Slices around the slab make its blur that of the whole volume.
+        low, high = max(0, start - BLUR_SLICES), min(shape_zyx[0], stop + BLUR_SLICES)
+        hu, classes = _paint(anatomy, shape_zyx, low, high)
+        blurred = ndimage.gaussian_filter(hu, sigma, mode="nearest", truncate=3.0)
+        for z in range(start, stop):
+            rng = np.random.default_rng([seed, index, z])
+            noisy = blurred[z - low] + anatomy.noise_hu * _noise(rng, shape_zyx[1:])
+            image[z] = np.clip(np.rint(noisy), -1024, 3071)
+        label[start:stop] = classes[start - low : stop - low]
+    return image, label
+
+
+def _slabs(shape_zyx: Index3) -> Iterator[tuple[int, int]]:
+    depth = max(1, SLAB_VOXELS // (shape_zyx[1] * shape_zyx[2]))
+    yield from pairwise([*range(0, shape_zyx[0], depth), shape_zyx[0]])
+
+
+def _draw(rng: np.random.Generator, shape_zyx: Index3, spacing_mm: Spacing) -> _Anatomy:
+    parts = tuple(_place(part, rng) for part in _PARTS)
+    size_mm = np.multiply(shape_zyx, spacing_mm)
+    grain = np.clip(np.ceil(size_mm / GRAIN_MM).astype(int) + 3, 4, 64)
+    return _Anatomy(
+        parts=parts,
+        warp=rng.normal(0, 0.11, (3, 6, 7, 7)).clip(-MAX_WARP, MAX_WARP).astype(np.float32),
+        texture=rng.normal(0, 35, grain).astype(np.float32),
+        vertebrae=(float(rng.uniform(9, 12)), float(rng.uniform(0, 2 * np.pi))),
+        noise_hu=float(rng.uniform(14, 24)),
+    )
+
+
+def _place(part: _Part, rng: np.random.Generator) -> _Placed:
+    moved = np.add(part.centre_zyx, rng.normal(0, part.wander, 3).clip(-0.06, 0.06))
+    scaled = np.multiply(part.radius_zyx, 1 + rng.normal(0, 0.07, 3).clip(-0.14, 0.14))
+    hu = float(rng.normal(part.hu, part.sd_hu))
+    return _Placed(part, moved.astype(np.float32), scaled.astype(np.float32), hu)
+
+
+def _paint(
+    anatomy: _Anatomy, shape_zyx: Index3, low: int, high: int
+) -> tuple[_Field, NDArray[np.uint8]]:
+    """Return HU, without blur and noise, and classes of the slices low..high."""
+    axes = [((np.arange(n) + 0.5) * 2 / n - 1).astype(np.float32) for n in shape_zyx]
+    axes[0] = axes[0][low:high]
+    straight = np.meshgrid(*axes, indexing="ij", sparse=True)
+    where = [_spline(nodes, axes) + x for nodes, x in zip(anatomy.warp, straight, strict=True)]
+    hu = np.full(where[0].shape, AIR_HU, np.float32)
+    classes = np.zeros(where[0].shape, np.uint8)
+    in_trunk = np.ones(where[0].shape, np.bool_)
+    for placed in anatomy.parts:
+        near = _near(placed, axes)
+        here = [x[near] for x in where]
+        square = _square(placed, here)
+        inside = (square < 1) & in_trunk[near]
+        if placed.part.name == "muscle":  # no organ leaves it
+            in_trunk = inside
+        inner = [x[inside] for x in here]
+        hu[near][inside] = placed.hu + _detail(placed, anatomy, inner, square[inside])
+        classes[near][inside] = placed.part.value
+    hu += _spline(anatomy.texture, axes) * (hu > AIR_HU)
+    return hu, classes
+
+
+def _near(placed: _Placed, axes: Sequence[_Field]) -> tuple[slice, ...]:
+    """Return the voxels that could lie in a part, however they are displaced; all for `muscle`."""
+    if placed.part.name == "muscle":
+        return tuple(slice(None) for _ in axes)
+    reach = placed.radius_zyx + MAX_WARP
+    low, high = placed.centre_zyx - reach, placed.centre_zyx + reach
+    return tuple(
+        slice(int(np.searchsorted(axis, a)), int(np.searchsorted(axis, b)))
+        for axis, a, b in zip(axes, low, high, strict=True)
+    )
+
+
+def _square(placed: _Placed, where: Sequence[_Field]) -> _Field:
+    """Return the squared distance from the centre in units of the radii."""
+    square = np.zeros_like(where[0])
+    for x, centre, radius in zip(where, placed.centre_zyx, placed.radius_zyx, strict=True):
+        square += ((x - centre) / radius) ** 2
+    return square
+
+
+def _detail(
+    placed: _Placed, anatomy: _Anatomy, where: Sequence[_Field], square: _Field
+) -> _Field | float:
+    """Return what a part's HU adds inside; `square` is the squared distance from centre to rim."""
+    z, y, x = where
+    if placed.part.name == "spine":
+        vertebrae, phase = anatomy.vertebrae
+        disc = np.where(np.cos(vertebrae * z + phase) < -0.75, np.float32(-110), np.float32(0))
+        rim = np.where(square > 0.7, np.float32(120), np.float32(0))
+        canal_y = placed.centre_zyx[1] + 0.45 * placed.radius_zyx[1]
+        radius = 0.35 * placed.radius_zyx[1]
+        canal = (y - canal_y) ** 2 + (x - placed.centre_zyx[2]) ** 2 < radius**2
+        return np.where(canal, np.float32(30 - placed.hu), disc + rim)
+    if placed.part.name == "kidney":  # the renal pelvis is darker
+        return np.where(square < 0.12, np.float32(-90), np.float32(0))
+    if placed.part.name == "stomach":  # gas floats to the front
+        return np.where(y < placed.centre_zyx[1] - 0.08, np.float32(-700), np.float32(0))
+    return 0.0
+
+
+def _spline(nodes_zyx: _Field, axes: Sequence[_Field]) -> _Field:
+    """Evaluate a uniform cubic B-spline with these nodes at the product of the axes (-1..1)."""
+    value = nodes_zyx
+    for axis, positions in enumerate(axes):
+        weights = _spline_weights(positions, nodes_zyx.shape[axis])
+        value = np.moveaxis(np.tensordot(weights, value, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(value)
+
+
+def _spline_weights(positions: _Field, nodes: int) -> _Field:
+    """Return the weight of each node at each position (positions, nodes); rows sum to 1."""
+    at = (positions + 1) / 2 * (nodes - 3)
+    first = np.clip(np.floor(at).astype(int), 0, nodes - 4)
+    t = at - first
+    basis = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    weights = np.zeros((positions.size, nodes), np.float32)
+    for step, values in enumerate(basis):
+        weights[np.arange(positions.size), first + step] = values / 6
+    return weights
+
+
+def _noise(rng: np.random.Generator, shape_yx: tuple[int, int]) -> _Field:
+    """Return noise of unit spread with the short correlation that a CT kernel leaves."""
+    white = rng.standard_normal(shape_yx, np.float32)
+    grainy = ndimage.gaussian_filter(white, 0.5, mode="wrap")
+    return np.asarray(grainy / grainy.std())

@@ -1,0 +1,392 @@
+"""Training groups of networks: folds and members, each to the end, whatever happens on the way.
+
+Every fold is a training of its own (Ray Train), so that losing one does not stop the others, and
+as many as fit run at once. The networks of a fold share one process, or have ranks of their own
+where there are devices for all: Co-Seg's peers then are the ranks of one training, independent
+members are trainings of their own. The weights are the same either way (on CPU, bit for bit).
+
+Finished networks are kept in the run folder and never trained again. A worker that dies is started
+again from its checkpoint; a fold is given up when it died three times without getting further.
+Ray Train keeps nothing for us: its own checkpoints and reports are not used (see `train_loop`).
+"""
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
+
+import ray
+import ray.train
+from ray.train.backend import BackendConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from raysegclean.core.cases import CaseInfo
+from raysegclean.core.geometry import Index3
+from raysegclean.core.normalise import Normaliser
+from raysegclean.core.sampling import build_table
+from raysegclean.dist.cluster import cluster_share, is_one_node
+from raysegclean.dist.progress import Fault, Progress, progress_line, start_board
+from raysegclean.dist.stream import LabelView, PatchSource
+from raysegclean.dist.train_loop import WorkerPlan, common_step, model_key, run_worker
+from raysegclean.errors import ConfigError, InputError, RaysegcleanError, UnfitEnvironment
+from raysegclean.nets.training import TrainConfig, TrainingDiverged, member_seed
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.store.objects import Store
+
+__all__ = ["TrainJob", "TrainingFailed", "train_group"]
+
+log = logging.getLogger("raysegclean.train")
+
+Say = Callable[[str], None]
+
+_POLL_S = 0.5
+_LINE_S = 5.0
+_SILENCE_S = 120.0
+_READER_SLOTS = 1.0
+_RESTARTS = 2
+_KINDS: dict[str, type[RaysegcleanError]] = {
+    "ConfigError": ConfigError,
+    "TrainingDiverged": TrainingDiverged,
+}
+_SPARED = frozenset({"DatasetsCallback", "PlacementGroupCleanerCallback"})
+
+
+class TrainingFailed(RaysegcleanError):
+    """A fold could not be trained: its worker died again and again."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A group of networks to train: `train.peers` for each fold.
+
+    key: identity; names the folders in the run folder. folds: the training cases of each fold.
+    label: what is learnt, in the archive `label_uri` (None: the one of the images). classes: label
+    values, ascending; the position is the channel. flips: axes (0 z, 1 y, 2 x) along which patches
+    may be flipped. placement: all networks of a fold in one "process", each on "ranks" of its own,
+    or "auto": ranks where there is a GPU for each. workers: data-parallel ranks per network.
+    cpus, gpus: per worker.
+    """
+
+    key: str
+    run_uri: str
+    archive_uri: str
+    label: str
+    cases: tuple[CaseInfo, ...]
+    folds: tuple[tuple[str, ...], ...]
+    network: NetworkSpec
+    normaliser: Normaliser
+    classes: tuple[int, ...]
+    train: TrainConfig
+    patch_zyx: Index3
+    flips: tuple[int, ...] = ()
+    label_uri: str | None = None
+    placement: Literal["auto", "process", "ranks"] = "auto"
+    workers: int = 1
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if self.train.batch < self.workers:
+            raise ConfigError(
+                f"train: batch {self.train.batch} cannot be split among {self.workers} workers; "
+                "set train.batch to at least resources.train.workers"
+            )
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One training of Ray Train."""
+
+    fold: int
+    members: tuple[int, ...]
+    split: bool
+
+    def world(self, job: TrainJob) -> int:
+        return job.workers * (len(self.members) if self.split else 1)
+
+
+@dataclass
+class _Group:
+    """One call of `train_group` under way."""
+
+    job: TrainJob
+    store: Store
+    board: Any
+    folder: str
+    lean: bool
+    sources: dict[int, Any]
+    todo: "SimpleQueue[_Unit]" = field(default_factory=SimpleQueue)
+    running: dict[int, _Unit] = field(default_factory=dict)
+    errors: list[tuple[_Unit, BaseException]] = field(default_factory=list)
+
+
+def train_group(
+    job: TrainJob,
+    *,
+    on_progress: Say | None = None,
+    on_note: Callable[[Progress], None] | None = None,
+) -> list[list[str]]:
+    """Train all networks of `job` that are not finished; return their keys by fold and member.
+
+    on_progress: takes a line for people every few seconds and fold (default: the log). on_note:
+    takes every note of the workers. Needs a Ray that is connected.
+
+    Raises TrainingFailed, TrainingDiverged or InputError when a fold cannot be trained
+    (the others are finished first), UnfitEnvironment when the cluster is too small.
+    """
+    store = Store.open(job.run_uri)
+    keys = [
+        [model_key(job.key, f, m) for m in range(job.train.peers)] for f in range(len(job.folds))
+    ]
+    missing = [
+        fold for fold, names in enumerate(keys) if any(store.head(name) is None for name in names)
+    ]
+    if missing:
+        _train_missing(job, store, missing, (on_progress or log.info, on_note))
+        lost = [name for names in keys for name in names if store.head(name) is None]
+        if lost:
+            raise TrainingFailed(f"training ended, but {job.run_uri} lacks {', '.join(lost)}")
+        store.delete_all(f"train/{job.key}")
+    return keys
+
+
+def _train_missing(
+    job: TrainJob,
+    store: Store,
+    folds: Sequence[int],
+    listeners: tuple[Say, Callable[[Progress], None] | None],
+) -> None:
+    cpus, gpus = cluster_share()
+    units = _units(job, folds, gpus)
+    group = _Group(
+        job=job,
+        store=store,
+        board=start_board(),
+        folder=tempfile.mkdtemp(prefix="raysegclean-train-"),
+        lean=is_one_node(),
+        sources={fold: ray.put(_source(job, fold)) for fold in folds},
+    )
+    for unit in units:
+        group.todo.put(unit)
+    # Daemons: when the driver is stopped, nothing waits for them, and Ray ends their workers.
+    threads = [
+        threading.Thread(target=_work, args=(group, number), daemon=True)
+        for number in range(_at_once(job, units, cpus, gpus))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        _watch(group, threads, *listeners)
+    finally:
+        ray.kill(group.board)
+        shutil.rmtree(group.folder, ignore_errors=True)
+    if group.errors:
+        raise min(group.errors, key=lambda failed: (failed[0].fold, failed[0].members))[1]
+
+
+def _units(job: TrainJob, folds: Sequence[int], gpus: float) -> list[_Unit]:
+    """Return the trainings: one per fold, or one per network where that is wanted and apart."""
+    members = tuple(range(job.train.peers))
+    wanted = len(folds) * len(members) * job.workers * job.gpus
+    apart = job.placement == "ranks" or (job.placement == "auto" and 0 < wanted <= gpus)
+    if not apart or len(members) == 1:
+        return [_Unit(fold, members, split=False) for fold in folds]
+    if job.train.coupling == "coseg":
+        return [_Unit(fold, members, split=True) for fold in folds]
+    return [_Unit(fold, (member,), split=False) for fold in folds for member in members]
+
+
+def _at_once(job: TrainJob, units: Sequence[_Unit], cpus: float, gpus: float) -> int:
+    """Return how many units run at once, leaving each a slot for its readers.
+
+    Workers that hold every slot while their readers wait for one would wait for ever, so a unit
+    that leaves none is refused.
+    """
+    world = units[0].world(job)
+    need_cpus, need_gpus = world * job.cpus, world * job.gpus
+    if need_cpus + _READER_SLOTS > cpus or need_gpus > gpus:
+        raise UnfitEnvironment(
+            f"training: {world} worker(s) with {job.cpus:g} CPU and {job.gpus:g} GPU each, and "
+            f"{_READER_SLOTS:g} CPU for reading, do not fit into {cpus:g} CPU and {gpus:g} GPU. "
+            "Lower resources.train, or use a larger cluster."
+        )
+    fit = int(cpus // (need_cpus + _READER_SLOTS))
+    if need_gpus:
+        fit = min(fit, int(gpus // need_gpus))
+    return max(1, min(fit, len(units)))
+
+
+def _source(job: TrainJob, fold: int) -> PatchSource:
+    chosen = set(job.folds[fold])
+    infos = [info for info in job.cases if info.case in chosen]
+    return PatchSource(
+        view=LabelView(job.archive_uri, job.label, job.label_uri),
+        table=build_table(infos, job.label, job.classes),
+        intensities={info.case: info.intensity for info in infos},
+        normaliser=job.normaliser,
+        classes=job.classes,
+        patch_zyx=job.patch_zyx,
+        channels=job.network.in_channels,
+        batch=job.train.batch,
+        seed=member_seed(job.train.seed, fold),
+        flip_axes=job.flips,
+    )
+
+
+def _work(group: _Group, number: int) -> None:
+    """Take units until none is left; runs in a thread, because `fit` waits."""
+    while True:
+        try:
+            unit = group.todo.get_nowait()
+        except Empty:
+            return
+        group.running[number] = unit
+        try:
+            _train_unit(group, unit)
+        except BaseException as error:  # noqa: BLE001  (raised by the main thread at the end)
+            group.errors.append((unit, error))
+        finally:
+            del group.running[number]
+
+
+def _train_unit(group: _Group, unit: _Unit) -> None:
+    """Fit, and fit again as long as each try gets further than the one before."""
+    reached = -1
+    while True:
+        before = reached
+        try:
+            _trainer(group, unit).fit()
+        except ray.train.TrainingFailedError as error:
+            _raise_fault(group, unit)
+            reached = common_step(group.store, group.job.key, unit.fold, unit.members)
+            if reached > before:
+                continue
+            raise TrainingFailed(_gave_up(unit, reached, error)) from error
+        _raise_fault(group, unit)
+        return
+
+
+def _raise_fault(group: _Group, unit: _Unit) -> None:
+    """Raise what the worker could not get over as the error that it was."""
+    fault: Fault | None = ray.get(group.board.fault.remote(unit.fold))
+    if fault is not None:
+        raise _KINDS.get(fault.kind, InputError)(fault.message)
+
+
+def _gave_up(unit: _Unit, reached: int, error: Exception) -> str:
+    causes = getattr(error, "worker_failures", None) or {0: error}
+    last = str(next(iter(causes.values()))).strip().splitlines() or ["no reason given"]
+    return (
+        f"training fold {unit.fold}: the worker failed {_RESTARTS + 1} times without getting past "
+        f"step {reached}. Last: {last[-1]} If it was killed, it may lack memory: lower "
+        "train.batch, train.patch_zyx or network.widths. Finished folds are kept."
+    )
+
+
+def _trainer(group: _Group, unit: _Unit) -> DataParallelTrainer | TorchTrainer:
+    job, world = group.job, unit.world(group.job)
+    plan = WorkerPlan(
+        key=job.key,
+        run_uri=job.run_uri,
+        fold=unit.fold,
+        members=unit.members,
+        split=unit.split,
+        network=job.network,
+        config=job.train,
+        gpus=job.gpus,
+        readers=None if job.gpus else 1,  # a reader outruns training on CPU many times over
+        facts={"seed": job.train.seed, "steps": job.train.steps, "classes": list(job.classes)},
+    )
+    resources = {"CPU": job.cpus} | ({"GPU": job.gpus} if job.gpus else {})
+    arguments: dict[str, Any] = {
+        # References, so that Ray's controller process need not import torch to read them.
+        "train_loop_config": {
+            "plan": ray.put(plan),
+            "source": group.sources[unit.fold],
+            "board": group.board,
+        },
+        "scaling_config": ray.train.ScalingConfig(
+            num_workers=world, use_gpu=job.gpus > 0, resources_per_worker=resources
+        ),
+        # A fresh name each time: with a known one Ray would look for checkpoints of its own.
+        "run_config": ray.train.RunConfig(
+            name=f"fold{unit.fold}-{uuid.uuid4().hex[:8]}",
+            storage_path=group.folder,
+            failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
+        ),
+    }
+    if world > 1:
+        return (_LeanTorch if group.lean else TorchTrainer)(run_worker, **arguments)
+    # One worker needs no process group, and without TorchConfig the controller needs no torch.
+    single = _LeanSingle if group.lean else DataParallelTrainer
+    return single(run_worker, backend_config=BackendConfig(), **arguments)
+
+
+class _Lean:
+    """Leave out helpers of Ray Train that one machine has no use for.
+
+    Each is a process that costs two seconds of CPU to start: one hands out datasets (we pass
+    none), one removes the reservation of a controller that died (the job's end does it too). The
+    hook is private; in a Ray without it, only the start takes longer.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # mixed in
+        return [callback for callback in made if type(callback).__name__ not in _SPARED]
+
+
+class _LeanSingle(_Lean, DataParallelTrainer):
+    """One worker, on one machine."""
+
+
+class _LeanTorch(_Lean, TorchTrainer):
+    """Several workers, on one machine."""
+
+
+def _watch(
+    group: _Group,
+    threads: Sequence[threading.Thread],
+    say: Say,
+    on_note: Callable[[Progress], None] | None,
+) -> None:
+    """Pass on what the workers note until all threads are done."""
+    lines: dict[tuple[int, ...], float] = {}
+    heard = time.monotonic()
+    while True:
+        alive = any(thread.is_alive() for thread in threads)
+        notes, warnings = ray.get(group.board.drain.remote())
+        for warning in warnings:
+            log.warning(warning)
+        for note in notes:
+            if on_note is not None:
+                on_note(note)
+            due = lines.get((note.fold, *note.members), float("-inf")) + _LINE_S
+            if time.monotonic() >= due or note.step == note.steps:
+                lines[note.fold, *note.members] = time.monotonic()
+                say(progress_line(note))
+        now = time.monotonic()
+        if notes:
+            heard = now
+        elif now - heard > _SILENCE_S:
+            heard = now
+            log.warning(_waiting(group))
+        if not alive:
+            return
+        threads[0].join(_POLL_S) if len(threads) == 1 else time.sleep(_POLL_S)
+
+
+def _waiting(group: _Group) -> str:
+    folds = ", ".join(str(unit.fold) for unit in list(group.running.values()))
+    free = ray.available_resources()  # type: ignore[no-untyped-call]  # no types in Ray
+    return (
+        f"training: no sign of fold {folds} for {_SILENCE_S:.0f} s. It waits for nodes, for CPU "
+        f"slots to read with, or for a slow store; free now: {free.get('CPU', 0):g} CPU, "
+        f"{free.get('GPU', 0):g} GPU"
+    )

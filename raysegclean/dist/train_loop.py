@@ -1,0 +1,318 @@
+"""What runs inside a training worker: read, step, note, save; to be read aloud.
+
+The loop owns nothing that a restart could lose. Every `checkpoint_every` steps each network's
+state is put into the run folder, one object per network and step, and the last two are kept; a
+worker that starts takes the newest step that all its networks have and goes on from there. So a
+killed worker, a killed driver and a lost node are one code path, on files and on object stores,
+and a training may go on with its networks in one process that began with them in two ranks.
+
+Guaranteed on CPU: the weights of an interrupted training are those of an undisturbed one, bit for
+bit (see `nets.training`). Not guaranteed with several data-parallel ranks of one peer: only the
+selection memory of the first rank is kept over a restart.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from torch import distributed
+
+from raysegclean.dist.exchange import MeshExchange, MeshReplicas, PeerMesh
+from raysegclean.dist.progress import Fault, Progress
+from raysegclean.dist.stream import PatchSource, Rows, stream_rows
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.nets.numerics import fix_numerics
+from raysegclean.nets.training import (
+    Batch,
+    LocalExchange,
+    Place,
+    StepReport,
+    TrainConfig,
+    Trainer,
+    TrainingDiverged,
+)
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.nets.weights import load_state, save_network, save_state
+from raysegclean.store.objects import Store
+
+__all__ = ["WorkerPlan", "common_step", "model_key", "run_worker"]
+
+NOTE_S = 2.0
+KEPT_CHECKPOINTS = 2
+PREEMPTION_STEPS = 50
+"""Steps between two looks for a notice: each is a barrier of about 4 ms over all ranks."""
+
+_FATAL = (ConfigError, InputError, TrainingDiverged)
+_CHECKPOINT = re.compile(r"fold(\d+)-net(\d+)-step(\d+)\.pt$")
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What one trainer does: some networks of one fold, in one process or one rank each."""
+
+    key: str
+    run_uri: str
+    fold: int
+    members: tuple[int, ...]
+    split: bool
+    """Whether each network has ranks of its own."""
+    network: NetworkSpec
+    config: TrainConfig
+    gpus: float = 0
+    readers: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Plain values that are saved beside the weights."""
+
+
+def model_key(key: str, fold: int, member: int) -> str:
+    """Return where a finished network is kept in the run folder."""
+    return f"models/{key}/fold{fold}-net{member}.pt"
+
+
+def common_step(store: Store, key: str, fold: int, members: tuple[int, ...]) -> int:
+    """Return the newest step that every one of `members` has a checkpoint of, 0 if none."""
+    return max(set.intersection(*(_steps(store, key, fold, net) for net in members)))
+
+
+def _steps(store: Store, key: str, fold: int, member: int) -> set[int]:
+    steps = {0}
+    for info in store.list(f"train/{key}"):
+        found = _CHECKPOINT.search(info.key)
+        if found and (int(found[1]), int(found[2])) == (fold, member):
+            steps.add(int(found[3]))
+    return steps
+
+
+def _checkpoint_key(plan: WorkerPlan, member: int, step: int) -> str:
+    return f"train/{plan.key}/fold{plan.fold}-net{member}-step{step}.pt"
+
+
+def run_worker(config: dict[str, Any]) -> None:
+    """Train to the end and leave the finished networks in the run folder.
+
+    config: references to the plan and the patch source, and the board. Errors that another try
+    would meet again are told to the board, and then the other ranks are brought down too.
+    """
+    plan: WorkerPlan = ray.get(config["plan"])
+    board = config["board"]
+    if ray.get(board.fault.remote(plan.fold)) is not None:
+        return
+    fix_numerics(plan.config.threads)
+    try:
+        _Worker(plan, config["source"], board).run()
+    except _FATAL as error:
+        fault = Fault(plan.fold, type(error).__name__, str(error))
+        ray.get(board.fail.remote(fault))
+        if ray.train.get_context().get_world_size() > 1:
+            raise
+
+
+class _Worker:
+    """One rank: its networks, its feed and its checkpoints."""
+
+    def __init__(self, plan: WorkerPlan, source: "ray.ObjectRef[PatchSource]", board: Any) -> None:
+        self.plan = plan
+        self.source = source
+        self.board = board
+        self.store = Store.open(plan.run_uri)
+        self.device = _device(plan)
+        self.known_faults: set[str] = set()
+        self.mesh = self._mesh()
+        self.trainer = Trainer(
+            plan.network, plan.config, fold=plan.fold, place=_place(plan, self.mesh, self.device)
+        )
+        self.resume()
+
+    def _mesh(self) -> PeerMesh | None:
+        if ray.train.get_context().get_world_size() == 1:
+            return None
+        return PeerMesh.make(len(self.plan.members) if self.plan.split else 1, self.device)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank tells the board how far training is."""
+        return self.mesh is None or (self.mesh.peer == 0 and self.mesh.rank == 0)
+
+    @property
+    def saves(self) -> bool:
+        """Whether this rank writes its networks; data-parallel ranks hold the same ones."""
+        return self.mesh is None or self.mesh.rank == 0
+
+    def resume(self) -> None:
+        """Load the newest checkpoint that all networks of the plan have."""
+        plan = self.plan
+        step = torch.tensor([common_step(self.store, plan.key, plan.fold, plan.members)])
+        if self.mesh is not None:
+            step = step.to(self.device)
+            distributed.broadcast(step, 0)  # a checkpoint may have appeared between two lists
+        self.started_at = int(step)
+        if self.started_at == 0:
+            return
+        keys = [_checkpoint_key(plan, net, self.started_at) for net in self.trainer.members]
+        states = [load_state(self.store.get(key), device=self.device) for key in keys]
+        peers = {name: peer for state in states for name, peer in state["peers"].items()}
+        self.trainer.load({"step": self.started_at, "peers": peers})
+
+    def run(self) -> None:
+        """Train from where the checkpoint is to the last step, then save the networks."""
+        steps = range(self.trainer.at_step, self.plan.config.steps)
+        meter = _Meter(self.plan, steps)
+        notice = _Notice()
+        for batch in self.batches(steps):
+            report = self.trainer.step(batch)
+            done = batch.step + 1
+            if self.speaks:
+                meter.see(report, self.board)
+            every = self.plan.config.checkpoint_every
+            if done < steps.stop and (done % every == 0 or notice.came(done)):
+                self.save()
+        self.finish()
+
+    def batches(self, steps: range) -> Iterator[Batch]:
+        """Yield the batch of each step: read by peer 0, handed over to the others."""
+        mesh, source = self.mesh, ray.get(self.source)
+        cases = source.table.cases
+        rank, ranks = (mesh.rank, mesh.ranks) if mesh else (0, 1)
+        if mesh is None or mesh.peer == 0:
+            readers = self.plan.readers
+            rows = stream_rows(self.source, steps, rank=rank, ranks=ranks, readers=readers)
+            read: Iterator[Batch] = (self.batch(row, cases) for row in rows)
+        else:
+            count = len(range(rank, source.batch, ranks))
+            blank = _blank((count, source.channels, *source.patch_zyx), cases[0], self.device)
+            read = repeat(blank, len(steps))
+        for batch in read:
+            yield mesh.hand_over(batch, cases) if mesh and mesh.peers > 1 else batch
+
+    def batch(self, rows: Rows, cases: tuple[str, ...]) -> Batch:
+        """Bring rows to this rank's device; warn once of each damaged case."""
+        for fault in set(rows["fault"]) - self.known_faults - {""}:
+            self.known_faults.add(fault)
+            self.board.warn.remote(self.plan.fold, fault)
+        return Batch(
+            image=torch.tensor(rows["image"], device=self.device),
+            label=torch.tensor(rows["label"], dtype=torch.int64, device=self.device),
+            case=[cases[number] for number in rows["case"]],
+            step=int(rows["step"][0]),
+            uniform=[bool(flag) for flag in rows["uniform"]],
+        )
+
+    def save(self) -> None:
+        """Put a checkpoint of each network here, then drop all but the last two."""
+        if not self.saves:
+            return
+        state = self.trainer.state()
+        for member in self.trainer.members:
+            own = {"step": state["step"], "peers": {str(member): state["peers"][str(member)]}}
+            key = _checkpoint_key(self.plan, member, state["step"])
+            self.store.put(key, save_state(own))
+            known = sorted(_steps(self.store, self.plan.key, self.plan.fold, member) - {0})
+            for old in known[:-KEPT_CHECKPOINTS]:
+                self.store.delete(_checkpoint_key(self.plan, member, old))
+
+    def finish(self) -> None:
+        """Put the finished networks; the driver removes the checkpoints once it has seen them."""
+        if not self.saves:
+            return
+        for member, net in self.trainer.nets.items():
+            facts = self.plan.facts | {"fold": self.plan.fold, "member": member}
+            data = save_network(net, self.plan.network, facts)
+            self.store.put(model_key(self.plan.key, self.plan.fold, member), data)
+
+
+class _Meter:
+    """Notes for the board, every few seconds: the mean loss since the last one, and the rate."""
+
+    def __init__(self, plan: WorkerPlan, steps: range) -> None:
+        self.plan = plan
+        self.steps = steps
+        self.losses: list[float] = []
+        self.first_s: float | None = None
+        self.last_s = float("-inf")
+        self.node = ray.get_runtime_context().get_node_id()
+
+    def see(self, report: StepReport, board: Any) -> None:
+        """Take one step's report; post a note when it is time."""
+        now = time.monotonic()
+        self.losses.extend(report.losses.values())
+        if self.first_s is None:  # the first step pays for starting up
+            self.first_s = now
+        if now - self.last_s < NOTE_S and report.step + 1 < self.steps.stop:
+            return
+        board.post.remote(self._note(report, now - self.first_s))
+        self.losses, self.last_s = [], now
+
+    def _note(self, report: StepReport, spent_s: float) -> Progress:
+        done = report.step + 1
+        timed = done - self.steps.start - 1
+        per_s = timed / spent_s if spent_s > 0 else 0.0
+        return Progress(
+            fold=self.plan.fold,
+            members=self.plan.members,
+            step=done,
+            steps=self.steps.stop,
+            loss=sum(self.losses) / len(self.losses) if self.losses else None,
+            patches_per_s=per_s * self.plan.config.batch,
+            left_s=(self.steps.stop - done) / per_s if per_s else None,
+            pid=os.getpid(),
+            node=self.node,
+        )
+
+
+class _Notice:
+    """Looks now and then whether a node of this training is about to be taken away."""
+
+    def __init__(self) -> None:
+        watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+        self.watched = watched.lower() in ("1", "true")
+        self.seen: set[int | None] = set()
+
+    def came(self, done: int) -> bool:
+        """Return True once per notice; all ranks call this at the same steps."""
+        if not self.watched or done % PREEMPTION_STEPS:
+            return False
+        info = ray.train.get_preemption_info()
+        if info is None or info.deadline_ms in self.seen:
+            return False
+        self.seen.add(info.deadline_ms)
+        return True
+
+
+def _device(plan: WorkerPlan) -> torch.device:
+    if plan.gpus <= 0:
+        return torch.device("cpu")
+    from ray.train.torch import get_device  # imports much that CPU training does without
+
+    device: torch.device = get_device()
+    return device
+
+
+def _blank(shape: tuple[int, ...], case: str, device: torch.device) -> Batch:
+    """Return a batch to receive into: one of the shapes, types and device of a real one."""
+    count, _, *patch = shape
+    return Batch(
+        image=torch.empty(shape, device=device),
+        label=torch.empty((count, *patch), dtype=torch.int64, device=device),
+        case=[case] * count,
+        step=0,
+    )
+
+
+def _place(plan: WorkerPlan, mesh: PeerMesh | None, device: torch.device) -> Place:
+    local = LocalExchange(plan.config.peers)
+    if mesh is None:
+        return Place(plan.members, local, device=str(device))
+    return Place(
+        hosted=(plan.members[mesh.peer],) if plan.split else plan.members,
+        exchange=MeshExchange(mesh) if plan.split else local,
+        replicas=MeshReplicas(mesh),
+        rank=mesh.rank,
+        device=str(device),
+    )

@@ -1,0 +1,230 @@
+"""Looking at a run, and taking changes back: plan, status, verify, undo. None of them trains."""
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from raysegclean.config import Config, make_config
+from raysegclean.core.items import ShardTask
+from raysegclean.core.rules import Reason, TakenBack
+from raysegclean.dist.settle import SettleJob, SettleStage
+from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
+from raysegclean.pipeline import RunReport, clean, prepare
+from raysegclean.plan import RunPlan
+from raysegclean.stages.settling import job_from_json
+from raysegclean.store.archive import Archive
+from raysegclean.store.run import RunFolder
+
+__all__ = ["PlanReport", "VerifyReport", "plan", "status", "undo", "verify"]
+
+READERS = 16
+RECOMPUTED = 5
+BYTES_PER_VOXEL_AND_CHANNEL = 4
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What a run would do; nothing of it was run. Sizes are uncompressed unless they say so."""
+
+    cases: int
+    unusable: dict[str, str]
+    classes: tuple[int, ...]
+    shards: int
+    items: int
+    voxels: int
+    input_bytes: int
+    networks: int
+    train_steps: int
+    patch_zyx: tuple[int, int, int]
+    tile_zyx: tuple[int, int, int]
+    halo_vox: tuple[int, int, int]
+    peak_memory_bytes: int
+    """Estimate for one relabelling worker: window, network features, evidence and shard."""
+    forward_voxels: int
+    """Voxels of all windows of all passes, halos included."""
+
+
+def plan(config: Config) -> PlanReport:
+    """Return what `config` would do; raise what is wrong with it."""
+    from raysegclean.core.items import plan_items  # noqa: PLC0415
+
+    prepared = prepare(config)
+    whole = prepared.plan(config, gpu=False)
+    grids = [(case.case, case.grid(whole.shard_vox)) for case in whole.cases]
+    infos = {info.case: info for info in prepared.infos}
+    voxels = [case.shape_zyx[0] * case.shape_zyx[1] * case.shape_zyx[2] for case in whole.cases]
+    input_bytes = sum(
+        count * (infos[case.case].channels * np.dtype(infos[case.case].image_dtype).itemsize + 1)
+        for count, case in zip(voxels, whole.cases, strict=True)
+    )
+    final = 1 if prepared.method.retrains(prepared.params) else 0
+    return PlanReport(
+        cases=len(whole.cases),
+        unusable=prepared.unusable,
+        classes=whole.classes,
+        shards=sum(len(grid) for _, grid in grids),
+        items=len(plan_items(grids)),
+        voxels=sum(voxels),
+        input_bytes=input_bytes,
+        networks=whole.folds * whole.voters.members + final,
+        train_steps=whole.train.steps,
+        patch_zyx=whole.patch_zyx,
+        tile_zyx=whole.tile_zyx,
+        halo_vox=whole.halo_vox,
+        peak_memory_bytes=_peak_memory_bytes(whole),
+        forward_voxels=int(sum(voxels) * _overhead(whole) * _passes(whole)),
+    )
+
+
+def _passes(plan: RunPlan) -> int:
+    return plan.voters.members * max(1, plan.voters.passes)
+
+
+def _overhead(plan: RunPlan) -> float:
+    """Return voxels of a window over voxels of its tile, for a tile inside a large case."""
+    largest = [max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3)]
+    ratio = 1.0
+    for tile, halo, edge in zip(plan.tile_zyx, plan.halo_vox, largest, strict=True):
+        ratio *= min(tile + 2 * halo, edge) / min(tile, edge)
+    return max(1.0, ratio)
+
+
+def _peak_memory_bytes(plan: RunPlan) -> int:
+    tile = plan.tile_zyx[0] * plan.tile_zyx[1] * plan.tile_zyx[2]
+    window = int(tile * _overhead(plan))
+    features = 4 * plan.network.widths[0]
+    sums = 4 * len(plan.classes)
+    shard = min(plan.shard_vox**3, max(c.shape_zyx[0] * c.shape_zyx[1] * c.shape_zyx[2] for c in plan.cases))
+    networks = BYTES_PER_VOXEL_AND_CHANNEL * window * (features + sums)
+    return networks + 16 * shard + 2**29
+
+
+def status(run_uri: str) -> dict[str, Any]:
+    """Return the state of a run: run.json, its failed cases and what its stages committed."""
+    run = _existing(run_uri)
+    stages = Counter(info.key.split("/")[1] for info in run.store.list("ledger"))
+    committed = {stage: len(run.ledger(stage).records()) for stage in sorted(stages)}
+    return run.state() | {"failed": run.failed(), "committed_shards": committed}
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was checked and what was wrong."""
+
+    run: str
+    objects: int
+    recomputed_shards: int
+    failed: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 when anything was wrong."""
+        return 1 if self.failed else 0
+
+
+def verify(run_uri: str, *, recompute: int = RECOMPUTED, seed: int = 0) -> VerifyReport:
+    """Prove a published run: every object by its checksum, some shards by settling them again."""
+    run = _existing(run_uri)
+    job, stage = _settled_job(run)
+    records = [r for r in run.ledger(stage).records() if job.keys.get(r["case"]) == r["key"]]
+    archive = Archive.open(job.plan.archive)
+    with ThreadPoolExecutor(READERS) as pool:
+        checks = pool.map(lambda record: _check_objects(archive, record), records)
+        wrong = [text for texts in checks for text in texts]
+    chosen = random.Random(seed).sample(records, min(recompute, len(records)))  # noqa: S311
+    wrong += [text for record in chosen for text in _check_again(job, archive, record)]
+    objects = sum(len(record["objects"]) for record in records)
+    return VerifyReport(run.uri, objects, len(chosen), tuple(wrong))
+
+
+def _check_objects(archive: Archive, record: dict[str, Any]) -> list[str]:
+    store = archive.at(record["case"])
+    wrong = []
+    for entry in record["objects"]:
+        where = f"{store.uri}/{entry['key']}"
+        try:
+            data = store.get(entry["key"])
+        except MissingObject:
+            if not entry["empty"]:
+                wrong.append(f"{where}: is gone; undo the run or restore the object")
+            continue
+        if entry["empty"]:
+            wrong.append(f"{where}: should not exist, the shard is all background")
+        elif int(google_crc32c.value(data)) != entry["crc32c"]:
+            wrong.append(f"{where}: its bytes changed after they were committed; restore the object")
+    return wrong
+
+
+def _check_again(job: SettleJob, archive: Archive, record: dict[str, Any]) -> list[str]:
+    stage = SettleStage(job)
+    case = job.plan.case(record["case"])
+    z, y, x = (int(part) for part in record["task"].rsplit("/", 1)[1].split("."))
+    task = ShardTask(record["case"], (z, y, x))
+    try:
+        settled, _ = stage.compute(task, stage.load(task))
+        stored = archive.label(case.case, job.output_label).read(case.grid(job.plan.shard_vox).box((z, y, x)))
+    except RaysegcleanError as error:
+        return [f"{record['task']}: {error}"]
+    again = np.asarray(job.plan.classes, dtype=case.dtype)[settled.label_zyx]
+    if np.array_equal(again, stored):
+        return []
+    differing = int((again != stored).sum())
+    return [f"{record['task']}: {differing} voxels differ when the shard is settled again"]
+
+
+def undo(
+    run_uri: str, case: str | None = None, cls: int | None = None, reason: str | None = None
+) -> RunReport:
+    """Take changes back, all or those of a case, a class and a reason, and publish again.
+
+    No network runs: the label is settled again from the proposals, with the given label in place
+    of the changes. What was undone stays undone when the run is resumed.
+    """
+    run = _existing(run_uri)
+    job, _ = _settled_job(run)
+    entry = TakenBack(case, _channel(job.plan, cls), _reason(reason))
+    if case is not None:
+        job.plan.case(case)
+    undone = [*(run.read_json("undone.json") or []), asdict(entry)]
+    run.write_json("undone.json", undone)
+    frozen = run.resolved() or {}
+    return clean(make_config(frozen["config"] | {"run": run.uri}))
+
+
+def _channel(plan: RunPlan, cls: int | None) -> int | None:
+    if cls is None:
+        return None
+    if cls not in plan.classes[1:]:
+        raise ConfigError(f"--class {cls}: this run has the classes {list(plan.classes[1:])}.")
+    return plan.classes.index(cls)
+
+
+def _reason(name: str | None) -> int | None:
+    if name is None:
+        return None
+    names = {one.name.lower(): int(one) for one in Reason if one}
+    if name.lower() not in names:
+        raise ConfigError(f"--reason {name}: expected one of {', '.join(names)}.")
+    return names[name.lower()]
+
+
+def _existing(run_uri: str) -> RunFolder:
+    run = RunFolder(run_uri)
+    if run.resolved() is None:
+        raise InputError(
+            f"{run.uri}: no run here, resolved.json is missing. Give the `run:` folder of a config "
+            "that was started."
+        )
+    return run
+
+
+def _settled_job(run: RunFolder) -> tuple[SettleJob, str]:
+    value = run.read_json("settle_job.json")
+    if value is None:
+        raise InputError(f"{run.uri}: this run has not settled yet; run its config again first.")
+    return job_from_json(value)

@@ -1,0 +1,242 @@
+"""Noise is seeded, keeps dtype and classes, and does what its paper says."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.core.metrics import dice
+from raysegclean.core.noise import (
+    NOISES,
+    bias,
+    boundary,
+    case_rng,
+    choose_cases,
+    corrupt,
+    drop,
+    shift,
+)
+from raysegclean.errors import ConfigError
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+KEEPS_CLASSES = ("boundary", "bias", "polygon", "shift")
+
+
+def ball(shape_zyx, centre_zyx, radius, value=1, dtype=np.uint8):
+    distance = sum(
+        (np.arange(n).reshape([-1 if i == a else 1 for i in range(3)]) - c) ** 2
+        for a, (n, c) in enumerate(zip(shape_zyx, centre_zyx, strict=True))
+    )
+    return ((distance <= radius**2) * value).astype(dtype)
+
+
+def two_touching_boxes():
+    label = np.zeros((12, 16, 20), np.int16)
+    label[3:9, 4:12, 3:10] = 4
+    label[3:9, 4:12, 10:17] = 9
+    return label
+
+
+@st.composite
+def labels(draw):
+    depth = draw(st.sampled_from([1, 1, 3, 8]))
+    shape = (depth, draw(st.integers(4, 14)), draw(st.integers(4, 14)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.uint8, np.int16, np.uint32, np.int64]))
+    label = np.zeros(shape, dtype)
+    for value in (1, 2, 7)[: draw(st.integers(0, 3))]:
+        low = [int(rng.integers(0, n)) for n in shape]
+        size = [int(rng.integers(1, 7)) for _ in shape]
+        label[tuple(slice(a, a + s) for a, s in zip(low, size, strict=True))] = value
+    return label
+
+
+@settings(max_examples=120, deadline=None)
+@given(labels(), st.sampled_from(sorted(NOISES)), st.integers(0, 99))
+def test_every_noise_is_seeded_and_keeps_dtype_shape_and_classes(label, noise, seed):
+    before = label.copy()
+    first = corrupt(label, noise, case_rng(seed, "a"), (3.0, 1.0, 1.0))
+    again = corrupt(label, noise, case_rng(seed, "a"), (3.0, 1.0, 1.0))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(label, before)
+    assert (first.dtype, first.shape) == (label.dtype, label.shape)
+    assert not np.shares_memory(first, label)
+    present, left = set(np.unique(label)) - {0}, set(np.unique(first)) - {0}
+    assert left <= present
+    if noise in KEEPS_CLASSES:
+        assert left == present
+
+
+def test_bias_grows_and_shrinks_a_ball_by_its_amount():
+    label = ball((41, 41, 41), (20, 20, 20), 12)
+    for amount in (1.0, 3.0):
+        for sign in (1, -1):
+            out = bias(label, None, amount=amount, sign=sign)
+            radius = (3 * out.sum() / (4 * np.pi)) ** (1 / 3)
+            assert radius == pytest.approx(12 + sign * amount, abs=0.45)
+
+
+def test_bias_in_mm_respects_thick_slices():
+    label = np.zeros((9, 21, 21), np.uint8)
+    label[4, 8:13, 8:13] = 1
+    out = bias(label, None, (5.0, 1.0, 1.0), amount=3.0, unit="mm")
+    assert np.unique(np.nonzero(out)[0]).tolist() == [4]
+    assert out[4].sum() > label.sum()
+
+
+def test_one_voxel_of_dilation_is_one_layer_of_face_neighbours():
+    label = np.zeros((5, 5, 5), np.uint8)
+    label[2, 2, 2] = 1
+    assert bias(label, None, amount=1.0).sum() == 7
+
+
+def test_touching_classes_keep_their_common_border_when_eroded():
+    label = two_touching_boxes()
+    out = bias(label, None, amount=1.0, sign=-1)
+    assert (out[4:8, 5:11, 9] == 4).all()
+    assert (out[4:8, 5:11, 10] == 9).all()
+    assert not out[3].any()
+
+
+def test_dilated_voxels_go_to_the_nearest_class():
+    label = np.zeros((1, 5, 21), np.uint8)
+    label[0, 2, 4], label[0, 2, 14] = 1, 2
+    out = bias(label, None, amount=9.0)
+    assert (out[0, 2, :9] == 1).all()
+    assert (out[0, 2, 10:] == 2).all()
+
+
+def test_boundary_noise_draws_both_directions_and_all_amounts():
+    label = ball((31, 31, 31), (15, 15, 15), 10)
+    rng = np.random.default_rng(0)
+    sizes = {int(boundary(label, rng, n_max=2).sum()) for _ in range(40)}
+    assert len(sizes) == 4
+    assert min(sizes) < label.sum() < max(sizes)
+
+
+def test_a_real_radius_lies_between_whole_ones():
+    label = ball((31, 31, 31), (15, 15, 15), 10)
+    sizes = [bias(label, None, amount=a).sum() for a in (1.0, 2.0)]
+    rng = np.random.default_rng(1)
+    grown = [boundary(label, rng, radius_vox=(1.42, 1.9)).sum() for _ in range(20)]
+    assert any(sizes[0] < n < sizes[1] for n in grown)
+
+
+def test_erosion_does_less_to_a_class_that_it_would_delete():
+    label = ball((31, 31, 31), (15, 15, 10), 8)
+    label[14:17, 14:17, 24:27] = 2
+    out = bias(label, None, amount=6.0, sign=-1)
+    assert 0 < (out == 2).sum() < 27
+    assert 0 < (out == 1).sum() < (label == 1).sum() / 4
+
+
+def test_a_label_cut_by_the_border_of_the_scan_is_not_eroded_there():
+    label = np.zeros((10, 12, 12), np.uint8)
+    label[:5, 3:9, 3:9] = 1
+    out = bias(label, None, amount=1.0, sign=-1)
+    assert out[0].any()
+    assert not out[4].any()
+
+
+def test_polygons_of_more_vertices_are_closer_to_the_truth():
+    label = ball((15, 64, 64), (7, 32, 32), 20) + ball((15, 64, 64), (7, 8, 8), 6, value=2)
+    scores = [
+        np.mean(list(dice(label, corrupt(label, "polygon", case_rng(0, "a"), vertices=k)).values()))
+        for k in (3, 5, 7, 40)
+    ]
+    assert scores == sorted(scores)
+    assert scores[0] < 0.75
+    assert scores[-1] > 0.95
+
+
+def test_a_polygon_of_a_disc_has_the_area_of_a_regular_polygon():
+    label = ball((1, 201, 201), (0, 100, 100), 80)
+    for k in (3, 6):
+        area = corrupt(label, "polygon", case_rng(3, "a"), vertices=k).sum()
+        # outlines in pixels are longer than circles, so vertices are not exactly regular
+        assert area / label.sum() == pytest.approx(
+            k / (2 * np.pi) * np.sin(2 * np.pi / k), abs=0.06
+        )
+
+
+def test_polygon_keeps_tiny_components():
+    label = np.zeros((2, 12, 12), np.uint8)
+    label[0, 2:4, 2:6] = 1
+    label[1, 5, 5] = 3
+    np.testing.assert_array_equal(corrupt(label, "polygon", case_rng(0, "a"), vertices=3), label)
+
+
+def test_drop_removes_one_class_or_one_component_only():
+    label = np.zeros((6, 20, 20), np.uint16)
+    label[1:5, 2:8, 2:8] = label[1:5, 12:18, 2:8] = 300
+    label[1:5, 2:8, 12:18] = 2
+    label[0, 19, 19] = 300  # a speck is no structure
+    gone = drop(label, case_rng(0, "a"), value=300)
+    assert set(np.unique(gone)) == {0, 2}
+    part = drop(label, case_rng(0, "a"), target="component", value=300)
+    assert (part == 300).sum() == 4 * 36 + 1
+    assert (part == 2).sum() == 4 * 36
+
+
+def test_drop_chooses_among_all_classes():
+    label = np.arange(4, dtype=np.uint8).reshape(1, 2, 2)
+    left = {tuple(drop(label, np.random.default_rng(s)).ravel()) for s in range(30)}
+    assert left == {(0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 2, 0)}
+
+
+def test_shift_moves_by_its_length_and_keeps_the_shape():
+    label = ball((40, 40, 40), (20, 20, 20), 5)
+    for seed in range(5):
+        out = shift(label, np.random.default_rng(seed), length=6.0)
+        moved = np.argwhere(out).mean(0) - np.argwhere(label).mean(0)
+        assert np.linalg.norm(moved) == pytest.approx(6, abs=0.9)
+        assert out.sum() == label.sum()
+
+
+def test_shift_of_one_slice_stays_in_its_plane_and_always_moves():
+    label = ball((1, 30, 30), (0, 15, 15), 5)
+    out = shift(label, np.random.default_rng(0), length=0.1)
+    assert (out != label).any()
+    assert out.sum() == label.sum()
+
+
+def test_shift_in_mm_counts_thick_slices():
+    label = ball((40, 40, 40), (20, 20, 20), 5)
+    out = shift(label, np.random.default_rng(2), (5.0, 1.0, 1.0), length=20.0, unit="mm")
+    moved = (np.argwhere(out).mean(0) - np.argwhere(label).mean(0)) * (5.0, 1.0, 1.0)
+    assert np.linalg.norm(moved) == pytest.approx(20, abs=3)
+
+
+def test_a_case_has_its_own_generator_whatever_the_others():
+    assert case_rng(1, "a").random() == case_rng(1, "a").random()
+    assert case_rng(1, "a").random() != case_rng(1, "b").random()
+    assert case_rng(1, "a").random() != case_rng(2, "a").random()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.floats(0, 1), st.integers(0, 9))
+def test_the_chosen_fraction_is_exact_and_ignores_the_order(count, fraction, seed):
+    cases = [f"case{i}" for i in range(count)]
+    chosen = choose_cases(cases, fraction, seed)
+    assert len(chosen) == round(fraction * count)
+    assert chosen == choose_cases(cases[::-1], fraction, seed)
+    assert chosen <= choose_cases(cases, 1.0, seed)
+
+
+@pytest.mark.parametrize(
+    ("noise", "params", "message"),
+    [
+        ("boundry", {}, "did you mean 'boundary'"),
+        ("polygon", {"vertex": 3}, "did you mean 'vertices'"),
+        ("boundary", {"n_max": 0}, "at least 1"),
+        ("boundary", {"radius_vox": (2.0, 1.0)}, "low <= high"),
+        ("bias", {"sign": 0}, "sign"),
+        ("bias", {"unit": "inch"}, "unit"),
+        ("polygon", {"vertices": 2}, "at least 3"),
+        ("drop", {"target": "organ"}, "component"),
+        ("shift", {"length": 0.0}, "length"),
+    ],
+)
+def test_wrong_names_and_values_are_refused_with_a_remedy(noise, params, message):
+    with pytest.raises(ConfigError, match=message):
+        corrupt(two_touching_boxes(), noise, case_rng(0, "a"), ISOTROPIC, **params)

@@ -1,0 +1,281 @@
+"""The training loop: resumed, split over ranks and measured, it stays the same training."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from raysegclean.core.sampling import IGNORE
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.nets.training import (
+    Batch,
+    LocalExchange,
+    Place,
+    TrainConfig,
+    Trainer,
+    TrainingDiverged,
+    member_seed,
+    train,
+)
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.nets.weights import load_state, save_state
+
+torch.set_num_threads(1)
+
+SPEC = NetworkSpec(classes=2, widths=(4, 6), strides=((2, 2, 2),), dropout=0.3)
+PLAIN = TrainConfig(steps=20, batch=4, seed=5)
+COSEG = replace(PLAIN, peers=2, coupling="coseg", keep=0.5, start_epoch=1, epoch_steps=3)
+
+
+def batch_at(step: int) -> Batch:
+    """Return bright balls on noise, a pure function of the step; case c3 has a shifted label."""
+    rng = np.random.default_rng(step)
+    image = rng.normal(size=(4, 1, 8, 8, 8)).astype(np.float32)
+    label = np.zeros((4, 8, 8, 8), np.int64)
+    label[:, 2:6, 2:6, 2:6] = 1
+    image[:, 0] += 2 * label
+    label[3] = np.roll(label[3], 3, axis=0)
+    label[:, 0, 0, 0] = IGNORE
+    names = [f"c{i}" for i in range(4)]
+    uniform = [False, False, True, True]
+    return Batch(torch.from_numpy(image), torch.from_numpy(label), names, step, uniform)
+
+
+def stream(start: int = 0) -> Iterator[Batch]:
+    step = start
+    while True:
+        yield batch_at(step)
+        step += 1
+
+
+def run(trainer: Trainer, stop: int) -> Trainer:
+    for batch in stream(trainer.at_step):
+        if trainer.at_step == stop:
+            return trainer
+        trainer.step(batch)
+    raise AssertionError
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    assert one.nets.keys() == other.nets.keys()
+    for peer, net in one.nets.items():
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, other.nets[peer].state_dict()[name]), (peer, name)
+
+
+@pytest.mark.parametrize("config", [PLAIN, COSEG], ids=["plain", "coseg"])
+@pytest.mark.parametrize("half", [1, 10, 15, 16, 17])
+def test_a_training_resumed_at_any_point_is_the_same_bit_for_bit(config, half) -> None:
+    # Steps 15 to 16 recalibrate batch statistics: resuming inside that must work too.
+    straight = run(Trainer(SPEC, config), 20)
+    first = run(Trainer(SPEC, config), half)
+    saved = save_state(first.state())
+    torch.rand(7)  # whatever else the new process does
+    second = Trainer(SPEC, config)
+    second.load(load_state(saved))
+    assert second.at_step == half
+    assert_same(run(second, 20), straight)
+
+
+class Wire:
+    """Two ranks in two threads: each puts its picks and takes the other's."""
+
+    def __init__(self) -> None:
+        self.boxes = [queue.Queue(), queue.Queue()]
+
+    def end(self, peer: int):
+        wire = self
+
+        class End:
+            def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+                wire.boxes[1 - peer].put(picks[peer].clone())
+                return {peer: wire.boxes[peer].get(timeout=60)}
+
+        return End()
+
+
+@pytest.mark.parametrize("coupling", ["coseg", "independent"])
+def test_peers_in_one_process_equal_peers_in_two_ranks_bit_for_bit(coupling) -> None:
+    config = replace(COSEG, coupling=coupling)
+    together = run(Trainer(SPEC, config), 20)
+    wire = Wire()
+    ranks = [Trainer(SPEC, config, place=Place((peer,), wire.end(peer))) for peer in (0, 1)]
+    threads = [threading.Thread(target=run, args=(rank, 20)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    for peer, rank in enumerate(ranks):
+        for name, value in rank.nets[peer].state_dict().items():
+            assert torch.equal(value, together.nets[peer].state_dict()[name]), (peer, name)
+
+
+def test_peers_choose_for_each_other() -> None:
+    swapped = LocalExchange(2).swap({0: torch.tensor([1.0]), 1: torch.tensor([0.0])})
+    assert swapped[0].item() == 0.0
+    assert swapped[1].item() == 1.0
+
+
+def test_selection_starts_at_its_epoch_and_drops_the_wrong_case() -> None:
+    trainer = Trainer(SPEC, replace(COSEG, steps=60, keep=0.7))
+    reports = list(train(trainer, stream()))
+    assert all(set(report.kept.values()) == {1.0} for report in reports[:3])
+    late = [report.kept[0] for report in reports[30:45]]
+    assert np.mean(late) == pytest.approx(0.75, abs=0.05)
+    means = trainer.members[0].selection.state()["means"]
+    assert max(means, key=means.get) == "c3"
+
+
+def test_peers_start_apart_and_folds_too() -> None:
+    seeds = {member_seed(5, fold, peer) for fold in (0, 1) for peer in (0, 1)}
+    assert len(seeds) == 4
+    nets = Trainer(SPEC, COSEG).nets
+    assert not torch.equal(nets[0].head.weight, nets[1].head.weight)
+    alone = Trainer(SPEC, PLAIN).nets[0]
+    assert torch.equal(alone.head.weight, nets[0].head.weight), "more peers, same first member"
+
+
+def test_the_network_learns() -> None:
+    reports = list(train(Trainer(SPEC, replace(PLAIN, steps=60)), stream()))
+    assert len(reports) == 60
+    assert reports[-1].losses[0] < 0.6 * reports[0].losses[0]
+
+
+def test_statistics_are_recalibrated_on_uniform_samples_then_frozen() -> None:
+    config = replace(PLAIN, steps=40)
+    assert (config.recalibrate_at, config.frozen_at) == (30, 32)
+    trainer = run(Trainer(SPEC, config), 30)
+    net = trainer.nets[0]
+    weights = net.head.weight.clone()
+    first = net.encoder[0].units[0]
+    means, variances = [], []
+    with torch.no_grad():
+        for step in (30, 31):
+            features = first.conv(batch_at(step).image[2:])  # the uniform half
+            means.append(features.mean(dim=(0, 2, 3, 4)))
+            variances.append(features.var(dim=(0, 2, 3, 4)))
+    run(trainer, 32)
+    assert torch.equal(net.head.weight, weights), "recalibrating must not learn"
+    torch.testing.assert_close(first.norm.running_mean, sum(means) / 2)
+    torch.testing.assert_close(first.norm.running_var, sum(variances) / 2)
+    frozen = first.norm.running_mean.clone()
+    run(trainer, 40)
+    assert torch.equal(first.norm.running_mean, frozen)
+    assert not torch.equal(net.head.weight, weights), "the rest of the steps learn on"
+
+
+def test_channels_are_dropped_in_training_but_not_while_recalibrating(monkeypatch) -> None:
+    rates = []
+    trainer = Trainer(SPEC, PLAIN)
+    deep = trainer.nets[0].encoder[1].dropout
+    deep.register_forward_hook(lambda _m, _i, out: rates.append((out == 0).float().mean().item()))
+    run(trainer, 20)
+    assert rates[15] < 0.01, "recalibration sees the whole network"
+    assert max(rates[:15]) > 0.1
+
+
+class MeanOfTwo:
+    """Data-parallel ranks in two threads that really average."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2)
+        self.slots: dict[int, list[torch.Tensor]] = {}
+
+    def end(self, rank: int):
+        both = self
+
+        class End:
+            def mean_(self, tensors: list[torch.Tensor]) -> None:
+                both.slots[rank] = [tensor.clone() for tensor in tensors]
+                both.barrier.wait(60)
+                for i, tensor in enumerate(tensors):
+                    tensor.copy_((both.slots[0][i] + both.slots[1][i]) / 2)
+                both.barrier.wait(60)
+
+        return End()
+
+
+def test_data_parallel_ranks_stay_equal() -> None:
+    mean = MeanOfTwo()
+    config = replace(PLAIN, steps=8)
+    ranks = [
+        Trainer(SPEC, config, place=Place((0,), LocalExchange(1), mean.end(r), rank=r))
+        for r in (0, 1)
+    ]
+
+    def go(rank: int) -> None:
+        for step in range(8):
+            whole = batch_at(step)
+            mine = slice(2 * rank, 2 * rank + 2)
+            ranks[rank].step(
+                Batch(whole.image[mine], whole.label[mine], whole.case[mine], step, [True, True])
+            )
+
+    threads = [threading.Thread(target=go, args=(r,)) for r in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    # The running statistics are made equal by recalibration, which is the last thing here.
+    assert_same(*ranks)
+
+
+def test_bf16_training_stays_finite_and_keeps_fp32_weights() -> None:
+    trainer = run(Trainer(SPEC, replace(PLAIN, precision="bf16")), 20)
+    for value in trainer.nets[0].state_dict().values():
+        assert value.dtype in (torch.float32, torch.int64)
+        assert torch.isfinite(value.float()).all()
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    config = TrainConfig(steps=100, lr=0.01)
+    rates = [config.lr_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.002)
+    assert max(rates) == pytest.approx(0.01, rel=0.02)
+    assert rates[-1] < 1e-5
+    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False))
+
+
+def test_the_wrong_batch_is_refused() -> None:
+    with pytest.raises(InputError, match="batch is of step 3, the trainer is at 0"):
+        Trainer(SPEC, PLAIN).step(batch_at(3))
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_cases() -> None:
+    broken = batch_at(0)
+    broken.image[0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(TrainingDiverged, match="step 0: the loss is nan on cases.*'c0'"):
+        Trainer(SPEC, PLAIN).step(broken)
+
+
+def test_a_checkpoint_of_other_peers_is_refused() -> None:
+    state = Trainer(SPEC, PLAIN).state()
+    with pytest.raises(InputError, match=r"it holds peers \['0'\], not \[1\]"):
+        Trainer(SPEC, COSEG).load(state)
+
+
+def test_training_stops_at_its_last_step() -> None:
+    trainer = Trainer(SPEC, replace(PLAIN, steps=2))
+    assert [report.step for report in train(trainer, stream())] == [0, 1]
+    assert list(train(trainer, stream(2))) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"peers": 0}, "peers must be at least 1"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"keep": 1.5}, "keep must be in"),
+        ({"freeze_bn_from": 0.0}, "freeze_bn_from"),
+        ({"coupling": "coseg"}, "set peers: 2"),
+    ],
+)
+def test_impossible_settings_are_refused(values: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        TrainConfig(**{"steps": 10, **values})

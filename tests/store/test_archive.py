@@ -1,0 +1,256 @@
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorstore as ts
+import zarr
+from ome_zarr_models.v05 import Image
+from ome_zarr_models.v05.image_label import ImageLabel
+from ome_zarr_models.v05.labels import Labels
+
+from raysegclean.errors import CaseError, RunConflict
+from raysegclean.store.archive import Archive, as_label, write_case
+from raysegclean.store.objects import Store
+from raysegclean.store.shards import put_shard
+
+AFFINE = np.array([[-0.7, 0, 0, 90.5], [0, 0.7, 0, -20], [0, 0, 5, 3], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def archive(place, small_case):
+    image, label = small_case
+    made = Archive.open(place)
+    options = {"spacing_mm": (5.0, 0.7, 0.7), "affine": AFFINE}
+    write_case(made, "c1", image, {"organs": label}, **options)
+    return made
+
+
+def _settle(archive, name, label, **options):
+    spec = archive.begin_label("c1", name, like="organs", **options)
+    for index in spec.grid.indices():
+        block = label[spec.grid.box(index).slices]
+        put_shard(archive.at("c1"), f"labels/{name}/0", index, block, spec)
+    return spec
+
+
+def _group(archive, path=""):
+    return zarr.open_group(archive.at("c1").zarr_store(), path=path, mode="r", zarr_format=3)
+
+
+def test_a_case_reads_back_with_its_geometry(archive, small_case):
+    image, label = small_case
+    assert archive.case_ids() == ["c1"]
+    assert archive.label_names("c1") == ("organs",)
+    assert archive.spacing_mm("c1") == (5.0, 0.7, 0.7)
+    assert np.array_equal(archive.affine("c1"), AFFINE)
+    assert np.array_equal(archive.image("c1").read_all(), image)
+    assert np.array_equal(archive.label("c1", "organs").read_all(), label)
+    assert pickle.loads(pickle.dumps(archive)) == archive
+
+
+def test_ome_zarr_models_accepts_image_and_labels(archive, small_case):
+    _settle(archive, "organs_clean", small_case[1])
+    archive.publish_label("c1", "organs_clean")
+    image = Image.from_zarr(_group(archive))
+    assert [axis.name for axis in image.attributes.ome.multiscales[0].axes] == ["z", "y", "x"]
+    assert Labels.from_zarr(_group(archive, "labels")).label_paths == ["organs", "organs_clean"]
+    for name in ("organs", "organs_clean"):
+        label = ImageLabel.from_zarr(_group(archive, f"labels/{name}"))
+        assert label.attributes.ome.image_label.source.image == "../../"
+        levels = label.attributes.ome.multiscales[0].datasets
+        assert len(levels) == len(image.attributes.ome.multiscales[0].datasets)
+        assert levels[0].coordinateTransformations[0].scale == [5.0, 0.7, 0.7]
+
+
+def test_ome_zarr_models_accepts_channels_and_labels_without_them(place, small_case):
+    image, label = small_case
+    archive = Archive.open(place)
+    write_case(archive, "c1", np.stack([image, image]), {"organs": label}, spacing_mm=(5, 1, 1))
+    assert archive.image("c1").channels == 2
+    parsed = Image.from_zarr(_group(archive))
+    assert [axis.name for axis in parsed.attributes.ome.multiscales[0].axes] == list("czyx")
+    ImageLabel.from_zarr(_group(archive, "labels/organs"))
+    assert archive.affine("c1") is None
+
+
+def test_zarr_python_and_tensorstore_read_the_same_values(archive, small_case):
+    store = archive.at("c1")
+    for path, expected in (("0", small_case[0]), ("labels/organs/0", small_case[1])):
+        by_ts = ts.open({"driver": "zarr3", "kvstore": store.kvstore(path)}).result().read()
+        assert np.array_equal(_group(archive)[path][...], expected)
+        assert np.array_equal(by_ts.result(), expected)
+
+
+def test_a_label_is_seen_only_once_published(archive, small_case):
+    _settle(archive, "clean", small_case[1])
+    assert archive.label_names("c1") == ("organs",)
+    assert np.array_equal(archive.label("c1", "clean").read_all(), small_case[1])
+    archive.publish_label("c1", "clean")
+    archive.publish_label("c1", "clean")
+    assert archive.label_names("c1") == ("clean", "organs")
+    assert np.array_equal(archive.label("c1", "clean").read_all(), small_case[1])
+
+
+def test_labels_published_at_the_same_time_all_land(archive, small_case):
+    names = [f"label_{i}" for i in range(6)]
+    for name in names:
+        _settle(archive, name, small_case[1])
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda name: archive.publish_label("c1", name), names))
+    assert archive.label_names("c1") == (*names, "organs")
+
+
+def test_withdrawing_hides_a_label_and_deleting_removes_it(archive, small_case):
+    _settle(archive, "clean", small_case[1])
+    archive.publish_label("c1", "clean")
+    archive.withdraw_label("c1", "clean")
+    archive.withdraw_label("c1", "clean")
+    assert archive.label_names("c1") == ("organs",)
+    assert archive.label("c1", "clean").read_all().any()
+    archive.delete_label("c1", "clean")
+    archive.delete_label("c1", "clean")
+    assert list(archive.at("c1").list("labels/clean")) == []
+
+
+def test_a_label_begun_again_by_the_same_run_goes_on(archive, small_case):
+    spec = _settle(archive, "clean", small_case[1], attributes={"run": "r1", "grid": (1, 2)})
+    again = _settle(archive, "clean", small_case[1], attributes={"run": "r1", "grid": (1, 2)})
+    assert again == spec
+    assert archive.label_attributes("c1", "clean")["run"] == "r1"
+
+
+def test_a_label_of_another_run_is_refused_naming_what_differs(archive, small_case):
+    _settle(archive, "clean", small_case[1], attributes={"run": "r1", "key": "k"})
+    with pytest.raises(RunConflict, match=r"'clean' belongs to another run; these differ: run\."):
+        archive.begin_label("c1", "clean", like="organs", attributes={"run": "r2", "key": "k"})
+    archive.publish_label("c1", "clean")
+    options = {"like": "organs", "attributes": {"run": "r2"}, "replace": True}
+    archive.begin_label("c1", "clean", **options)
+    assert archive.label_names("c1") == ("organs",)
+    assert not archive.label("c1", "clean").read_all().any()
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda archive: archive.begin_label("c1", "organs"),
+        lambda archive: archive.begin_label("c1", "organs", like="organs", replace=True),
+        lambda archive: archive.withdraw_label("c1", "organs"),
+        lambda archive: archive.delete_label("c1", "organs"),
+    ],
+)
+def test_a_given_label_is_never_touched(archive, touch):
+    before = list(archive.store.list())
+    with pytest.raises(RunConflict, match="came with the case and is never written"):
+        touch(archive)
+    assert list(archive.store.list()) == before
+
+
+def test_beginning_takes_shape_and_dtype_from_the_case(archive):
+    spec = archive.begin_label("c1", "wide", dtype="uint16", shard_zyx=(64, 64, 64))
+    assert (spec.shape_zyx, spec.dtype, spec.shard_zyx) == ((37, 70, 65), "uint16", (64, 64, 64))
+    assert archive.begin_label("c1", "same", like="organs").dtype == "uint8"
+    assert archive.begin_label("c1", "same", like="organs").shard_zyx == (64, 128, 128)
+
+
+def test_missing_cases_and_labels_are_case_errors(archive):
+    with pytest.raises(CaseError, match=r"case c9: no zarr\.json at"):
+        archive.image("c9")
+    with pytest.raises(CaseError, match=r"case c1: label 'x' is missing; the case has organs"):
+        archive.label("c1", "x")
+    assert archive.label_names("c9") == ()
+
+
+def test_a_case_is_not_written_over(archive, small_case):
+    with pytest.raises(CaseError, match="exists already"):
+        write_case(archive, "c1", small_case[0], {}, spacing_mm=(1, 1, 1))
+
+
+def test_a_case_cut_short_is_not_whole_and_can_be_written_again(tmp_path, small_case):
+    image, label = small_case
+    archive = Archive.open(tmp_path)
+    write_case(archive, "c1", image, {"organs": label}, spacing_mm=(1, 1, 1))
+    archive.at("c1").delete("zarr.json")
+    with pytest.raises(CaseError, match="an ingest was cut short"):
+        archive.image("c1")
+    write_case(archive, "c1", image[:20], {}, spacing_mm=(1, 1, 1))
+    assert archive.image("c1").shape == (20, 70, 65)
+    assert archive.label_names("c1") == ()
+
+
+def _foreign(tmp_path, change):
+    """A case as another program may have written it."""
+    archive = Archive.open(tmp_path)
+    image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    write_case(archive, "c1", image, {}, spacing_mm=(1, 1, 1))
+    document = archive.at("c1").get_json("zarr.json")
+    change(document["attributes"]["ome"]["multiscales"][0])
+    archive.at("c1").put_json("zarr.json", document)
+    return archive
+
+
+def test_units_and_shared_scales_of_others_are_understood(tmp_path):
+    def change(multiscale):
+        for axis in multiscale["axes"]:
+            axis["unit"] = "micrometer"
+        multiscale["coordinateTransformations"] = [{"type": "scale", "scale": [500, 200, 100]}]
+        multiscale["datasets"][0]["coordinateTransformations"].append(
+            {"type": "translation", "translation": [1, 2, 3]}
+        )
+
+    archive = _foreign(tmp_path, change)
+    assert archive.spacing_mm("c1") == pytest.approx((0.5, 0.2, 0.1))
+    archive.begin_label("c1", "mask")
+    archive.publish_label("c1", "mask")
+    label = ImageLabel.from_zarr(_group(archive, "labels/mask"))
+    steps = label.attributes.ome.multiscales[0].datasets[0].coordinateTransformations
+    assert steps[1].translation == [1, 2, 3]
+
+
+def test_axes_that_do_not_end_in_zyx_are_refused(tmp_path):
+    archive = _foreign(tmp_path, lambda m: m["axes"].reverse())
+    with pytest.raises(CaseError, match="axes 'xyz', expected 'zyx' or 'czyx'"):
+        archive.image("c1")
+
+
+def test_a_group_without_multiscales_is_refused(tmp_path):
+    archive = _foreign(tmp_path, lambda m: m.clear())
+    with pytest.raises(CaseError, match=r"no OME-Zarr 0\.5 multiscale"):
+        archive.image("c1")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (np.array([[[0, 3]]], np.int64), "uint8"),
+        (np.array([[[0, 300]]], np.int16), "uint16"),
+        (np.array([[[0, 1]]], np.uint32), "uint32"),
+        (np.array([[[0.0, 70000.0]]]), "uint32"),
+        (np.array([[[True, False]]]), "uint8"),
+    ],
+)
+def test_labels_become_the_smallest_unsigned_integers(values, dtype):
+    assert str(as_label("c", "l", values, values.shape).dtype) == dtype
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (np.array([[[0.5, 1]]]), "no whole numbers"),
+        (np.array([[[np.nan, 1]]]), "no whole numbers"),
+        (np.array([[[-1, 1]]]), "holds -1"),
+        (np.zeros((2, 2, 2), np.uint8), r"has \(2, 2, 2\) voxels"),
+    ],
+)
+def test_what_is_no_label_is_refused_with_case_and_reason(values, text):
+    with pytest.raises(CaseError, match=f"case c: .*{text}"):
+        as_label("c", "l", values, (1, 1, 2))
+
+
+def test_metadata_is_plain_json_without_numbers_that_readers_refuse(archive):
+    for info in archive.store.list():
+        if info.key.endswith("zarr.json"):
+            json.loads(archive.store.get(info.key), parse_constant=pytest.fail)
+    assert Store.open(archive.store.uri).get_json("c1.ome.zarr/zarr.json")["zarr_format"] == 3

@@ -1,0 +1,285 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.core.geometry import Box
+from raysegclean.store import index as index_module
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.arrays import Volume
+from raysegclean.store.index import build_index, load_index, save_index
+from raysegclean.store.objects import Store
+from raysegclean.store.scan import scan_intensity, scan_values
+
+
+def _archive(place, small_case, cases=("c1", "c2", "c3")):
+    image, label = small_case
+    archive = Archive.open(place)
+    for i, case in enumerate(cases):
+        facts = {"patient": f"p{i}", "site": "north"}
+        labels = {"organs": label}
+        options = {"spacing_mm": (5.0, 0.7, 0.7), "attributes": facts}
+        write_case(archive, case, image + i, labels, **options)
+    return archive
+
+
+def _reads(monkeypatch):
+    """Count the scans of images and labels from now on."""
+    seen = []
+    for name in ("scan_intensity", "scan_values"):
+        scan = getattr(index_module, name)
+        monkeypatch.setattr(
+            index_module, name, lambda v, scan=scan: (seen.append(v.uri), scan(v))[1]
+        )
+    return seen
+
+
+def test_the_index_knows_what_is_in_each_case(place, small_case):
+    image, label = small_case
+    index = load_index(_archive(place, small_case))
+    assert ([info.case for info in index], index.failed) == (["c1", "c2", "c3"], ())
+    info = index[1]
+    assert (info.patient, info.site, info.annotator) == ("p1", "north", None)
+    assert (info.shape_zyx, info.channels, info.image_dtype) == ((37, 70, 65), 1, "int16")
+    assert info.spacing_mm == (5.0, 0.7, 0.7)
+    assert info.intensity.maximum == image.max() + 1
+    assert info.label("organs").voxels == {v: int((label == v).sum()) for v in (0, 1, 3)}
+
+
+def test_loading_again_reads_no_voxel_and_gives_the_same(place, small_case, monkeypatch):
+    archive = _archive(place, small_case)
+    first = load_index(archive)
+    seen = _reads(monkeypatch)
+    assert load_index(archive) == first
+    assert seen == []
+
+
+def test_only_what_changed_is_read_again(place, small_case, monkeypatch):
+    archive = _archive(place, small_case)
+    before = load_index(archive)
+    archive.begin_label("c2", "empty", like="organs")
+    archive.publish_label("c2", "empty")
+    archive.set_attributes("c3", {"patient": "other"})
+    archive.at("c1").delete_all("labels")
+    seen = _reads(monkeypatch)
+    after = load_index(archive)
+    assert [Path(uri).parent.name for uri in seen] == ["empty"]
+    assert [[s.name for s in info.labels] for info in after] == [
+        [],
+        ["empty", "organs"],
+        ["organs"],
+    ]
+    assert after[2].patient == "other"
+    assert [i.image_version for i in after] == [i.image_version for i in before]
+    assert after[1].label("organs") == before[1].label("organs")
+
+
+def test_deleted_and_new_cases_are_noticed(place, small_case):
+    archive = _archive(place, small_case)
+    load_index(archive)
+    archive.store.delete_all("c1.ome.zarr")
+    write_case(archive, "c4", small_case[0], {}, spacing_mm=(1, 1, 1))
+    assert [info.case for info in load_index(archive)] == ["c2", "c3", "c4"]
+    assert [info.case for info in load_index(archive, cases=["c3"])] == ["c3"]
+    assert [info.case for info in load_index(archive)] == ["c2", "c3", "c4"]
+
+
+def test_a_read_only_archive_keeps_its_index_elsewhere(tmp_path, small_case, monkeypatch):
+    archive = _archive(tmp_path / "a", small_case)
+    first = load_index(archive, tmp_path / "index")
+    assert not Path(tmp_path, "a", "cases.parquet").exists()
+    seen = _reads(monkeypatch)
+    assert load_index(archive, tmp_path / "index") == first
+    assert seen == []
+
+
+def test_an_archive_that_refuses_the_index_is_read_all_the_same(tmp_path, small_case):
+    archive = _archive(tmp_path, small_case)
+    Path(tmp_path, "cases.parquet").mkdir()
+    assert len(load_index(archive)) == 3
+
+
+def test_a_damaged_index_is_built_anew(tmp_path, small_case):
+    archive = _archive(tmp_path, small_case)
+    first = load_index(archive)
+    Path(tmp_path, "cases.parquet").write_bytes(b"PAR1 rubbish")
+    assert load_index(archive) == first
+
+
+def test_the_table_counts_before_what_ingest_stored(tmp_path, small_case):
+    archive = _archive(tmp_path, small_case)
+    Path(tmp_path, "t.csv").write_text("case,annotator,patient\nc2,ann,P2\nc3,,\n")
+    found = build_index(archive, table=str(tmp_path / "t.csv"))
+    assert [(i.patient, i.site, i.annotator) for i in found] == [
+        ("p0", "north", None),
+        ("P2", "north", "ann"),
+        ("p2", "north", None),
+    ]
+
+
+def test_an_empty_archive_has_an_empty_index(place):
+    index = load_index(Archive.open(place))
+    assert (len(index), index.failed) == (0, ())
+
+
+def _replace(store, path, values):
+    array = zarr.create_array(
+        store.zarr_store(),
+        name=path,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(32, 32, 32),
+        overwrite=True,
+    )
+    array[...] = values
+
+
+def _damage_nan(archive, store):
+    image = archive.image("c2").read_all().astype(np.float32)
+    image[36, 69, 64] = np.nan
+    _replace(store, "0", image)
+
+
+def _damage_axis(archive, store):
+    document = store.get_json("0/zarr.json")
+    document["shape"] = [0, 70, 65]
+    store.put_json("0/zarr.json", document)
+
+
+def _damage_dtype(archive, store):
+    _replace(store, "labels/organs/0", np.zeros((37, 70, 65), np.float32))
+
+
+def _damage_sign(archive, store):
+    _replace(store, "labels/organs/0", np.full((37, 70, 65), -1, np.int16))
+
+
+def _damage_shape(archive, store):
+    document = store.get_json("labels/organs/0/zarr.json")
+    document["shape"] = [37, 70, 64]
+    store.put_json("labels/organs/0/zarr.json", document)
+
+
+def _damage_shard(archive, store):
+    [shard] = store.list("labels/organs/0/c")
+    store.put(shard.key, store.get(shard.key)[:-20])
+
+
+def _damage_root(archive, store):
+    store.delete("zarr.json")
+
+
+def _damage_array(archive, store):
+    store.delete("0/zarr.json")
+
+
+def _damage_metadata(archive, store):
+    store.put("zarr.json", b'{"zarr_format": 3, "no')
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (_damage_nan, "holds NaN or infinite voxels"),
+        (_damage_axis, r"image has \(0, 70, 65\) voxels"),
+        (_damage_dtype, "dtype float32, expected integers"),
+        (_damage_sign, "holds -1. Labels start at 0"),
+        (_damage_shape, r"\(37, 70, 64\) voxels \(z, y, x\), its image \(37, 70, 65\)"),
+        (_damage_shard, "labels/organs/0: box .* cannot be decoded.*truncated or damaged"),
+        (_damage_root, "an ingest was cut short"),
+        (_damage_array, "no Zarr v3 array here"),
+        (_damage_metadata, "not JSON"),
+    ],
+)
+def test_one_bad_case_is_reported_and_the_others_go_on(tmp_path, small_case, damage, text):
+    archive = _archive(tmp_path, small_case)
+    damage(archive, archive.at("c2"))
+    index = load_index(archive)
+    assert [info.case for info in index] == ["c1", "c3"]
+    [fault] = index.failed
+    assert fault.case == "c2"
+    assert re.search(text, str(fault)), fault
+
+
+def test_a_missing_label_is_reported_only_when_asked_for(tmp_path, small_case):
+    archive = _archive(tmp_path, small_case)
+    archive.at("c2").delete_all("labels")
+    assert len(load_index(archive)) == 3
+    index = load_index(archive, require_label="organs")
+    assert [info.case for info in index] == ["c1", "c3"]
+    assert "label 'organs' is missing" in str(index.failed[0])
+
+
+def test_a_damaged_label_that_can_be_made_again_does_not_cost_the_case(tmp_path, small_case):
+    archive = _archive(tmp_path, small_case)
+    archive.begin_label("c2", "clean", like="organs")
+    archive.publish_label("c2", "clean")
+    archive.at("c2").put("labels/clean/0/c/0/0/0", b"rubbish")
+    index = load_index(archive)
+    assert [[s.name for s in info.labels] for info in index] == [["organs"]] * 3
+    asked = load_index(archive, require_label="clean")
+    assert "cannot be decoded" in next(str(f) for f in asked.failed if f.case == "c2")
+
+
+def test_saved_rows_are_the_rows(tmp_path, small_case):
+    index = build_index(_archive(tmp_path, small_case))
+    save_index(Store.open(tmp_path / "kept"), index)
+    assert load_index(Archive.open(tmp_path), tmp_path / "kept") == index
+
+
+def _volume(folder, values, chunks):
+    store = Store.open(folder)
+    array = zarr.create_array(
+        store.zarr_store(), name="a", shape=values.shape, dtype=values.dtype, chunks=chunks
+    )
+    array[...] = values
+    return Volume(store, "a")
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 290), st.integers(1, 70), st.integers(1, 140)),
+    dtype=st.sampled_from(["uint8", "uint16", "int32", "uint64"]),
+    seed=st.integers(0, 99),
+)
+def test_block_counts_equal_a_plain_count(tmp_path_factory, shape, dtype, seed):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 4, shape).astype(dtype) * (rng.random(shape) < 0.1)
+    volume = _volume(tmp_path_factory.mktemp("v"), label.astype(dtype), (64, 64, 64))
+    voxels, blocks = scan_values(volume)
+    assert voxels == dict(zip(*map(list, np.unique(label, return_counts=True)), strict=True))
+    flat = 0
+    for z in range(0, shape[0], 64):
+        for y in range(0, shape[1], 64):
+            for x in range(0, shape[2], 64):
+                part = label[Box((z, y, x), (z + 64, y + 64, x + 64)).slices]
+                for value in (1, 2, 3):
+                    count = int((part == value).sum())
+                    assert dict(blocks.get(value, ())).get(flat, 0) == count
+                flat += 1
+    assert all(list(pairs) == sorted(pairs) for pairs in blocks.values())
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("shape", [(2, 30, 40, 50), (300, 20, 30)])
+def test_intensities_equal_numpy_on_the_whole_image(tmp_path, dtype, shape):
+    image = np.random.default_rng(0).normal(-300, 400, shape).astype(dtype)
+    found = scan_intensity(_volume(tmp_path, image, (1,) * (len(shape) - 3) + (16, 16, 16)))
+    assert (found.minimum, found.maximum) == (image.min(), image.max())
+    assert found.mean == pytest.approx(image.mean(dtype=float), rel=1e-9)
+    assert found.std == pytest.approx(image.std(dtype=float), rel=1e-9)
+    expected = np.percentile(image.astype(float), [0.5, 99.5])
+    assert (found.p005, found.p995) == pytest.approx(expected, rel=1e-6)
+
+
+def test_percentiles_of_a_large_image_come_from_an_even_stride(tmp_path, monkeypatch):
+    monkeypatch.setattr("raysegclean.store.scan._SAMPLES", 5000)
+    image = np.random.default_rng(0).normal(0, 100, (60, 60, 60)).astype(np.float32)
+    volume = _volume(tmp_path, image, (32, 32, 32))
+    found = scan_intensity(volume)
+    assert found == scan_intensity(volume)
+    assert (found.p005, found.p995) == pytest.approx((-257.6, 257.6), rel=0.1)

@@ -1,0 +1,80 @@
+import pytest
+
+from raysegclean.errors import InputError, RunConflict
+from raysegclean.store.ledger import Ledger
+from raysegclean.store.objects import Store
+
+
+def _records(*shards, **more):
+    return [{"shard": [0, 0, s], "size_bytes": s, **more} for s in shards]
+
+
+def test_what_is_committed_is_listed_over_all_epochs(place):
+    store = Store.open(place)
+    Ledger(store, "settle", 1).commit("case_1", 0, 0, _records(1, 2))
+    Ledger(store, "settle", 2).commit("case_2", 0, 0, _records(3))
+    Ledger(store, "propose", 1).commit("case_1", 0, 0, _records(9))
+    assert Ledger(store, "settle", 5).records() == _records(1, 2, 3)
+
+
+def test_the_first_record_of_a_shard_counts_by_epoch_and_not_by_spelling(place):
+    store = Store.open(place)
+    Ledger(store, "settle", 10).commit("a", 0, 0, _records(1, by="ten"))
+    Ledger(store, "settle", 9).commit("b", 0, 0, _records(1, by="nine"))
+    Ledger(store, "settle", 9).commit("a", 1, 0, _records(2, by="nine"))
+    found = Ledger(store, "settle", 0).records()
+    assert [(r["shard"][2], r["by"]) for r in found] == [(2, "nine"), (1, "nine")]
+
+
+def test_records_that_name_no_shard_are_all_kept(place):
+    ledger = Ledger(Store.open(place), "propose", 1)
+    ledger.commit("a", 0, 0, [{"case": "c"}, {"case": "c"}])
+    assert len(ledger.records()) == 2
+
+
+def test_the_same_commit_twice_is_one_and_another_is_refused(place):
+    ledger = Ledger(Store.open(place), "settle", 1)
+    ledger.commit("a", 0, 0, _records(1))
+    ledger.commit("a", 0, 0, _records(1))
+    with pytest.raises(RunConflict, match=r"settle/1/a-0-0\.jsonl: committed before"):
+        ledger.commit("a", 0, 0, _records(2))
+    assert ledger.records() == _records(1)
+
+
+def test_compaction_changes_no_record_and_later_commits_join(place):
+    store = Store.open(place)
+    ledger = Ledger(store, "settle", 1)
+    for i in range(30):
+        ledger.commit(f"item{i}", 0, 0, _records(i, note={"nested": [i, None]}))
+    before = ledger.records()
+    assert ledger.compact() == 30
+    assert [info.key for info in store.list("ledger")] == ["ledger/settle/compacted.parquet"]
+    assert ledger.records() == before
+    ledger.commit("late", 0, 0, _records(99))
+    assert ledger.records() == before + _records(99)
+    assert ledger.compact() == 31
+    assert len(ledger.records()) == 31
+
+
+def test_a_compaction_cut_short_before_its_deletions_counts_nothing_twice(place, monkeypatch):
+    store = Store.open(place)
+    ledger = Ledger(store, "propose", 1)
+    ledger.commit("a", 0, 0, [{"case": "c1"}])
+    monkeypatch.setattr(Store, "delete", lambda self, key: None)
+    ledger.compact()
+    assert len(list(store.list("ledger"))) == 2
+    assert ledger.records() == [{"case": "c1"}]
+
+
+def test_an_empty_ledger_has_no_records(place):
+    ledger = Ledger(Store.open(place), "settle", 1)
+    assert ledger.records() == []
+    assert ledger.compact() == 0
+    assert ledger.records() == []
+
+
+def test_a_damaged_entry_is_named_with_its_remedy(place):
+    store = Store.open(place)
+    store.put("ledger/settle/1/a-0-0.jsonl", b'{"shard": [0')
+    with pytest.raises(InputError, match=r"a-0-0\.jsonl: not JSON lines.*Delete that object"):
+        Ledger(store, "settle", 1).records()
