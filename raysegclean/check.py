@@ -1,133 +1,120 @@
-"""Is this archive fit to be cleaned? Integrity and plausibility from the index alone, no network.
+"""Check an archive without any network: what cannot be used, and what looks implausible.
 
-Reading the index opens every object that is new or changed, so a damaged shard, a NaN or a missing
-label is found here. What is merely odd (a class that almost every other case has, a class ten times
-as large as elsewhere, an unusual spacing) is listed as doubtful: people decide. Nothing is written
-but the index.
-
-Not found here: errors that look plausible. Those are what cleaning is for.
+Everything comes from the index, so no voxel is read that the index has seen. Findings are ranked:
+grave ones (a case that cannot be used, a class that most cases have and this one lacks) first.
+A volume is judged against the archive's own robust distribution, never against anatomy books.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import log
+
+import numpy as np
 
 from raysegclean.core.cases import CaseInfo
-from raysegclean.errors import CaseError, InputError
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import load_index
 
-__all__ = ["CheckReport", "ClassFacts", "Doubt", "check", "doubts"]
+__all__ = ["CheckReport", "Finding", "check", "find_implausible"]
 
-USUAL_SHARE = 0.9
-"""A class in at least this share of the cases is expected in all."""
-ODD_FACTOR = 10.0
-"""A volume or a spacing this many times above or below the median is doubtful."""
-MIN_CASES = 5
-"""With fewer cases nothing is usual, so nothing is odd."""
-
-
-@dataclass(frozen=True)
-class ClassFacts:
-    """One value of the label over all usable cases; volumes in millilitres, where it is present."""
-
-    value: int
-    cases: int
-    median_ml: float
-    smallest_ml: float
-    largest_ml: float
+FEW_CASES = 8
+USUAL_SHARE = 0.8
+ODD_SDS = 5.0
+LEAST_SD = 0.1
+"""Robust sd of log volumes below which differences are ordinary anatomy."""
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Something odd about one case that a person should look at."""
+class Finding:
+    """One thing that is wrong or odd with one case."""
 
+    grave: bool
     case: str
-    about: str
+    what: str
+    remedy: str
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What is in the archive, what cannot be used, and what is odd."""
+    """Findings, grave ones first."""
 
     archive: str
-    label: str
     cases: int
-    patients: int
-    """Known patients; 0 when no case names one, and then crossfit needs `group: case`."""
-    classes: tuple[ClassFacts, ...]
-    doubtful: tuple[Doubt, ...]
-    failed: tuple[CaseError, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def exit_code(self) -> int:
-        """0 when every case can be used, 1 when some cannot, 2 when none can."""
-        if not self.cases:
-            return 2
-        return 1 if self.failed else 0
+        """1 when anything is grave."""
+        return int(any(finding.grave for finding in self.findings))
 
 
 def check(archive_uri: str, label: str) -> CheckReport:
-    """Return what is in the archive; raises InputError when it holds no case at all."""
-    index = load_index(Archive.open(archive_uri), require_label=label)
-    if not index.cases and not index.failed:
-        raise InputError(
-            f"archive {archive_uri}: no case found, expected <case>.ome.zarr in it. "
-            "Make one with `raysegclean ingest`, or mend the path."
-        )
-    return CheckReport(
-        archive=archive_uri,
-        label=label,
-        cases=len(index.cases),
-        patients=len({info.patient for info in index.cases} - {None}),
-        classes=tuple(_class_facts(index.cases, label)),
-        doubtful=tuple(doubts(index.cases, label)),
-        failed=index.failed,
-    )
+    """Return what is wrong with the cases of an archive for one label."""
+    archive = Archive.open(archive_uri)
+    index = load_index(archive, require_label=label)
+    broken = [
+        Finding(True, fault.case, fault.reason, "repair it or leave it out with `cases:`")
+        for fault in index.failed
+    ]
+    found = broken + find_implausible(index.cases, label)
+    found.sort(key=lambda finding: (not finding.grave, finding.case, finding.what))
+    return CheckReport(archive.store.uri, len(index) + len(index.failed), tuple(found))
 
 
-def _volumes_ml(infos: Sequence[CaseInfo], label: str) -> dict[int, dict[str, float]]:
-    """Return millilitres per class value and case, where the class is present."""
-    found: dict[int, dict[str, float]] = {}
-    for info in infos:
-        voxel_ml = math.prod(info.spacing_mm) / 1000
-        for value, voxels in info.label(label).voxels.items():
-            if value:
-                found.setdefault(value, {})[info.case] = voxels * voxel_ml
-    return dict(sorted(found.items()))
+def find_implausible(cases: Sequence[CaseInfo], label: str) -> list[Finding]:
+    """Return empty labels, missing classes, odd volumes and duplicates among usable cases."""
+    return [*_empty(cases, label), *_missing(cases, label), *_volumes(cases, label), *_twins(cases)]
 
 
-def _class_facts(infos: Sequence[CaseInfo], label: str) -> Iterator[ClassFacts]:
-    for value, volumes in _volumes_ml(infos, label).items():
-        sizes = sorted(volumes.values())
-        yield ClassFacts(value, len(sizes), _median(sizes), sizes[0], sizes[-1])
+def _empty(cases: Sequence[CaseInfo], label: str) -> Iterable[Finding]:
+    for info in cases:
+        if not any(info.label(label).voxels.get(c) for c in info.label(label).voxels if c):
+            yield Finding(True, info.case, "the label is empty", "draw it or leave the case out")
 
 
-def doubts(infos: Sequence[CaseInfo], label: str) -> Iterator[Doubt]:
-    """Yield what is unlike the other cases: classes, their volumes, spacings, empty labels."""
-    for info in infos:
-        if not set(info.label(label).voxels) - {0}:
-            yield Doubt(info.case, f"label {label} is all background")
-    if len(infos) < MIN_CASES:
-        return
-    for value, volumes in _volumes_ml(infos, label).items():
-        if len(volumes) >= USUAL_SHARE * len(infos):
-            for info in infos:
-                if info.case not in volumes and set(info.label(label).voxels) - {0}:
-                    yield Doubt(info.case, f"class {value} is missing; nearly every case has it")
-        yield from _far_off(volumes, f"class {value}", "ml")
-    for axis, name in enumerate("zyx"):
-        spacings = {info.case: info.spacing_mm[axis] for info in infos}
-        yield from _far_off(spacings, f"spacing along {name}", "mm")
+def _missing(cases: Sequence[CaseInfo], label: str) -> Iterable[Finding]:
+    holders: dict[int, int] = defaultdict(int)
+    for info in cases:
+        for value in info.label(label).voxels:
+            holders[value] += 1
+    usual = {v for v, count in holders.items() if v and count >= USUAL_SHARE * len(cases)}
+    for info in cases:
+        present = {value for value in info.label(label).voxels if value}
+        for value in sorted(usual - present) if present else ():
+            share = holders[value] / len(cases)
+            what = f"class {value} is missing; {share:.0%} of the cases have it"
+            yield Finding(True, info.case, what, "is the structure outside the scan? Else draw it")
 
 
-def _far_off(values: dict[str, float], what: str, unit: str) -> Iterator[Doubt]:
-    usual = _median(values.values())
-    for case, value in values.items():
-        if not usual / ODD_FACTOR <= value <= usual * ODD_FACTOR:
-            yield Doubt(case, f"{what}: {value:.4g} {unit}, the median is {usual:.4g} {unit}")
+def _volumes(cases: Sequence[CaseInfo], label: str) -> Iterable[Finding]:
+    ml: dict[int, dict[str, float]] = defaultdict(dict)
+    for info in cases:
+        voxel_ml = float(np.prod(info.spacing_mm)) / 1000
+        for value, count in info.label(label).voxels.items():
+            if value and count:
+                ml[value][info.case] = count * voxel_ml
+    for value, volumes in sorted(ml.items()):
+        if len(volumes) < FEW_CASES:
+            continue
+        logs = np.log(list(volumes.values()))
+        middle = float(np.median(logs))
+        spread = max(LEAST_SD, 1.4826 * float(np.median(np.abs(logs - middle))))
+        for case, volume in volumes.items():
+            sds = (log(volume) - middle) / spread
+            if abs(sds) > ODD_SDS:
+                what = (
+                    f"class {value} has {volume:.1f} ml, the median case {np.exp(middle):.1f} ml "
+                    f"({sds:+.1f} robust sd)"
+                )
+                yield Finding(False, case, what, "look at this structure first")
 
 
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]
+def _twins(cases: Sequence[CaseInfo]) -> Iterable[Finding]:
+    seen: dict[object, str] = {}
+    for info in cases:
+        key = (info.shape_zyx, info.spacing_mm, info.intensity)
+        if key in seen:
+            what = f"same shape, spacing and intensities as case {seen[key]}"
+            yield Finding(False, info.case, what, "if it is the same scan, keep one of the two")
+        seen.setdefault(key, info.case)

@@ -315,7 +315,7 @@ def _plan_arguments(parser: Parser) -> None:
 
 def _plan(options: Options) -> int:
     from raysegclean.config import load_config
-    from raysegclean.pipeline import plan
+    from raysegclean.inspection import plan
 
     return _show(options, plan(load_config(options.config, options.sets)))
 
@@ -350,13 +350,13 @@ def _status_arguments(parser: Parser) -> None:
 
 
 def _status(options: Options) -> int:
-    from raysegclean.pipeline import status
+    from raysegclean.inspection import status
 
     return _show(options, status(options.run))
 
 
 def _verify(options: Options) -> int:
-    from raysegclean.pipeline import verify
+    from raysegclean.inspection import verify
 
     return _show(options, verify(options.run))
 
@@ -369,7 +369,7 @@ def _undo_arguments(parser: Parser) -> None:
 
 
 def _undo(options: Options) -> int:
-    from raysegclean.pipeline import undo
+    from raysegclean.inspection import undo
 
     return _show(options, undo(options.run, options.case, options.cls, options.reason))
 

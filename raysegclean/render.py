@@ -55,14 +55,20 @@ def _lines(value: Any) -> list[str]:
 
 
 def _mapping(value: dict[str, Any]) -> list[str]:
-    """Return single values first, then every nested one under its name."""
-    single = {key: item for key, item in value.items() if not isinstance(item, dict | list)}
-    width = max((len(key) for key in single), default=0) + 1
-    lines = [f"{key + ':':<{width}} {_cell(item)}" for key, item in single.items()]
+    """Return what fits on one line first, then every nested value under its name."""
+    short = {key: item for key, item in value.items() if _is_short(item)}
+    width = max((len(key) for key in short), default=0) + 1
+    lines = [f"{key + ':':<{width}} {_cell(item, key)}" for key, item in short.items()]
     for key, item in value.items():
-        if isinstance(item, dict | list) and item:
+        if key not in short and item:
             lines += [f"{key}:", *(f"  {line}" for line in _lines(item))]
     return lines
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, list):
+        return 0 < len(value) <= 4 and all(isinstance(item, int | float) for item in value)
+    return not isinstance(value, dict)
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
@@ -71,18 +77,28 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     columns = []
     for name in names:
         values = [row.get(name) for row in rows]
-        cells = [name, *map(_cell, values)]
+        cells = [name, *(_cell(value, name) for value in values)]
         width = max(map(len, cells))
         numbers = all(isinstance(v, int | float) or v is None for v in values)
         columns.append([c.rjust(width) if numbers else c.ljust(width) for c in cells])
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, name: str = "") -> str:
+    """Return one value; `name` tells bytes, which are shown in decimal units."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, int):
+        return _size(value) if name.endswith("bytes") else f"{value:,}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _size(size_bytes: int) -> str:
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if abs(size_bytes) >= factor:
+            return f"{size_bytes / factor:.3g} {unit}"
+    return f"{size_bytes} B"

@@ -21,9 +21,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from raysegclean.check import doubts
 from raysegclean.cli import VERBS, build_parser, main
-from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
 from raysegclean.errors import UnfitEnvironment
 from raysegclean.render import as_json, as_text
 
@@ -44,9 +42,10 @@ class Report:
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """Stand in for the pipeline, which would import torch and Ray."""
-    fake = types.ModuleType("raysegclean.pipeline")
+    """Stand in for the modules that would import torch and Ray."""
+    fake = types.ModuleType("pipeline")
     monkeypatch.setitem(sys.modules, "raysegclean.pipeline", fake)
+    monkeypatch.setitem(sys.modules, "raysegclean.inspection", fake)
     return fake
 
 
@@ -242,53 +241,13 @@ def test_labels_go_in_are_checked_and_come_out_the_same(
     assert "written: 3" in said
     assert "p3_a" in said
     assert main(["check", archive, "--label", "organs", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert (report["cases"], report["patients"]) == (3, 2)
-    assert report["classes"][0]["median_ml"] == pytest.approx(8 * 6 * 4 * 0.8 * 0.8 * 2.5 / 1000)
-    assert not report["doubtful"]
+    assert json.loads(capsys.readouterr().out)["cases"] == 3
     assert main(["export", archive, out, "--label", "organs"]) == 0
     for path in sorted((nifti_pairs / "labels").iterdir()):
         before, after = nib.load(path), nib.load(Path(out) / path.name)
         assert np.array_equal(np.asanyarray(before.dataobj), np.asanyarray(after.dataobj))
         assert np.array_equal(before.affine, after.affine)
-    assert main(["check", archive, "--label", "liver"]) == 2
-    assert main(["check", str(nifti_pairs / "images"), "--label", "organs"]) == 2
-
-
-def case_info(case: str, voxels: dict[int, int], spacing_z: float = 2.0) -> CaseInfo:
-    label = LabelSummary("organs", "uint8", {0: 10, **voxels}, {}, "v")
-    return CaseInfo(
-        case=case,
-        patient=None,
-        site=None,
-        annotator=None,
-        shape_zyx=(9, 9, 9),
-        channels=1,
-        image_dtype="int16",
-        spacing_mm=(spacing_z, 1.0, 1.0),
-        intensity=Intensity(0, 0, 1, 1, 0, 1),
-        labels=(label,),
-        image_version="v",
-    )
-
-
-def test_the_check_doubts_what_is_unlike_all_other_cases() -> None:
-    usual = [case_info(f"c{i:02}", {1: 100 + i, 2: 50}) for i in range(20)]
-    assert not list(doubts(usual, "organs"))
-    odd = [
-        case_info("empty", {}),
-        case_info("huge", {1: 5000, 2: 50}),
-        case_info("missing", {1: 100}),
-        case_info("thick", {1: 20, 2: 10}, spacing_z=25.0),
-    ]
-    found = {doubt.case: doubt.about for doubt in doubts([*usual, *odd], "organs")}
-    assert found == {
-        "empty": "label organs is all background",
-        "huge": "class 1: 10 ml, the median is 0.22 ml",
-        "missing": "class 2 is missing; nearly every case has it",
-        "thick": "spacing along z: 25 mm, the median is 2 mm",
-    }
-    assert not list(doubts([case_info("a", {1: 1}), case_info("b", {1: 900})], "organs"))
+    assert main(["check", archive, "--label", "liver"]) == 1
 
 
 STOPPABLE = """
@@ -355,6 +314,12 @@ def test_results_read_well_as_text() -> None:
         "cases:",
         "  case  vox",
         "  a       5",
+    ]
+    sizes = {"peak_memory_bytes": 2_130_000_000, "voxels": 12_345_678, "tile_zyx": (8, 16, 16)}
+    assert as_text(sizes).splitlines() == [
+        "peak_memory_bytes: 2.13 GB",
+        "voxels:            12,345,678",
+        "tile_zyx:          [8, 16, 16]",
     ]
     assert as_text([]) == as_text({}) == ""
     assert as_text(["a", "b"]) == "a\nb"

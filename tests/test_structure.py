@@ -27,6 +27,7 @@ LEVELS = [
     {"dist"},
     {"stages"},
     {"pipeline"},
+    {"inspection"},
     {"demo"},
     {"cli"},
     {"__main__", "jobs"},

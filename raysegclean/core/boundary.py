@@ -43,7 +43,7 @@ _RATIO_STEPS = 64
 _OFFSET_STEPS = 256
 _BAND_VOX = 1.0
 OFFSET_LIMIT_VOX = 5.0
-"""Default clip of both distances in `boundary_sums`: larger differences are not a shifted outline."""
+"""Default clip of both distances in `boundary_sums`: beyond it, no outline was merely shifted."""
 
 
 def fine_voxel_mm(spacing_mm: Spacing | None) -> float:
@@ -59,12 +59,13 @@ def axis_ratios(spacing_mm: Spacing | None) -> Spacing:
     """
     if spacing_mm is None:
         return 1.0, 1.0, 1.0
-    if len(spacing_mm) != 3 or not all(np.isfinite(v) and v > 0 for v in spacing_mm):
+    edges = [float(v) for v in spacing_mm]
+    if len(edges) != 3 or not all(np.isfinite(v) and v > 0 for v in edges):
         raise ConfigError(
             f"spacing_mm must be three positive lengths (z, y, x), got {spacing_mm!r}; "
             "correct the spacing of this case in the archive"
         )
-    z, y, x = (round(v / min(spacing_mm) * _RATIO_STEPS) / _RATIO_STEPS for v in spacing_mm)
+    z, y, x = (round(v / min(edges) * _RATIO_STEPS) / _RATIO_STEPS for v in edges)
     return z, y, x
 
 

@@ -64,10 +64,11 @@ def corrupt(
     function = NOISES.get(noise)
     if function is None:
         raise ConfigError(f"Unknown noise {noise!r}{_nearest(noise, NOISES)}")
-    known = list(inspect.signature(function).parameters)[3:]
-    for name in params:
+    known = dict(list(inspect.signature(function).parameters.items())[3:])
+    for name, value in params.items():
         if name not in known:
             raise ConfigError(f"Noise {noise!r} has no parameter {name!r}{_nearest(name, known)}")
+        _check_kind(f"{noise}.{name}", value, known[name].default)
     return function(label_zyx, rng, spacing_mm, **params)
 
 
@@ -90,20 +91,23 @@ def boundary(
     spacing_mm: Spacing = VOXEL,  # noqa: ARG001 - measured in voxels, as in the paper
     *,
     n_max: int = 8,
-    radius_vox: tuple[float, float] | None = None,
+    low_vox: float = 0.0,
+    high_vox: float = 0.0,
 ) -> IntLabel:
     """Erode or dilate all foreground by n voxels: n uniform in 1..n_max, direction by a fair coin.
 
-    With `radius_vox` = (low, high) the amount is real and uniform instead. Dilation gives each new
-    voxel to the nearest class; erosion removes foreground near background, so that classes that
-    touch keep their common border. The default n_max is Co-Seg's, for 256 x 256 images.
+    With `high_vox` above 0 the amount is real and uniform in low_vox..high_vox instead. Dilation
+    gives each new voxel to the nearest class; erosion removes foreground near background, so that
+    classes that touch keep their common border. The default n_max is Co-Seg's, for 256 x 256
+    images.
     """
     if n_max < 1:
         raise ConfigError(f"Boundary noise needs n_max of at least 1 voxel, got {n_max}.")
-    if radius_vox is not None and not 0 < radius_vox[0] <= radius_vox[1]:
-        raise ConfigError(f"radius_vox must be 0 < low <= high, got {radius_vox}.")
+    if not 0 <= low_vox <= high_vox:
+        raise ConfigError(f"Boundary noise needs 0 <= low_vox <= high_vox: {low_vox, high_vox}.")
     grows = bool(rng.integers(2))
-    amount = float(rng.integers(1, n_max + 1) if radius_vox is None else rng.uniform(*radius_vox))
+    whole, real = rng.integers(1, n_max + 1), rng.uniform(low_vox, high_vox)
+    amount = float(real if high_vox > 0 else whole)
     return _grown(label_zyx, amount, VOXEL) if grows else _shrunk(label_zyx, amount, VOXEL)
 
 
@@ -200,6 +204,13 @@ def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(known)}."
+
+
+def _check_kind(name: str, value: object, default: object) -> None:
+    """Refuse a value of another kind than the default's, before it fails deep inside."""
+    kinds = {float: (int, float), int: (int,), str: (str,), type(None): (int,)}[type(default)]
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be of type {kinds[-1].__name__}, got {value!r}.")
 
 
 def _voxel_size(unit: str, spacing_mm: Spacing) -> Spacing:

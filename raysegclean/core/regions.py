@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boxes import IntLabel
+from raysegclean.core.boxes import IntLabel, bounding_box
 from raysegclean.core.components import (
     BlockComponents,
     Component,
@@ -149,9 +149,15 @@ def _change_keys(
 ) -> _Keys:
     """Pack (from, to, reason) into one integer per changed voxel, 0 where nothing changed."""
     dtype = np.uint32 if 2 * bits + REASON_BITS <= 32 else np.uint64
-    reason = np.zeros((), dtype) if reason_zyx is None else reason_zyx
-    key_zyx = _pack(given_zyx.astype(dtype), output_zyx.astype(dtype), reason, bits=bits)
-    key_zyx[given_zyx == output_zyx] = 0
+    key_zyx = np.zeros(given_zyx.shape, dtype)
+    changed = given_zyx != output_zyx
+    inner = bounding_box(changed)
+    if inner is None:
+        return key_zyx
+    here = inner.slices
+    reason = np.zeros((), dtype) if reason_zyx is None else reason_zyx[here]
+    packed = _pack(given_zyx[here].astype(dtype), output_zyx[here].astype(dtype), reason, bits=bits)
+    key_zyx[here] = packed * changed[here]
     return key_zyx
 
 

@@ -10,7 +10,7 @@ from math import log, pi, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Mixture", "fit_mixture", "half_sample_mode", "robust_sd"]
+__all__ = ["Mixture", "Values", "fit_mixture", "half_sample_mode", "robust_sd"]
 
 Values = NDArray[np.float64]
 _MAD_TO_SD = 1.4826

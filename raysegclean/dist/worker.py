@@ -18,6 +18,7 @@ import ray
 
 from raysegclean.core.items import Item, ShardTask
 from raysegclean.dist.attempts import MAX_BEGINS
+from raysegclean.errors import InputError, RaysegcleanError
 from raysegclean.store.ledger import Ledger
 
 __all__ = ["ItemReport", "ShardStage", "run_item"]
@@ -98,11 +99,14 @@ def run_item(stage: ShardStage[Any, Any], item: Item, ledger: Ledger, attempts: 
     started = time.perf_counter()
     report = ItemReport(item.name)
     node = ray.get_runtime_context().get_node_id()
+    # After a crash Ray hands out the whole item again, with what is committed of it.
+    report.done.extend(ray.get(attempts.committed.remote([task.name for task in item.tasks])))
+    item = item.without(set(report.done))
 
-    def forget(shards: list[str]) -> None:
-        ray.get(attempts.end.remote(shards))
+    def committed(shards: list[str]) -> None:
+        ray.get(attempts.end.remote(shards, True))
 
-    commits = _Commits(ledger, item.name, report, forget)
+    commits = _Commits(ledger, item.name, report, committed)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: tuple[ShardTask, Future[Record]] | None = None
         for task, loading in _prefetched(stage, item.tasks, reader):
@@ -113,12 +117,11 @@ def run_item(stage: ShardStage[Any, Any], item: Item, ledger: Ledger, attempts: 
                 result = stage.compute(task, loaded)
                 report.compute_s += time.perf_counter() - before
             except Exception as error:  # one bad case never stops the others
-                report.failed.append(_failure(task, error))
-                forget([task.name])
+                _fail(report, attempts, task, error)
                 continue
-            _collect(writing, commits)
+            _collect(writing, commits, attempts)
             writing = task, writer.submit(stage.write, task, result)
-        _collect(writing, commits)
+        _collect(writing, commits, attempts)
     commits.flush()
     report.wall_s = time.perf_counter() - started
     return report
@@ -139,25 +142,28 @@ def _prefetched(
 def _begin(attempts: Any, task: ShardTask, node: str) -> None:
     begins = ray.get(attempts.begin.remote(task.name, node))
     if begins > MAX_BEGINS:
-        raise RuntimeError(
-            f"the worker died {MAX_BEGINS} times while it worked on this shard (out of memory, or "
+        raise InputError(
+            f"{task.name}: the worker died {MAX_BEGINS} times while it worked on this shard (out of memory, or "
             "a crash in a library); look at this case's size and files, then run again"
         )
 
 
-def _collect(writing: tuple[ShardTask, Future[Record]] | None, commits: _Commits) -> None:
+def _collect(
+    writing: tuple[ShardTask, Future[Record]] | None, commits: _Commits, attempts: Any
+) -> None:
     if writing is None:
         return
     task, future = writing
     try:
         record = future.result()
     except Exception as error:
-        commits.report.failed.append(_failure(task, error))
-        commits.on_done([task.name])
+        _fail(commits.report, attempts, task, error)
         return
     # A ledger that cannot be written concerns every shard, so that error is let through.
     commits.add(record)
 
 
-def _failure(task: ShardTask, error: Exception) -> dict[str, str]:
-    return {"case": task.case, "shard": task.name, "error": f"{type(error).__name__}: {error}"}
+def _fail(report: ItemReport, attempts: Any, task: ShardTask, error: Exception) -> None:
+    text = str(error) if isinstance(error, RaysegcleanError) else f"{type(error).__name__}: {error}"
+    report.failed.append({"case": task.case, "shard": task.name, "error": text})
+    ray.get(attempts.end.remote([task.name], False))

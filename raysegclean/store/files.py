@@ -31,7 +31,8 @@ _REMEDIES = {
     errno.ENOSPC: "Free space on that disk or choose another place, then run the same again.",
     errno.EDQUOT: "Your quota is used up: free space or choose another place, then run again.",
     errno.EACCES: "Give this user write access there or choose another place.",
-    errno.EPERM: "Give this user write access there or choose another place.",
+    errno.EPERM: "Give this user write access, or choose a file system that has hard links.",
+    errno.EOPNOTSUPP: "That file system has no hard links: choose another place.",
     errno.EROFS: "The file system is read-only: choose another place.",
     errno.ENOTDIR: "A file stands where a folder is needed: move it or choose another place.",
 }

@@ -118,7 +118,7 @@ def test_a_real_radius_lies_between_whole_ones():
     label = ball((31, 31, 31), (15, 15, 15), 10)
     sizes = [bias(label, None, amount=a).sum() for a in (1.0, 2.0)]
     rng = np.random.default_rng(1)
-    grown = [boundary(label, rng, radius_vox=(1.42, 1.9)).sum() for _ in range(20)]
+    grown = [boundary(label, rng, low_vox=1.42, high_vox=1.9).sum() for _ in range(20)]
     assert any(sizes[0] < n < sizes[1] for n in grown)
 
 
@@ -229,7 +229,9 @@ def test_the_chosen_fraction_is_exact_and_ignores_the_order(count, fraction, see
         ("boundry", {}, "did you mean 'boundary'"),
         ("polygon", {"vertex": 3}, "did you mean 'vertices'"),
         ("boundary", {"n_max": 0}, "at least 1"),
-        ("boundary", {"radius_vox": (2.0, 1.0)}, "low <= high"),
+        ("boundary", {"low_vox": 2.0, "high_vox": 1.0}, "low_vox <= high_vox"),
+        ("boundary", {"n_max": 2.5}, "boundary.n_max must be of type int"),
+        ("drop", {"value": "liver"}, "drop.value must be of type int"),
         ("bias", {"sign": 0}, "sign"),
         ("bias", {"unit": "inch"}, "unit"),
         ("polygon", {"vertices": 2}, "at least 3"),

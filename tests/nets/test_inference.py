@@ -1,5 +1,7 @@
 """Tiles with halos against the whole volume, on the geometries where tilers go wrong."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -188,7 +190,9 @@ def test_nothing_is_read_or_predicted_before_it_is_asked_for() -> None:
         log.append("read")
         return np.zeros((1, *box.shape_zyx), np.float32)
 
-    walk = iter_tile_probs(Slow(), read, Box.whole((1, 1, 2)), (1, 1, 2), Tiling((1, 1, 1), (0,) * 3))
+    walk = iter_tile_probs(
+        Slow(), read, Box.whole((1, 1, 2)), (1, 1, 2), Tiling((1, 1, 1), (0,) * 3)
+    )
     assert log == []
     _, passes = next(walk)
     assert log == ["read"]
@@ -208,3 +212,30 @@ def test_a_tiling_off_the_lattice_of_the_voter_is_refused() -> None:
         next(walk)
     with pytest.raises(ConfigError, match="tile and stride must be at least 1"):
         Tiling((0, 4, 4), (1, 1, 1))
+
+
+MEASURE = """
+import resource, sys, torch
+from raysegclean.nets.inference import window_bytes
+from raysegclean.nets.unet import NetworkSpec, build_network
+from raysegclean.nets.voters import NetworkVoter
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+torch.set_num_threads(1)
+classes, width = int(sys.argv[1]), int(sys.argv[2])
+spec = NetworkSpec(classes=classes, widths=(width, 8), strides=((2, 2, 2),))
+voter = NetworkVoter(build_network(spec), spec)
+list(voter.passes(torch.zeros(1, 8, 8, 8)))
+before = peak()
+list(voter.passes(torch.zeros(1, 80, 80, 80)))
+print((peak() - before) / window_bytes(spec, (80, 80, 80)))
+"""
+
+
+@pytest.mark.parametrize(("classes", "width"), [(3, 8), (12, 8), (2, 16)])
+def test_memory_stays_within_its_estimate_and_not_far_below(classes: int, width: int) -> None:
+    command = [sys.executable, "-c", MEASURE, str(classes), str(width)]
+    used = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 0.5 < used <= 1.0

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[0] == pytest.approx(0.002)
     assert max(rates) == pytest.approx(0.01, rel=0.02)
     assert rates[-1] < 1e-5
-    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[5:]))
 
 
 def test_the_wrong_batch_is_refused() -> None:
@@ -248,7 +249,7 @@ def test_the_wrong_batch_is_refused() -> None:
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_cases() -> None:
     broken = batch_at(0)
     broken.image[0, 0, 0, 0, 0] = torch.nan
-    with pytest.raises(TrainingDiverged, match="step 0: the loss is nan on cases.*'c0'"):
+    with pytest.raises(TrainingDiverged, match=r"step 0: the loss is nan on cases.*'c0'"):
         Trainer(SPEC, PLAIN).step(broken)
 
 

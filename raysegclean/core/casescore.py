@@ -1,0 +1,122 @@
+"""The values that go into the policy and come out of it: scores of cases, and decisions on them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "NEVER",
+    "Action",
+    "CaseDecision",
+    "CaseScore",
+    "ClassDecision",
+    "ClassScore",
+    "Counts",
+    "Kind",
+]
+
+Counts = NDArray[np.int64]
+
+NEVER = 1.0
+"""A confidence that no candidate has, because levels end below it."""
+
+
+class Kind(StrEnum):
+    """How a candidate would change the label."""
+
+    ADDED = "added"
+    """Background becomes the class."""
+    REMOVED = "removed"
+    """The class becomes background."""
+    SWAPPED = "swapped"
+    """Another class becomes the class."""
+
+
+class Action(StrEnum):
+    """What is done with one class of one case."""
+
+    KEEP = "keep"
+    SHIFT = "shift"
+    REPLACE = "replace"
+    REVIEW = "review"
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """What the voters say about one class of one case, or about its whole foreground."""
+
+    offset_vox: float
+    """Mean offset of the given boundary outside the predicted one (`OffsetSums.mean_vox`)."""
+    boundary_vox: int
+    """Number of predicted boundary voxels behind `offset_vox`; also the measure of size by which
+    disagreements are divided."""
+    nats: float
+    """Sum of -log p(given label), p clipped at 1e-4; for the foreground, over all voxels."""
+    union_vox: int
+    """Voxels that are this class (this foreground) in the given label or in the prediction."""
+    given_vox: int
+    predicted_vox: int
+    both_vox: int
+    candidates: Mapping[Kind, Counts] = field(default_factory=dict)
+    """Per kind of change, candidates by level of confidence: n counts, level i standing for
+    confidences in [i / n, (i + 1) / n). Level 0 (no agreement of the voters) is not used. Without
+    them the policy judges by offset and corruption score alone."""
+
+    @property
+    def log_corruption(self) -> float:
+        """Log of the nats per voxel of the union; NaN where it is empty or perfect."""
+        return log(self.nats / self.union_vox) if self.union_vox and self.nats > 0 else float("nan")
+
+    @property
+    def agreement(self) -> float:
+        """Dice of the given label with the prediction; NaN when both are empty."""
+        voxels = self.given_vox + self.predicted_vox
+        return 2 * self.both_vox / voxels if voxels else float("nan")
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """The scores of one case: of its foreground as a whole and of each class."""
+
+    case: str
+    foreground: ClassScore
+    classes: Mapping[int, ClassScore]
+
+
+@dataclass(frozen=True)
+class ClassDecision:
+    """What to do with one class of one case, and why."""
+
+    action: Action
+    why: str
+    shift_vox: float = 0.0
+    """For `shift`: how far the boundary moves inwards (`core.boundary.shift_label`)."""
+    above: Mapping[Kind, float] = field(default_factory=dict)
+    """For `replace`: a candidate of this kind is taken at or above this confidence; a kind that is
+    missing is not taken. `removed` goes by the given class, the other two by the candidate."""
+    offset_vox: float = float("nan")
+    """Offset from the archive's central value, where it was measured."""
+    posterior: float = 0.0
+    """Probability that the case belongs to the noisy group that it was flagged with."""
+
+    @property
+    def min_confidence(self) -> float:
+        """The confidence that satisfies every kind; `NEVER` when one of them is not taken."""
+        return max(self.above.get(kind, NEVER) for kind in Kind)
+
+
+@dataclass(frozen=True)
+class CaseDecision:
+    """The decisions for one case, per class."""
+
+    case: str
+    classes: Mapping[int, ClassDecision] = field(default_factory=dict)
+
+    @property
+    def flagged(self) -> bool:
+        """True when any class is to be changed or looked at."""
+        return any(d.action is not Action.KEEP for d in self.classes.values())

@@ -1,0 +1,276 @@
+"""The voxel corrector: learned on a few trusted cases how given labels go wrong near boundaries.
+
+Gradient-boosted trees see, for each voxel of the boundary band, what the networks say, how deep the
+voxel lies in the given and in the predicted classes, and what the given label looks like around it
+(POLICY 6). They are fitted on cases that have a trusted label and applied in flagged cases only.
+
+Guaranteed: a block with a halo of `corrector_halo_vox` gives, inside its core, what the whole case
+gives; the training rows are the same set for any cut of the cases into blocks, because a row is
+kept by the hash of its position. What is stored are the rows (`CorrectorRows.to_bytes`, no
+pickles): the trees are refitted from them, which takes seconds and gives the same trees with the
+same version of scikit-learn.
+
+Not guaranteed: that a class survives. Whoever settles the case guards its last component.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from raysegclean.core.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
+from raysegclean.core.geometry import Box, Index3
+from raysegclean.errors import ConfigError, InputError
+
+__all__ = [
+    "MAX_ROWS",
+    "Corrector",
+    "CorrectorBlock",
+    "CorrectorRows",
+    "band_features",
+    "corrector_halo_vox",
+    "fit_corrector",
+    "sample_rows",
+]
+
+MAX_ROWS = 150_000
+"""Training voxels that suffice (POLICY 6)."""
+
+_CLIP_VOX = 5.0
+_GIVEN_BAND_VOX, _PREDICTED_BAND_VOX = 4.0, 3.0
+_SMOOTH_VOX, _SMOOTH_REACH_VOX = 1.0, 3
+_MEAN_EDGE_VOX = 5
+_MIN_PROB = 1e-4
+_MAX_PAIRED_CLASSES = 4
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CorrectorBlock:
+    """One block with halo; label values are channel indices of the probabilities."""
+
+    given_zyx: NDArray[np.integer]
+    prob_czyx: NDArray[np.float32]
+    core: Box
+    """The voxels to answer for, in the block's own coordinates."""
+    offset_vox: float
+    """Offset of the case from the archive's centre; NaN (not measured) counts as 0."""
+    spacing_mm: Spacing | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together."""
+        if self.prob_czyx.ndim != 4 or self.prob_czyx.shape[1:] != self.given_zyx.shape:
+            raise ConfigError(
+                f"probabilities of shape {self.prob_czyx.shape} do not fit a label of shape "
+                f"{self.given_zyx.shape}; expected (C, z, y, x) over (z, y, x)"
+            )
+
+
+def corrector_halo_vox(spacing_mm: Spacing | None = None) -> Index3:
+    """Return the halo with which a block equals the case: clipped distances, then smoothing."""
+    z, y, x = distance_halo_vox(_CLIP_VOX, spacing_mm)
+    return z + _SMOOTH_REACH_VOX, y + _SMOOTH_REACH_VOX, x + _SMOOTH_REACH_VOX
+
+
+def band_features(block: CorrectorBlock) -> tuple[Features, NDArray[np.bool_]]:
+    """Return the features of the band inside the core, and the band.
+
+    Returns:
+        features: float32 (n, f), one row per voxel of the band in C order.
+        band_zyx: bool over the core: |phi| < 4 or |psi| < 3 or label != prediction, with phi and
+            psi the signed distances (voxels of the finest axis) to the given and predicted
+            foreground.
+    """
+    given, core = block.given_zyx, block.core.slices
+    classes = range(1, block.prob_czyx.shape[0])
+    predicted = block.prob_czyx.argmax(axis=0)
+    band = (given[core] != predicted[core]) | _near(given > 0, block, _GIVEN_BAND_VOX)
+    band |= _near(predicted > 0, block, _PREDICTED_BAND_VOX)
+    columns: list[Features] = []
+    log_prob = np.log(np.clip(block.prob_czyx, _MIN_PROB, 1.0)).astype(np.float32)
+    odds = [log_prob[b] - log_prob[a] for a, b in _pairs(block.prob_czyx.shape[0])]
+    columns += [o[core][band] for o in odds]
+    columns += [_smoothed(o, block)[core][band] for o in odds[: len(classes)]]
+    for value in classes:
+        phi = signed_distance(given == value, block.spacing_mm, limit_vox=_CLIP_VOX)
+        psi = signed_distance(predicted == value, block.spacing_mm, limit_vox=_CLIP_VOX)
+        local = ndimage.uniform_filter(
+            (given == value).astype(np.float32), size=_MEAN_EDGE_VOX, mode="nearest"
+        )
+        # A running mean leaves rounding that depends on where the block begins.
+        local = np.rint(local * _MEAN_EDGE_VOX**3) / np.float32(_MEAN_EDGE_VOX**3)
+        columns += [a[core][band] for a in (phi, psi, _smoothed(phi, block), local)]
+    offset = block.offset_vox if np.isfinite(block.offset_vox) else 0.0
+    columns.append(np.full(int(band.sum()), offset, np.float32))
+    return np.stack(columns, axis=1).astype(np.float32), band
+
+
+def _near(
+    mask_zyx: NDArray[np.bool_], block: CorrectorBlock, limit_vox: float
+) -> NDArray[np.bool_]:
+    distance = signed_distance(mask_zyx, block.spacing_mm, limit_vox=_CLIP_VOX)
+    return np.asarray(np.abs(distance[block.core.slices]) < limit_vox)
+
+
+def _pairs(channels: int) -> list[tuple[int, int]]:
+    """Return each class against background first, then, of few classes, against each other."""
+    against_background = [(0, c) for c in range(1, channels)]
+    if channels > _MAX_PAIRED_CLASSES:
+        return against_background
+    return against_background + list(combinations(range(1, channels), 2))
+
+
+def _smoothed(values_zyx: Features, block: CorrectorBlock) -> Features:
+    sigma = [_SMOOTH_VOX / ratio for ratio in axis_ratios(block.spacing_mm)]
+    radius = [min(_SMOOTH_REACH_VOX, n - 1) if n > 1 else 0 for n in values_zyx.shape]
+    out = ndimage.gaussian_filter(values_zyx, sigma, mode="nearest", radius=radius)
+    return np.asarray(out, np.float32)
+
+
+@dataclass(frozen=True)
+class CorrectorRows:
+    """Training rows: a mergeable sample of at most `limit` voxels, those of the lowest hashes."""
+
+    hashes: NDArray[np.uint64]
+    features: Features
+    targets: NDArray[np.uint8]
+    limit: int = MAX_ROWS
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self.hashes.size)
+
+    def merge(self, other: "CorrectorRows") -> "CorrectorRows":
+        """Return the rows of lowest hash of both; the order of merging does not matter."""
+        if len(self) and len(other) and self.features.shape[1] != other.features.shape[1]:
+            raise ConfigError(
+                f"rows of {self.features.shape[1]} and of {other.features.shape[1]} features do "
+                "not merge; they come from labels with different classes"
+            )
+        parts = [rows for rows in (self, other) if len(rows)] or [self]
+        hashes = np.concatenate([rows.hashes for rows in parts])
+        limit = min(self.limit, other.limit)
+        kept = np.argsort(hashes, kind="stable")[:limit]
+        return CorrectorRows(
+            hashes[kept],
+            np.concatenate([rows.features for rows in parts])[kept],
+            np.concatenate([rows.targets for rows in parts])[kept],
+            limit,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the rows as a compressed npz file without pickles."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            hashes=self.hashes,
+            features=self.features,
+            targets=self.targets,
+            limit=np.int64(self.limit),
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "CorrectorRows":
+        """Read what `to_bytes` wrote; `InputError` when it is something else."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as a:
+                return cls(a["hashes"], a["features"], a["targets"], int(a["limit"]))
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(
+                f"stored training rows of the corrector are unreadable ({error}); delete them, "
+                "they are sampled again from the trusted cases"
+            ) from error
+
+
+def sample_rows(
+    block: CorrectorBlock,
+    trusted_zyx: NDArray[np.integer],
+    *,
+    case: str,
+    window: Box,
+    limit: int = MAX_ROWS,
+) -> CorrectorRows:
+    """Return the training rows of one block of a trusted case.
+
+    Args:
+        block: the block with halo.
+        trusted_zyx: the trusted label over the same voxels, channel indices below 256.
+        case: its id, part of the hash.
+        window: where the block lies in its case, so that a voxel has the same hash in any block.
+        limit: rows to keep.
+    """
+    features, band = band_features(block)
+    start = window.start_zyx
+    where = np.argwhere(band) + [s + c for s, c in zip(start, block.core.start_zyx, strict=True)]
+    hashes = _position_hash(case, where)
+    kept = np.argsort(hashes, kind="stable")[:limit]
+    targets = trusted_zyx[block.core.slices][band].astype(np.uint8)
+    return CorrectorRows(hashes[kept], features[kept], targets[kept], limit)
+
+
+def _position_hash(case: str, where: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hash positions with splitmix64, which is a bijection: no two voxels of a case collide."""
+    seed = int.from_bytes(hashlib.blake2b(case.encode(), digest_size=8).digest(), "little")
+    z, y, x = where.astype(np.uint64).T
+    with np.errstate(over="ignore"):
+        h = ((z << np.uint64(42)) | (y << np.uint64(21)) | x) ^ np.uint64(seed)
+        h += np.uint64(0x9E3779B97F4A7C15)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(h ^ (h >> np.uint64(31)), np.uint64)
+
+
+@dataclass(frozen=True)
+class Corrector:
+    """Fitted trees; `fit_corrector` makes it."""
+
+    trees: HistGradientBoostingClassifier
+
+    def apply(self, block: CorrectorBlock, *, min_confidence: float = 0.5) -> NDArray[np.integer]:
+        """Return the corrected label of the block's core.
+
+        A voxel of the band takes the likeliest class when its probability reaches
+        `min_confidence`; all others keep the given label.
+        """
+        features, band = band_features(block)
+        out = np.array(block.given_zyx[block.core.slices])
+        if len(features):
+            prob = self.trees.predict_proba(features)
+            best = self.trees.classes_[prob.argmax(axis=1)].astype(out.dtype)
+            out[band] = np.where(prob.max(axis=1) >= min_confidence, best, out[band])
+        return out
+
+
+def fit_corrector(parts: Iterable[CorrectorRows]) -> Corrector:
+    """Fit the trees on rows of trusted cases; the order of `parts` does not matter.
+
+    100 iterations, rate .08, 15 leaves, at least 200 samples a leaf (fewer when there are few
+    rows), L2 5: POLICY 6. Raises `ConfigError` when the rows hold fewer than two classes.
+    """
+    merged: CorrectorRows | None = None
+    for rows in parts:
+        merged = rows if merged is None else merged.merge(rows)
+    if merged is None or len(np.unique(merged.targets)) < 2:
+        raise ConfigError(
+            "the corrector needs training voxels of at least two classes, got "
+            f"{0 if merged is None else len(merged)} voxels of one; give more trusted cases"
+        )
+    trees = HistGradientBoostingClassifier(
+        max_iter=100,
+        learning_rate=0.08,
+        max_leaf_nodes=15,
+        min_samples_leaf=max(5, min(200, len(merged) // 50)),
+        l2_regularization=5.0,
+        early_stopping=False,
+        random_state=0,
+    )
+    order = np.argsort(merged.hashes, kind="stable")
+    return Corrector(trees.fit(merged.features[order], merged.targets[order]))

@@ -1,0 +1,261 @@
+"""Which cases stand out from the archive, by which evidence: a pure function of their scores.
+
+Three kinds of evidence, from the strongest to the weakest:
+
+- the mean offset of the boundary against the archive's central offset;
+- the rate of candidates of one kind (added, removed) per voxel of boundary: an outline that was
+  cut off lacks voxels, whatever the average offset is;
+- the corruption score (cross-entropy of the given label), which sees errors of any kind but
+  mistakes hard cases for noisy ones.
+
+The second and third form two groups only where a mixture of two normal components is clearly
+better than one, is well separated, and its upper group also fits the networks worse as a whole.
+Without that last test an archive of half cut-off and half right outlines would be read as half
+right and half too large.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysegclean.core.casescore import CaseScore, ClassScore, Kind
+from raysegclean.core.robust import Values, fit_mixture, half_sample_mode, robust_sd
+from raysegclean.errors import ConfigError
+
+__all__ = [
+    "FOREGROUND",
+    "Flags",
+    "Group",
+    "Offsets",
+    "PolicyParams",
+    "excess_threshold",
+    "find_groups",
+    "of_key",
+]
+
+FOREGROUND = 0
+"""Key of the foreground as a whole, beside the class values."""
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PolicyParams:
+    """Every number that the policy uses; lengths in voxels of the finest axis."""
+
+    min_cases: int = 8
+    """Fewer comparable cases than this decide nothing."""
+    max_flagged: float = 0.6
+    """When more than this share looks wrong, the archive's centre is not known: nothing is done."""
+    min_boundary_vox: int = 20
+    """Fewer boundary voxels than this measure no offset."""
+    offset_floor_vox: float = 0.4
+    offset_sds: float = 2.5
+    offset_near_vox: float = 0.5
+    """Flagged: off the mode by more than max(floor, sds x robust sd of those nearer than near)."""
+    class_strictness: float = 1.5
+    """A class of its own is shifted from this many times its limit."""
+    shift_gain: float = 0.8
+    max_shift_vox: float = 3.0
+    """A larger offset is no shifted outline, but a missing or a wrong structure."""
+    posterior: float = 0.8
+    """Probability from which a case belongs to a noisy group."""
+    min_bic_gain: float = 10.0
+    """How much better two components must be than one ("very strong", Kass & Raftery 1995)."""
+    min_separation: float = 2.0
+    """Ashman's D from which two components count as two groups."""
+    min_corruption: float = 0.3
+    """How many sds the group's log corruption score must lie above that of the others."""
+    harm_weight: float = 1.0
+    """Voxels that must be repaired for each one that is harmed."""
+    min_confidence: float = 0.7
+    """Confidence for replacing where the scores carry no counts of candidates."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name in ("max_flagged", "posterior", "min_confidence"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ConfigError(f"policy {name} must be in (0, 1], got {value}")
+        if self.min_cases < 4:
+            raise ConfigError(f"policy min_cases must be at least 4, got {self.min_cases}")
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Offsets of one class, or of the foreground, over the archive, made relative."""
+
+    from_centre: Values
+    """NaN where too few boundary voxels were measured."""
+    limit: float
+    """Beyond this a case is flagged."""
+
+    @classmethod
+    def measure(
+        cls, scores: Sequence[ClassScore], trusted: Sequence[ClassScore], params: PolicyParams
+    ) -> "Offsets":
+        """Measure against the trusted labels' median where there are enough, else the mode."""
+        values, known = _offsets(scores, params), _offsets(trusted, params)
+        known = known[np.isfinite(known)]
+        if known.size >= params.min_cases:
+            return cls._around(float(np.median(known)), values, params, most_are_right=False)
+        if np.isfinite(values).sum() >= params.min_cases:
+            return cls._around(half_sample_mode(values), values, params, most_are_right=True)
+        return cls._nothing(len(scores))
+
+    @classmethod
+    def _around(
+        cls, centre: float, values: Values, params: PolicyParams, *, most_are_right: bool
+    ) -> "Offsets":
+        sd = robust_sd(values, centre, within=params.offset_near_vox)
+        spread = params.offset_sds * sd if isfinite(sd) else 0.0
+        found = cls(values - centre, max(params.offset_floor_vox, spread))
+        too_many = found.flags().sum() > params.max_flagged * np.isfinite(values).sum()
+        return cls._nothing(len(values)) if most_are_right and too_many else found
+
+    @classmethod
+    def _nothing(cls, cases: int) -> "Offsets":
+        return cls(np.full(cases, np.nan), float("inf"))
+
+    def flags(self) -> Flags:
+        """Return which cases lie beyond the limit."""
+        return np.asarray(np.abs(self.from_centre) > self.limit)
+
+
+def _offsets(scores: Iterable[ClassScore], params: PolicyParams) -> Values:
+    return np.array(
+        [s.offset_vox if s.boundary_vox >= params.min_boundary_vox else np.nan for s in scores],
+        dtype=np.float64,
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that stand out together, by one kind of evidence on one class (or the foreground)."""
+
+    key: int
+    evidence: str
+    """A `Kind`, or "corruption"."""
+    members: Flags
+    posterior: Values
+    strength: float
+    """BIC gain of the mixture that found it."""
+
+
+def find_groups(
+    scores: Sequence[CaseScore], keys: Sequence[int], explained: Flags, params: PolicyParams
+) -> list[Group]:
+    """Return the noisy groups among the cases that are not `explained`, the strongest first.
+
+    After each group its members are taken out and the rest is looked at again, because what one
+    group does to the archive's spread hides, or feigns, another.
+    """
+    groups: list[Group] = []
+    left = ~explained
+    while len(groups) < 2 * len(keys) + 1:
+        found = [g for key in keys for g in _groups_of(scores, key, left, params)]
+        found = found or _corruption_groups(scores, left, params)
+        if not found:
+            break
+        best = max(found, key=lambda g: (g.strength, -g.key, g.evidence))
+        groups.append(best)
+        left = left & ~best.members
+    return groups
+
+
+def _groups_of(
+    scores: Sequence[CaseScore], key: int, left: Flags, params: PolicyParams
+) -> list[Group]:
+    found = []
+    mine = of_key(scores, key)
+    for kind in (Kind.ADDED, Kind.REMOVED):
+        rates = np.array([_log_rate(s, kind, params) for s in mine])
+        group = _upper_group(key, kind.value, rates, mine, left, params)
+        found += [group] if group else []
+    return found
+
+
+def _corruption_groups(
+    scores: Sequence[CaseScore], left: Flags, params: PolicyParams
+) -> list[Group]:
+    mine = of_key(scores, FOREGROUND)
+    values = np.array([s.log_corruption for s in mine])
+    group = _upper_group(FOREGROUND, "corruption", values, mine, left, params)
+    return [group] if group else []
+
+
+def of_key(scores: Sequence[CaseScore], key: int) -> list[ClassScore]:
+    """Return each case's score of one class, or of the foreground; empty where it has none."""
+    if key == FOREGROUND:
+        return [s.foreground for s in scores]
+    return [s.classes.get(key, _NOTHING) for s in scores]
+
+
+_NOTHING = ClassScore(float("nan"), 0, 0.0, 0, 0, 0, 0)
+
+
+def _log_rate(score: ClassScore, kind: Kind, params: PolicyParams) -> float:
+    counts = score.candidates.get(kind)
+    if counts is None or score.boundary_vox < params.min_boundary_vox:
+        return float("nan")
+    return float(np.log((int(counts[1:].sum()) + 1) / score.boundary_vox))
+
+
+def _upper_group(
+    key: int,
+    evidence: str,
+    values: Values,
+    scores: Sequence[ClassScore],
+    left: Flags,
+    params: PolicyParams,
+) -> Group | None:
+    usable = left & np.isfinite(values)
+    if usable.sum() < params.min_cases:
+        return None
+    mixture = fit_mixture(values[usable])
+    if (
+        mixture is None
+        or mixture.bic_gain < params.min_bic_gain
+        or mixture.separation < params.min_separation
+    ):
+        return None
+    posterior = np.where(usable, mixture.posterior(values), 0.0)
+    members = posterior > params.posterior
+    if not 0 < members.sum() <= params.max_flagged * usable.sum():
+        return None
+    corruption = np.array([s.log_corruption for s in scores])
+    if _effect(corruption[members], corruption[usable & ~members]) < params.min_corruption:
+        return None
+    return Group(key, evidence, members, posterior, mixture.bic_gain)
+
+
+def _effect(group: Values, others: Values) -> float:
+    """Return how many sds the group's mean lies above that of the others (Cohen's d)."""
+    group, others = group[np.isfinite(group)], others[np.isfinite(others)]
+    if not group.size or not others.size:
+        return 0.0
+    sd = float(
+        np.sqrt(
+            (group.var() * group.size + others.var() * others.size) / (group.size + others.size)
+        )
+    )
+    return float(group.mean() - others.mean()) / max(sd, 1e-9)
+
+
+def excess_threshold(noisy: Values, reference: Values, harm_weight: float) -> float:
+    """Return the confidence from which replacing repairs more voxels than it harms; 1 if none.
+
+    In clean cases every candidate is a mistake of the networks; their rate `reference` (expected
+    counts by level in as much clean boundary as the noisy cases have) is what mistakes there are
+    in noisy cases too. What the noisy cases have beyond it are errors of the label. Above a
+    threshold, sum(noisy - reference) voxels are repaired and sum(reference) harmed; the threshold
+    maximises repaired - harm_weight x harmed. Level 0 is never used.
+    """
+    net = noisy - (1.0 + harm_weight) * reference
+    net[0] = 0.0
+    gain = net[::-1].cumsum()[::-1]
+    best = int(gain[1:].argmax()) + 1
+    return best / len(net) if gain[best] > 0 else 1.0

@@ -1,0 +1,291 @@
+"""Values that can only be found by training again.
+
+All candidates are drawn before the first one is tried, from the seed alone, so a search that was
+killed tries exactly what is left: every finished trial is one object in the run folder, created
+once. Ray Tune runs the trials, several at a time, and stops those that fall behind the median of
+the others. Thresholds do not belong here; they are solved from histograms, without training.
+
+A trial's driver takes a hundredth of a CPU slot, because it only waits for what it starts: drivers
+that held whole slots would leave none for their own workers, and all would wait for ever without
+an error. Trials that run at once plan with their share of the cluster (`cluster.shared_by`), and
+no more of them run than leave each a worker and a reader.
+
+Not guaranteed: that a search which was resumed stops the same trials early, since the median
+forgets the trials of the killed one. The chosen values are frozen with the run.
+"""
+
+import logging
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
+from scipy.stats import qmc
+
+from raysegclean.core.identity import digest
+from raysegclean.dist.cluster import cluster_share, data_rules, shared_by
+from raysegclean.errors import AlreadyExists, ConfigError, RaysegcleanError
+from raysegclean.store.objects import Store, as_json
+
+__all__ = ["Objective", "Report", "SearchFailed", "SearchResult", "Trial", "candidates", "search"]
+
+log = logging.getLogger("raysegclean.search")
+
+Params = dict[str, Any]
+Report = Callable[[float, int], None]
+Objective = Callable[[Params, Report], float]
+
+_DRIVER = {"CPU": 0.01}
+_SLOTS_PER_TRIAL = 2.0
+"""A worker and its readers: below this a trial would wait for another one to end."""
+_SIGNIFICANT = 6
+
+
+class SearchFailed(RaysegcleanError):
+    """Not one trial came to an end."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of values. Its key depends on the values alone."""
+
+    number: int
+    params: Params
+    key: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search found. Higher scores are better.
+
+    trials: per candidate, in the order of drawing: params, score (None when it failed), stopped
+    (whether it was cut short), reports (pairs of step and score), seconds, error.
+    """
+
+    best: Params
+    score: float
+    trials: list[dict[str, Any]]
+
+
+def candidates(
+    space: Mapping[str, Sequence[Any]], samples: int, seed: int, identity: str = ""
+) -> list[Trial]:
+    """Draw up to `samples` different sets of values, a longer list beginning with a shorter one.
+
+    Two numbers are a range, both ends included (of whole numbers when both are); any other list
+    holds choices. Source of the points: scrambled Sobol sequence (Owen 1998), which covers the
+    space more evenly than random draws. Raises ConfigError for an empty list.
+    """
+    names = sorted(space)
+    empty = [name for name in names if not space[name]]
+    if empty or not names or samples < 1:
+        raise ConfigError(
+            f"search: {', '.join(empty) or 'space'} is empty or samples {samples} is below 1; "
+            "list two numbers (a range) or the choices for each parameter"
+        )
+    points = qmc.Sobol(len(names), scramble=True, rng=seed).random_base2(
+        math.ceil(math.log2(samples)) if samples > 1 else 0
+    )
+    found: dict[str, Trial] = {}
+    for point in points[:samples]:
+        params = {
+            name: _value(list(space[name]), float(u)) for name, u in zip(names, point, strict=True)
+        }
+        key = f"search/trial-{digest('search', identity, params)}.json"
+        found.setdefault(key, Trial(len(found), params, key))
+    return list(found.values())
+
+
+def _value(listed: list[Any], u: float) -> Any:
+    """Return the value at `u` in [0, 1)."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in listed)
+    if len(listed) != 2 or not numbers:
+        return listed[int(u * len(listed))]
+    low, high = sorted(listed)
+    if isinstance(low, int) and isinstance(high, int):
+        return low + int(u * (high - low + 1))
+    return float(f"{low + u * (high - low):.{_SIGNIFICANT}g}")
+
+
+def search(
+    space: Mapping[str, Sequence[Any]],
+    samples: int,
+    run_uri: str,
+    objective: Objective,
+    *,
+    max_concurrent: int = 1,
+    seed: int = 0,
+    identity: str = "",
+    stop_early: bool = True,
+) -> SearchResult:
+    """Try the candidates that have no result in the run folder yet; return the best of all.
+
+    objective: (params, report) -> score, called in a process of its own; must be picklable, and
+    places work through Ray Train and Ray Data, or with `scheduling_strategy="DEFAULT"` (other
+    tasks would be squeezed into the driver's hundredth of a slot). `report(score, step)` tells an
+    interim score, steps from 1; a trial below the median of the others is ended there.
+    identity: what else decides a score; trials of another identity are not reused.
+
+    A trial that fails costs itself. Raises SearchFailed when none comes to an end.
+    """
+    store = Store.open(run_uri)
+    trials = candidates(space, samples, seed, identity)
+    missing = [trial for trial in trials if store.head(trial.key) is None]
+    log.info("search: %d trials, %d are finished", len(trials), len(trials) - len(missing))
+    failures: dict[int, str] = {}
+    if missing:
+        at_once = _at_once(max_concurrent, len(missing))
+        failures = _run(missing, store, objective, (at_once, stop_early))
+    rows = [_row(trial, store, failures.get(trial.number)) for trial in trials]
+    return _best(rows)
+
+
+def _at_once(wanted: int, missing: int) -> int:
+    cpus, _ = cluster_share()
+    return max(1, min(wanted, missing, int(cpus // _SLOTS_PER_TRIAL)))
+
+
+def _run(
+    missing: Sequence[Trial], store: Store, objective: Objective, how: tuple[int, bool]
+) -> dict[int, str]:
+    """Run the trials; return the errors of those that failed, by number."""
+    at_once, stop_early = how
+    folder = tempfile.mkdtemp(prefix="raysegclean-search-")
+    by_number = {trial.number: trial for trial in missing}
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(
+                _run_trial, trials=by_number, store=store, objective=objective, users=at_once
+            ),
+            _DRIVER,
+        ),
+        param_space={"number": tune.grid_search(sorted(by_number))},
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="max",
+            max_concurrent_trials=at_once,
+            scheduler=_scheduler(stop_early),
+        ),
+        run_config=tune.RunConfig(
+            storage_path=folder,
+            verbose=0,
+            callbacks=[_KeepStopped(by_number, store)],
+        ),
+    )
+    try:
+        results = tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    ended = [results[place] for place in range(len(results))]
+    return {
+        result.config["number"]: _reason(result.error)
+        for result in ended
+        if result.error is not None and result.config is not None
+    }
+
+
+def _scheduler(stop_early: bool) -> TrialScheduler:
+    if not stop_early:
+        return FIFOScheduler()  # type: ignore[no-untyped-call]  # no types in Ray
+    return MedianStoppingRule(time_attr="step", grace_period=1, min_samples_required=3)
+
+
+def _run_trial(
+    config: dict[str, int],
+    *,
+    trials: dict[int, Trial],
+    store: Store,
+    objective: Objective,
+    users: int,
+) -> None:
+    """Run one trial in a process of its own and keep its result."""
+    trial = trials[config["number"]]
+    reports: list[tuple[int, float]] = []
+    began = time.monotonic()
+
+    def report(score: float, step: int) -> None:
+        reports.append((step, float(score)))
+        # Tune ends the process here when the trial is to be stopped.
+        tune.report({"score": float(score), "step": step})
+
+    data_rules()
+    with shared_by(users):
+        score = float(objective(dict(trial.params), report))
+    _keep(store, trial, reports, score=score, seconds=time.monotonic() - began)
+    last = max((step for step, _ in reports), default=0)
+    tune.report({"score": score if math.isfinite(score) else -math.inf, "step": last + 1})
+
+
+def _keep(
+    store: Store,
+    trial: Trial,
+    reports: Sequence[tuple[int, float]],
+    *,
+    score: float,
+    seconds: float,
+    stopped: bool = False,
+) -> None:
+    row = {
+        "params": trial.params,
+        "score": score if math.isfinite(score) else None,
+        "stopped": stopped,
+        "reports": [list(pair) for pair in reports],
+        "seconds": round(seconds, 3),
+    }
+    try:
+        store.create(trial.key, as_json(row))
+    except AlreadyExists:
+        log.debug("search: %s was finished by another worker first", trial.key)
+
+
+class _KeepStopped(tune.Callback):
+    """Keeps the last score of trials that were stopped early, so that no resume repeats them."""
+
+    def __init__(self, trials: Mapping[int, Trial], store: Store) -> None:
+        self.trials = trials
+        self.store = store
+
+    def on_trial_complete(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        """Called by Tune on the driver."""
+        mine = self.trials[trial.config["number"]]
+        last = trial.last_result or {}
+        if "score" in last and self.store.head(mine.key) is None:
+            reports = [(int(last["step"]), float(last["score"]))]
+            seconds = float(last.get("time_total_s", 0.0))
+            _keep(self.store, mine, reports, score=reports[0][1], seconds=seconds, stopped=True)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _row(trial: Trial, store: Store, failure: str | None) -> dict[str, Any]:
+    if store.head(trial.key) is None:
+        reason = failure or "it did not come to an end"
+        log.warning("search: trial %s failed: %s", trial.params, reason)
+        empty: dict[str, Any] = {"score": None, "stopped": False, "reports": [], "seconds": 0.0}
+        return {"params": trial.params, **empty, "error": reason}
+    row: dict[str, Any] = store.get_json(trial.key)
+    return row | {"error": None}
+
+
+def _best(rows: list[dict[str, Any]]) -> SearchResult:
+    scored = [row for row in rows if row["score"] is not None]
+    if not scored:
+        reasons = "; ".join(f"{row['params']}: {row['error'] or 'no score'}" for row in rows[:3])
+        raise SearchFailed(f"search: none of {len(rows)} trials has a score ({reasons})")
+    # A score of a trial that was cut short is not comparable; the first of equals wins.
+    best = max([row for row in scored if not row["stopped"]] or scored, key=lambda r: r["score"])
+    return SearchResult(dict(best["params"]), float(best["score"]), rows)

@@ -1,0 +1,75 @@
+"""Archives of phantoms (`core.phantom`), of any number and size, for demos and scale tests."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from raysegclean.core.geometry import Index3
+from raysegclean.core.phantom import phantom_case
+from raysegclean.core.surface import Spacing
+from raysegclean.errors import CaseError, ConfigError
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.each import for_each_case
+from raysegclean.store.index import load_index
+
+__all__ = ["PhantomReport", "write_phantom_archive"]
+
+
+@dataclass(frozen=True)
+class PhantomReport:
+    """What became of each case."""
+
+    written: tuple[str, ...]
+    reused: tuple[str, ...]
+    failed: tuple[CaseError, ...]
+
+
+def write_phantom_archive(
+    dst_uri: str | os.PathLike[str],
+    cases: int,
+    *,
+    shape_zyx: Index3 = (32, 96, 96),
+    spacing_mm: Spacing = (2.5, 1.5, 1.5),
+    seed: int = 0,
+    label: str = "organs",
+) -> PhantomReport:
+    """Write `cases` phantoms, each its own patient and the same whatever their number.
+
+    Case ids are `phantom-0000` and on. Cases that are there are reused, so a larger number adds to
+    an archive; a case made otherwise is refused. Raises ConfigError for less than one case or too
+    small a shape, UnfitEnvironment when nothing can be written.
+    """
+    if cases < 1:
+        raise ConfigError(f"An archive of phantoms needs at least one case, got {cases}.")
+    archive = Archive.open(dst_uri)
+    archive.store.check_writable()
+    numbers = {f"phantom-{number:04d}": number for number in range(cases)}
+
+    def one(case: str) -> bool:
+        recipe: dict[str, Any] = {"seed": seed, "index": numbers[case], "shape_zyx": [*shape_zyx]}
+        recipe |= {"spacing_mm": [*spacing_mm], "label": label}
+        if archive.at(case).head("zarr.json") is not None:
+            _check_recipe(archive, case, recipe)
+            return False
+        image, organs = phantom_case(seed, numbers[case], shape_zyx, spacing_mm)
+        about = {"patient": case, "phantom": recipe}
+        write_case(archive, case, image, {label: organs}, spacing_mm=spacing_mm, attributes=about)
+        return True
+
+    done, failed = for_each_case(numbers, one)
+    load_index(archive)
+    return PhantomReport(
+        written=tuple(case for case, is_new in done.items() if is_new),
+        reused=tuple(case for case, is_new in done.items() if not is_new),
+        failed=failed,
+    )
+
+
+def _check_recipe(archive: Archive, case: str, recipe: dict[str, Any]) -> None:
+    present = archive.attributes(case).get("phantom")
+    if present != recipe:
+        raise CaseError(
+            case,
+            f"exists in {archive.store.uri} as {present or 'no phantom'}, wanted {recipe}. "
+            "Choose another place.",
+        )

@@ -1,0 +1,171 @@
+"""A copy of an archive whose label is wrong in a known way, to measure a cleaning against.
+
+The label keeps its name in the copy, so the same configuration cleans the real archive and the
+simulated one; the original stays beside it as `<label>_truth`. Which cases are corrupted, and each
+corruption, depend on the seed and the case's id alone. Running the same simulation again reuses
+what is there; another one into the same place is refused. The source is only read.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysegclean.core.metrics import dice
+from raysegclean.core.noise import case_rng, choose_cases, corrupt
+from raysegclean.errors import CaseError, ConfigError, MissingObject
+from raysegclean.store.archive import Archive, as_label, write_case
+from raysegclean.store.each import for_each_case
+from raysegclean.store.index import load_index
+
+__all__ = ["SIMULATED", "SimulateReport", "load_simulated", "simulate", "truth_name"]
+
+SIMULATED = "simulated.json"
+"""Object at the root of a simulated archive: corrupted case -> noise, params, seed, Dice."""
+
+
+@dataclass(frozen=True)
+class SimulateReport:
+    """What became of each case."""
+
+    corrupted: tuple[str, ...]
+    clean: tuple[str, ...]
+    failed: tuple[CaseError, ...]
+    dice: Mapping[int, float]
+    """Mean Dice of the corrupted labels to the truth, per class, over corrupted cases."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One simulation; cases are corrupted where `chosen` says so."""
+
+    source: Archive
+    target: Archive
+    label: str
+    noise: str
+    seed: int
+    params: Mapping[str, Any]
+    chosen: frozenset[str]
+
+    def record(self, case: str) -> dict[str, Any]:
+        """Return what identifies the corruption of a case; JSON values only."""
+        if case not in self.chosen:
+            return {"label": self.label, "noise": None}
+        told = {"noise": self.noise, "params": dict(self.params), "seed": self.seed}
+        return dict(json.loads(json.dumps({"label": self.label, **told})))
+
+
+def simulate(
+    src: Archive,
+    dst_uri: str | os.PathLike[str],
+    label: str,
+    *,
+    noise: str,
+    fraction: float = 0.5,
+    seed: int = 0,
+    params: Mapping[str, Any] | None = None,
+    cases: Iterable[str] | None = None,
+) -> SimulateReport:
+    """Copy the cases of `src` (default: all) and corrupt `label` in a fraction of them.
+
+    `noise` and `params` are those of `core.noise.corrupt`. Images, other given labels, spacing,
+    affine, patient, site and annotator are kept; labels made by runs are not copied. Raises
+    ConfigError for an impossible noise or target, UnfitEnvironment when nothing can be written.
+    """
+    target = Archive.open(dst_uri)
+    if target.store.uri == src.store.uri:
+        raise ConfigError(f"{target.store.uri}: source and copy are one. Choose another place.")
+    corrupt(np.ones((1, 4, 4), np.uint8), noise, case_rng(seed, ""), **(params or {}))
+    names = sorted(set(cases)) if cases is not None else src.case_ids()
+    chosen = frozenset(choose_cases(names, fraction, seed))
+    plan = _Plan(src, target, label, noise, seed, params or {}, chosen)
+    target.store.check_writable()
+    done, failed = for_each_case(names, lambda case: _simulate_case(plan, case))
+    corrupted = {case: facts for case, facts in done.items() if case in chosen}
+    target.store.put_json(SIMULATED, {**load_simulated(target), **corrupted})
+    load_index(target)
+    return SimulateReport(
+        corrupted=tuple(corrupted),
+        clean=tuple(case for case in done if case not in chosen),
+        failed=failed,
+        dice=_mean_dice([facts["dice"] for facts in corrupted.values()]),
+    )
+
+
+def load_simulated(archive: Archive) -> dict[str, dict[str, Any]]:
+    """Return {corrupted case: {label, noise, params, seed, dice}}; empty for a real archive."""
+    try:
+        return dict(archive.store.get_json(SIMULATED))
+    except MissingObject:
+        return {}
+
+
+def truth_name(label: str) -> str:
+    """Return the name under which the original of a corrupted label is kept."""
+    return f"{label}_truth"
+
+
+def _simulate_case(plan: _Plan, case: str) -> dict[str, Any]:
+    """Write one case of the copy, unless it is there; return its record."""
+    wanted = plan.record(case)
+    if plan.target.at(case).head("zarr.json") is not None:
+        present = plan.target.attributes(case).get("simulated", {})
+        if {key: present.get(key) for key in wanted} != wanted:
+            raise CaseError(
+                case,
+                f"exists in {plan.target.store.uri} from another simulation or source. "
+                "Choose another place for this one.",
+            )
+        return dict(present)
+    source, spacing_mm = plan.source, plan.source.spacing_mm(case)
+    image = source.image(case)
+    given = as_label(case, plan.label, source.label(case, plan.label).read_all(), image.shape_zyx)
+    noisy = given
+    if case in plan.chosen:
+        rng = case_rng(plan.seed, case)
+        noisy = corrupt(given, plan.noise, rng, spacing_mm, **plan.params)
+        wanted["dice"] = {str(value): score for value, score in dice(given, noisy).items()}
+    labels, own = _other_labels(plan, case)
+    about = source.label_attributes(case, plan.label)
+    truth = truth_name(plan.label)
+    attributes = source.attributes(case)
+    attributes.pop("affine", None)
+    write_case(
+        plan.target,
+        case,
+        image.read_all(),
+        {**labels, plan.label: noisy, truth: given},
+        spacing_mm=spacing_mm,
+        affine=source.affine(case),
+        attributes={**attributes, "simulated": wanted},
+        label_attributes={**own, plan.label: about, truth: about},
+    )
+    return wanted
+
+
+def _other_labels(plan: _Plan, case: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return voxels and attributes of the labels that came with the case, the one apart."""
+    source = plan.source
+    names = [name for name in source.label_names(case) if not source.is_derived(case, name)]
+    if truth_name(plan.label) in names:
+        raise CaseError(
+            case,
+            f"has a label {truth_name(plan.label)!r} already: it is a simulation itself. "
+            "Simulate from the real archive.",
+        )
+    others = [name for name in names if name != plan.label]
+    voxels = {name: source.label(case, name).read_all() for name in others}
+    return voxels, {name: source.label_attributes(case, name) for name in others}
+
+
+def _mean_dice(per_case: list[dict[str, float]]) -> dict[int, float]:
+    values = sorted({int(value) for scores in per_case for value in scores})
+    return {
+        value: math.fsum(scores[str(value)] for scores in per_case if str(value) in scores)
+        / sum(str(value) in scores for scores in per_case)
+        for value in values
+    }

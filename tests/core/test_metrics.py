@@ -1,0 +1,198 @@
+"""Measures agree with oracles written from their definitions, and with figures worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.core.bootstrap import difference, paired_bootstrap
+from raysegclean.core.boxes import bounding_box, class_boxes
+from raysegclean.core.geometry import Box
+from raysegclean.core.metrics import (
+    Changes,
+    Overlap,
+    changes,
+    clean_summary,
+    dice,
+    error_removed,
+    hd95_mm,
+    nsd,
+    overlaps,
+    recovered_share,
+)
+from raysegclean.core.truth import truth_scores
+from raysegclean.errors import ConfigError, InputError
+
+SPACING = (3.0, 1.0, 0.7)
+
+
+@st.composite
+def label_pairs(draw, classes=(0, 1, 2, 900)):
+    shape = tuple(draw(st.integers(1, 6)) for _ in range(3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.int16, np.uint32, np.int64]))
+    return tuple(rng.choice(classes, shape).astype(dtype) for _ in range(3))
+
+
+# ---- counts -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_pairs())
+def test_dice_is_its_definition(labels):
+    a, b, _ = labels
+    for value, score in dice(a, b, classes=(1, 2, 900, 5)).items():
+        total = (a == value).sum() + (b == value).sum()
+        expected = 1.0 if total == 0 else 2 * ((a == value) & (b == value)).sum() / total
+        assert score == pytest.approx(expected)
+    assert set(dice(a, b)) == set(np.unique([a, b])) - {0}
+    assert dice(a, b) == dice(b, a)
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_pairs())
+def test_changes_are_their_definition_and_add_up_over_blocks(labels):
+    given_zyx, output_zyx, truth_zyx = labels
+    found = changes(given_zyx, output_zyx, truth_zyx, classes=(1, 2))
+    for value, counts in found.items():
+        was, is_now, should = (label == value for label in labels)
+        assert counts.harmed == ((was == should) & (is_now != should)).sum()
+        assert counts.fixed == ((was != should) & (is_now == should)).sum()
+        assert counts.fixed + counts.harmed == (was != is_now).sum()
+        assert counts.extent == (was | should).sum()
+    half = given_zyx.shape[2] // 2
+    left = changes(*(label[..., :half] for label in labels), classes=(1, 2))
+    right = changes(*(label[..., half:] for label in labels), classes=(1, 2))
+    assert {value: left[value] + right[value] for value in found} == found
+
+
+def test_harm_and_precision_by_hand():
+    given_zyx = np.array([[[1, 1, 1, 1, 0, 0, 0, 0]]])
+    truth_zyx = np.array([[[1, 1, 1, 1, 1, 1, 0, 0]]])
+    output_zyx = np.array([[[0, 1, 1, 1, 1, 0, 1, 0]]])
+    (counts,) = changes(given_zyx, output_zyx, truth_zyx).values()
+    assert counts == Changes(fixed=1, harmed=2, extent=6)
+    assert counts.harm == pytest.approx(2 / 6)
+    assert counts.precision == pytest.approx(1 / 3)
+
+
+def test_an_invented_class_has_infinite_harm_and_no_change_has_none():
+    assert Changes(0, 3, 0).harm == math.inf
+    assert Changes(0, 0, 0).harm == 0
+    assert math.isnan(Changes(0, 0, 5).precision)
+
+
+def test_labels_of_different_shapes_are_refused():
+    with pytest.raises(InputError, match="one shape"):
+        overlaps(np.zeros((1, 2, 2), int), np.zeros((1, 2, 3), int))
+
+
+def test_background_has_no_measure():
+    with pytest.raises(ConfigError, match="background"):
+        dice(np.zeros((1, 2, 2), int), np.zeros((1, 2, 2), int), classes=(0, 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_pairs(classes=(0, 0, 0, 0, 0, 3, 70_000, 12)))
+def test_boxes_of_classes_are_tight(labels):
+    label = labels[1].astype(np.int64)
+    for value, box in class_boxes(label).items():
+        where = np.argwhere(label == value)
+        assert box == Box(tuple(where.min(0)), tuple(where.max(0) + 1))
+        assert bounding_box(label == value) == box
+    assert set(class_boxes(label)) == set(np.unique(label)) - {0}
+    assert bounding_box(label < 0) is None
+
+
+# ---- surfaces (more in test_surface.py) --------------------------------------------------------
+
+
+def test_empty_classes_have_documented_values():
+    a = np.zeros((3, 4, 4), np.uint8)
+    b = a.copy()
+    b[1, 1, 1] = 2
+    assert (dice(a, a, [2]), hd95_mm(a, a, SPACING, classes=[2])) == ({2: 1.0}, {2: 0.0})
+    assert nsd(a, a, SPACING, 1.0, classes=[2]) == {2: 1.0}
+    assert (dice(a, b), hd95_mm(a, b, SPACING)) == ({2: 0.0}, {2: math.inf})
+    assert nsd(a, b, SPACING, 1.0) == nsd(b, a, SPACING, 1.0) == {2: 0.0}
+
+
+def test_scores_bring_all_measures_at_once():
+    rng = np.random.default_rng(3)
+    label, truth = (rng.integers(0, 3, (6, 9, 8)).astype(np.uint8) for _ in range(2))
+    for spacing in (SPACING, (2.0, 2.0, 2.0)):
+        for score in truth_scores(label, truth, spacing):
+            value = score.label_value
+            assert score.dice == dice(label, truth)[value]
+            assert score.hd95_mm == hd95_mm(label, truth, spacing)[value]
+            assert score.nsd == pytest.approx(nsd(label, truth, (1.0, 1.0, 1.0), 1.0)[value])
+            assert score.truth_voxels == (truth == value).sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(label_pairs())
+def test_a_label_is_perfect_against_itself_and_measures_are_symmetric(labels):
+    a, b, _ = labels
+    for score in truth_scores(a, a, SPACING):
+        assert (score.dice, score.hd95_mm, score.nsd) == (1.0, 0.0, 1.0)
+    there, back = truth_scores(a, b, SPACING), truth_scores(b, a, SPACING)
+    assert [s.hd95_mm for s in there] == pytest.approx([s.hd95_mm for s in back])
+    assert [s.nsd for s in there] == pytest.approx([s.nsd for s in back])
+
+
+# ---- summaries ----------------------------------------------------------------------------------
+
+
+def test_error_removed_is_the_share_of_the_missing_dice():
+    assert error_removed(0.689, 0.931) == pytest.approx(0.778, abs=1e-3)  # POLICY, boundary noise
+    assert error_removed([0.5, 0.5], [0.5, 0.25]).tolist() == [0.0, -0.5]
+    assert math.isnan(error_removed(1.0, 0.9))
+
+
+def test_recovered_share_is_silent_near_the_ceiling():
+    assert recovered_share(0.689, 0.931, 0.859) == pytest.approx(1.42, abs=0.01)
+    assert math.isnan(recovered_share(0.82, 0.9, 0.859))
+
+
+def test_clean_cases_are_summed_up_by_mean_worst_and_losers():
+    summary = clean_summary([1.0, 0.995, 0.98, 1.0])
+    assert (summary.cases, summary.worst, summary.share_losing) == (4, 0.98, 0.25)
+    assert summary.mean == pytest.approx(0.99375)
+    assert math.isnan(clean_summary([]).mean)
+
+
+def test_overlaps_add_up():
+    assert (Overlap(1, 2, 1) + Overlap(3, 2, 2)).dice == 0.75
+
+
+def test_the_bootstrap_is_seeded_and_covers_a_clear_gain():
+    rng = np.random.default_rng(0)
+    before = rng.uniform(0.6, 0.8, 60)
+    after = before + 0.5 * (1 - before) + rng.normal(0, 0.02, 60)
+    patients = [f"p{i // 2}" for i in range(60)]
+    interval = paired_bootstrap(before, after, patients, seed=4)
+    assert interval == paired_bootstrap(before, after, patients, seed=4)
+    assert interval.low < interval.value < interval.high
+    assert interval.value == pytest.approx(0.5, abs=0.05)
+    assert interval.high - interval.low < 0.1
+
+
+def test_cases_of_one_patient_are_drawn_together():
+    before, after = np.zeros(100), np.repeat([0.0, 1.0], 50)
+    by_case = paired_bootstrap(before, after, [str(i) for i in range(100)], statistic=difference)
+    two = ["a"] * 50 + ["b"] * 50
+    by_patient = paired_bootstrap(before, after, two, statistic=difference)
+    assert by_case.high - by_case.low < 0.25
+    assert (by_patient.low, by_patient.high) == (0.0, 1.0)
+
+
+def test_an_unequal_number_of_cases_per_patient_weighs_by_case():
+    interval = paired_bootstrap([0, 0, 0], [1, 1, 0], ["a", "a", "b"], statistic=difference)
+    assert interval.value == pytest.approx(2 / 3)
+
+
+def test_a_bootstrap_without_patients_is_refused():
+    with pytest.raises(InputError, match="one patient per case"):
+        paired_bootstrap([0.5, 0.6], [0.6, 0.7], ["a"])

@@ -1,0 +1,154 @@
+"""Rules: what changes, what never does, and that every change has a reason."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.core.geometry import Box, Index3
+from raysegclean.core.proposals import Proposal
+from raysegclean.core.rules import NO_ACTIONS, Actions, Reason, Settled, TakenBack, settle, take_back
+
+SHAPE: Index3 = (8, 12, 12)
+WHOLE = Box.whole(SHAPE)
+ISOTROPIC = (1.0, 1.0, 1.0)
+
+
+def _two_touching_cubes() -> np.ndarray:
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:6, 3:6, 3:9] = 1
+    label[2:6, 6:9, 3:9] = 2
+    return label
+
+
+def _random_proposal(seed: int, label: np.ndarray) -> Proposal:
+    rng = np.random.default_rng(seed)
+    predicted = np.where(rng.random(SHAPE) < 0.3, rng.integers(0, 3, SHAPE), label)
+    differs = predicted != label
+    return Proposal(
+        candidate_zyx=np.where(differs, predicted + 1, 0).astype(np.uint8),
+        confidence_zyx=np.where(differs, rng.integers(0, 256, SHAPE), 0).astype(np.uint8),
+        uncertainty_zyx=rng.integers(0, 128, SHAPE).astype(np.uint8),
+    )
+
+
+def _settle(
+    label: np.ndarray, proposal: Proposal | None, actions: Actions, classes: int = 3
+) -> Settled:
+    return settle(label, WHOLE, proposal, actions, classes=classes, spacing_mm=ISOTROPIC)
+
+
+actions_strategy = st.builds(
+    Actions,
+    shift_vox=st.dictionaries(st.integers(1, 2), st.floats(-2, 2).filter(bool), max_size=2),
+    replace_above=st.dictionaries(st.integers(1, 2), st.floats(0.1, 0.99), max_size=2),
+    replace_below=st.none() | st.floats(0.01, 0.4),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), actions_strategy)
+def test_a_voxel_has_a_reason_exactly_when_it_changed(seed: int, actions: Actions) -> None:
+    label = _two_touching_cubes()
+    settled = _settle(label, _random_proposal(seed, label), actions)
+    assert np.array_equal(settled.reason_zyx > 0, settled.label_zyx != label)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), actions_strategy, st.integers(1, 7))
+def test_blocks_with_the_halo_of_their_actions_settle_like_the_whole(
+    seed: int, actions: Actions, cut: int
+) -> None:
+    label = _two_touching_cubes()
+    proposal = _random_proposal(seed, label)
+    whole = _settle(label, proposal, actions)
+    for core in (Box((0, 0, 0), (cut, 12, 12)), Box((cut, 0, 0), SHAPE)):
+        window = core.grown(actions.halo_vox(ISOTROPIC)).clipped(WHOLE)
+        parts = (proposal.candidate_zyx, proposal.confidence_zyx, proposal.uncertainty_zyx)
+        block = settle(
+            label[window.slices],
+            core.relative_to(window),
+            Proposal(*(part[core.slices] for part in parts)),
+            actions,
+            classes=3,
+            spacing_mm=ISOTROPIC,
+        )
+        assert np.array_equal(block.label_zyx, whole.label_zyx[core.slices])
+        assert np.array_equal(block.reason_zyx, whole.reason_zyx[core.slices])
+
+
+def test_without_actions_nothing_changes_and_no_proposal_is_needed() -> None:
+    label = _two_touching_cubes()
+    settled = _settle(label, None, NO_ACTIONS)
+    assert NO_ACTIONS.quiet
+    assert np.array_equal(settled.label_zyx, label)
+    assert not settled.reason_zyx.any()
+
+
+def test_a_candidate_between_two_classes_needs_both_to_be_open() -> None:
+    label = _two_touching_cubes()
+    where = (3, 5, 5)
+    candidate = np.zeros(SHAPE, np.uint8)
+    candidate[where] = 3
+    proposal = Proposal(candidate, np.where(candidate, 255, 0).astype(np.uint8), None)
+    one = _settle(label, proposal, Actions(replace_above={1: 0.5}))
+    both = _settle(label, proposal, Actions(replace_above={1: 0.5, 2: 0.5}))
+    assert one.label_zyx[where] == 1
+    assert both.label_zyx[where] == 2
+    assert both.reason_zyx[where] == Reason.REPLACE
+
+
+def test_a_confidence_of_zero_is_never_accepted() -> None:
+    label = _two_touching_cubes()
+    proposal = Proposal(np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8))
+    actions = Actions(replace_above={1: 0.001, 2: 0.001}, replace_below=0.4)
+    assert np.array_equal(_settle(label, proposal, actions).label_zyx, label)
+
+
+def test_the_published_rule_flips_uncertain_voxels_even_where_the_network_agrees() -> None:
+    label = (_two_touching_cubes() > 0).astype(np.uint8)
+    uncertainty = np.zeros(SHAPE, np.uint8)
+    uncertainty[3] = 120
+    proposal = Proposal(np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), uncertainty)
+    settled = _settle(label, proposal, Actions(flip_above=0.2), classes=2)
+    assert np.array_equal(settled.label_zyx[3], 1 - label[3])
+    assert (settled.reason_zyx[3] == Reason.FLIP).all()
+    assert np.array_equal(np.delete(settled.label_zyx, 3, 0), np.delete(label, 3, 0))
+
+
+def test_a_ball_that_shrinks_by_two_has_two_voxels_less_radius() -> None:
+    z, y, x = np.ogrid[-12:13, -12:13, -12:13]
+    distance = np.sqrt(z**2 + y**2 + x**2)
+    ball = (distance <= 9).astype(np.uint8)
+    settled = settle(
+        ball, Box.whole(ball.shape), None, Actions(shift_vox={1: 2.0}), classes=2, spacing_mm=ISOTROPIC
+    )
+    radius = (3 * settled.label_zyx.sum() / (4 * np.pi)) ** (1 / 3)
+    assert radius == pytest.approx((3 * ball.sum() / (4 * np.pi)) ** (1 / 3) - 2, abs=0.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([None, 1, 2]), st.sampled_from([None, 1, 2]))
+def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
+    seed: int, channel: int | None, reason: int | None
+) -> None:
+    label = _two_touching_cubes()
+    actions = Actions(shift_vox={1: 1.0}, replace_above={1: 0.3, 2: 0.3})
+    settled = _settle(label, _random_proposal(seed, label), actions)
+    back = take_back(settled, label, [TakenBack("a", channel, reason)], "a")
+    mine = settled.reason_zyx > 0
+    if reason is not None:
+        mine &= settled.reason_zyx == reason
+    if channel is not None:
+        mine &= (label == channel) | (settled.label_zyx == channel)
+    assert np.array_equal(back.label_zyx, np.where(mine, label, settled.label_zyx))
+    assert np.array_equal(back.reason_zyx > 0, back.label_zyx != label)
+    other = take_back(settled, label, [TakenBack("another case")], "a")
+    assert np.array_equal(other.label_zyx, settled.label_zyx)
+
+
+def test_actions_without_a_class_leave_it_alone() -> None:
+    actions = Actions(shift_vox={1: 1.0, 2: -1.0}, replace_above={1: 0.5}, replace_below=0.1)
+    held = actions.without(frozenset({1}))
+    assert held == Actions(shift_vox={2: -1.0})
+    assert actions.without(frozenset()) == actions

@@ -1,0 +1,147 @@
+"""The training feed: right patches, right order, from any step, for any number of ranks."""
+
+import numpy as np
+import pytest
+import ray
+
+from raysegclean.core.sampling import IGNORE, build_table, draw, place_patch
+from raysegclean.dist import stream
+from raysegclean.dist.stream import LabelView, PatchSource, StepSource, stream_rows
+from raysegclean.store.archive import Archive, write_case
+
+PATCH = (16, 24, 20)
+
+
+def source_of(balls, **changes):
+    values = {
+        "view": LabelView(balls.uri, "organs"),
+        "table": build_table(balls.infos, "organs", (0, 3)),
+        "intensities": {info.case: info.intensity for info in balls.infos},
+        "normaliser": balls.normaliser,
+        "classes": (0, 3),
+        "patch_zyx": PATCH,
+        "channels": 1,
+        "batch": 4,
+        "seed": 11,
+        "flip_axes": (1, 2),
+    }
+    return PatchSource(**(values | changes))
+
+
+def patch_of(balls, source, drawn):
+    """The patch, cut from arrays in memory voxel index by voxel index."""
+    image, label = balls.arrays[drawn.case]
+    block = label[drawn.block.slices] if drawn.class_value is not None else None
+    start = place_patch(drawn, PATCH, label.shape, block).start_zyx
+    image = source.normaliser.apply(image, source.intensities[drawn.case])
+    index = [
+        np.arange(first, first + size)[:: -1 if flip else 1]
+        for first, size, flip in zip(start, PATCH, drawn.flips, strict=True)
+    ]
+    inside = [(axis < size) for axis, size in zip(index, label.shape, strict=True)]
+    near = np.ix_(
+        *(np.minimum(axis, size - 1) for axis, size in zip(index, label.shape, strict=True))
+    )
+    known = np.logical_and.reduce(np.meshgrid(*inside, indexing="ij"))
+    return image[near], np.where(known, label[near] == 3, IGNORE)
+
+
+def test_patches_are_those_of_the_draws_padded_where_the_case_is_too_small(balls):
+    source = source_of(balls)
+    padded = 0
+    for step in range(12):
+        rows = source.cut(step, 0, 1)
+        draws = draw(source.seed, step, 0, 4, source.table, flip_axes=(1, 2))
+        for row, drawn in enumerate(draws):
+            image, label = patch_of(balls, source, drawn)
+            np.testing.assert_array_equal(rows["image"][row, 0], image)
+            np.testing.assert_array_equal(rows["label"][row], label)
+            assert source.table.cases[rows["case"][row]] == drawn.case
+            assert bool(rows["uniform"][row]) == (drawn.class_value is None)
+            padded += int((label == IGNORE).any())
+    assert padded, "the scene has a case smaller than the patch; it was never drawn"
+    assert rows["image"].dtype == np.float32
+    assert rows["label"].dtype == np.int16
+    assert not any(rows["fault"])
+
+
+def test_data_parallel_ranks_share_the_batch_of_the_step(balls):
+    source = source_of(balls, batch=5)
+    whole = source.cut(3, 0, 1)
+    parts = [source.cut(3, rank, 2) for rank in range(2)]
+    assert [len(part["step"]) for part in parts] == [3, 2]
+    for rank, part in enumerate(parts):
+        np.testing.assert_array_equal(part["image"], whole["image"][rank::2])
+        np.testing.assert_array_equal(part["label"], whole["label"][rank::2])
+
+
+def test_the_label_of_another_archive_is_learnt_when_it_is_named(balls, tmp_path):
+    other = Archive.open(tmp_path / "other")
+    for case, (image, label) in balls.arrays.items():
+        write_case(other, case, image, {"clean": np.where(label, 0, 3)}, spacing_mm=(2, 1, 1))
+    source = source_of(balls)
+    swapped = source_of(balls, view=LabelView(balls.uri, "clean", other.store.uri))
+    uniform = source.cut(0, 0, 1)["uniform"] == 1
+    given, cleaned = (s.cut(0, 0, 1)["label"][uniform] for s in (source, swapped))
+    known = given != IGNORE
+    np.testing.assert_array_equal(cleaned[known], 1 - given[known])
+
+
+def test_a_damaged_case_costs_only_its_own_patches(balls, tmp_path):
+    archive = Archive.open(tmp_path / "archive")
+    for case, (image, label) in balls.arrays.items():
+        write_case(archive, case, image, {"organs": label}, spacing_mm=(2, 1, 1))
+    for shard in (tmp_path / "archive" / "case1.ome.zarr" / "0" / "c").rglob("*"):
+        if shard.is_file():
+            shard.write_bytes(shard.read_bytes()[:100])
+    healthy = source_of(balls)
+    damaged = source_of(balls, view=LabelView(archive.store.uri, "organs"))
+    hit = 0
+    for step in range(8):
+        good, bad = healthy.cut(step, 0, 1), damaged.cut(step, 0, 1)
+        for row in range(4):
+            if damaged.table.cases[bad["case"][row]] == "case1":
+                hit += 1
+                assert bad["fault"][row].startswith("case1: ")
+                assert (bad["label"][row] == IGNORE).all()
+            else:
+                assert bad["fault"][row] == ""
+                np.testing.assert_array_equal(bad["image"][row], good["image"][row])
+    assert hit, "the damaged case was never drawn"
+
+
+def test_a_case_with_other_channels_is_named_and_not_learnt(balls):
+    rows = source_of(balls, channels=2).cut(0, 0, 1)
+    assert rows["image"].shape == (4, 2, *PATCH)
+    assert all("1 channels, the network reads 2" in fault for fault in rows["fault"])
+
+
+def test_long_trainings_are_planned_in_stretches_without_a_gap(monkeypatch):
+    monkeypatch.setattr(stream, "_BLOCKS_PER_DATASET", 3)
+    monkeypatch.setattr(stream, "_BLOCK_STEPS", 4)
+    stretches = stream._stretches(range(5, 40), 1000)
+    assert [step for stretch in stretches for step in stretch] == list(range(5, 40))
+    assert max(len(stretch) for stretch in stretches) == 12
+
+
+@pytest.mark.parametrize(("steps", "size"), [(range(3, 17), 4), (range(9), 1), (range(2, 3), 64)])
+def test_every_step_is_in_exactly_one_read_task(steps, size, monkeypatch):
+    monkeypatch.setattr(stream, "_BLOCK_STEPS", size)
+    tasks = StepSource(None, steps, 0, 1, 4, 1000).get_read_tasks(1)
+    covered = [step for task in tasks for step in range(task.read_fn.first, task.read_fn.stop)]
+    assert covered == list(steps)
+    assert sum(task.metadata.num_rows for task in tasks) == 4 * len(steps)
+
+
+def test_the_stream_brings_every_step_in_order_from_any_step(balls, cluster, monkeypatch):
+    monkeypatch.setattr(stream, "_BLOCK_STEPS", 3)
+    monkeypatch.setattr(stream, "_BLOCKS_PER_DATASET", 4)
+    source = source_of(balls)
+    sent = ray.put(source)
+    seen = 0
+    for step, rows in zip(range(7, 29), stream_rows(sent, range(7, 29), readers=2), strict=True):
+        expected = source.cut(step, 0, 1)
+        for name in expected:
+            np.testing.assert_array_equal(rows[name], expected[name])
+        seen += 1
+    assert seen == 22

@@ -1,0 +1,274 @@
+"""Training groups: the same weights wherever the networks sit and whatever dies on the way."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from raysegclean.dist import train as module
+from raysegclean.dist.progress import Progress, progress_line
+from raysegclean.dist.train import TrainJob, train_group
+from raysegclean.dist.train_loop import common_step
+from raysegclean.errors import ConfigError, UnfitEnvironment
+from raysegclean.nets.numerics import fix_numerics
+from raysegclean.nets.training import (
+    Batch,
+    LocalExchange,
+    Place,
+    TrainConfig,
+    Trainer,
+    TrainingDiverged,
+)
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.nets.weights import load_network
+from raysegclean.store.objects import Store
+
+FOLDS = (("case0", "case1", "case2"), ("case3", "case4", "case5"))
+COSEG = TrainConfig(
+    steps=120,
+    batch=3,
+    peers=2,
+    coupling="coseg",
+    keep=0.7,
+    start_epoch=1,
+    epoch_steps=12,
+    checkpoint_every=10,
+    seed=5,
+)
+
+
+@pytest.fixture
+def job(balls, tmp_path):
+    return TrainJob(
+        key="abc",
+        run_uri=str(tmp_path / "run"),
+        archive_uri=balls.uri,
+        label="organs",
+        cases=balls.infos,
+        folds=FOLDS,
+        network=NetworkSpec(in_channels=1, classes=2, widths=(4, 8), strides=((1, 2, 2),)),
+        normaliser=balls.normaliser,
+        classes=(0, 3),
+        train=COSEG,
+        patch_zyx=(16, 24, 24),
+        flips=(2,),
+    )
+
+
+def batch_of(source, step, rank=0, ranks=1):
+    rows = source.cut(step, rank, ranks)
+    return Batch(
+        image=torch.tensor(rows["image"]),
+        label=torch.tensor(rows["label"]).long(),
+        case=[source.table.cases[number] for number in rows["case"]],
+        step=step,
+        uniform=[bool(flag) for flag in rows["uniform"]],
+    )
+
+
+def undisturbed(job, fold):
+    """The weights of each network, trained here: no Ray, no stream, no checkpoint."""
+    fix_numerics(job.train.threads)
+    source = module._source(job, fold)
+    trainer = Trainer(job.network, job.train, fold=fold)
+    for step in range(job.train.steps):
+        trainer.step(batch_of(source, step))
+    return {peer: net.state_dict() for peer, net in trainer.nets.items()}
+
+
+class Averaged:
+    """Two replicas in two threads, averaged in plain sight."""
+
+    def __init__(self):
+        self.barrier = threading.Barrier(2, timeout=120)
+        self.given = {}
+
+    def of(self, rank):
+        return SimpleNamespace(mean_=partial(self.mean_, rank))
+
+    def mean_(self, rank, tensors):
+        self.given[rank] = [tensor.clone() for tensor in tensors]
+        self.barrier.wait()
+        for place, tensor in enumerate(tensors):
+            tensor.copy_((self.given[0][place] + self.given[1][place]) / 2)
+        self.barrier.wait()
+
+
+def averaged_by_hand(job):
+    """The weights of one network that two data-parallel ranks train."""
+    fix_numerics(job.train.threads)
+    source, averaged = module._source(job, 0), Averaged()
+    # Built one after the other: fresh weights come from torch's global generator.
+    places = [Place((0,), LocalExchange(1), averaged.of(rank), rank) for rank in range(2)]
+    trainers = [Trainer(job.network, job.train, place=place) for place in places]
+
+    def train(rank):
+        for step in range(job.train.steps):
+            trainers[rank].step(batch_of(source, step, rank, 2))
+
+    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return trainers[0].nets[0].state_dict()
+
+
+def assert_bit_equal(job, fold, keys):
+    expected = undisturbed(job, fold)
+    assert len(keys) == len(expected) == job.train.peers
+    for peer, key in enumerate(keys):
+        net, spec, extra = load_network(Store.open(job.run_uri).get(key))
+        assert spec == job.network
+        assert (extra["fold"], extra["member"]) == (fold, peer)
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, expected[peer][name]), f"fold {fold}, net {peer}: {name}"
+
+
+class KillsTheWorker:
+    """Kills the worker of fold 0 once, as soon as it has a checkpoint, and keeps all notes."""
+
+    def __init__(self, job):
+        self.store = Store.open(job.run_uri)
+        self.notes = []
+        self.killed = None
+
+    def __call__(self, note):
+        self.notes.append(note)
+        if note.fold == 0 and self.killed is None:
+            self.killed = note.pid
+            threading.Thread(target=self.kill).start()
+
+    def kill(self):
+        members = self.notes[-1].members
+        while common_step(self.store, "abc", 0, members) == 0:
+            time.sleep(0.01)
+        os.kill(self.killed, signal.SIGKILL)
+
+
+def test_a_killed_worker_changes_no_bit_and_the_other_fold_does_not_notice(job, cluster):
+    witness, lines = KillsTheWorker(job), []
+    keys = train_group(job, on_progress=lines.append, on_note=witness)
+
+    pids = {
+        fold: list(dict.fromkeys(n.pid for n in witness.notes if n.fold == fold)) for fold in (0, 1)
+    }
+    assert len(pids[0]) == 2, "the worker of fold 0 was not started again"
+    assert len(pids[1]) == 1
+    resumed = next(n.step for n in witness.notes if n.pid == pids[0][1])
+    assert resumed > 10, "it began from the start, not from its checkpoint"
+    for fold in (0, 1):
+        assert_bit_equal(job, fold, keys[fold])
+
+    assert any("step" in line and "patches/s" in line and "left" in line for line in lines)
+    store = Store.open(job.run_uri)
+    assert not list(store.list("train")), "checkpoints of a finished training are left over"
+    written = {info.key: info for info in store.list("models")}
+    began = time.monotonic()
+    assert train_group(job) == keys
+    assert time.monotonic() - began < 5, "finished networks were trained again"
+    assert {info.key: info for info in store.list("models")} == written
+
+
+@pytest.mark.slow
+def test_peers_in_two_ranks_are_the_peers_of_one_process_even_when_one_is_killed(job, cluster):
+    witness = KillsTheWorker(job)
+    job = replace(job, folds=FOLDS[:1], placement="ranks")
+    keys = train_group(job, on_note=witness)
+    assert witness.notes[0].members == (0, 1)
+    assert len({note.pid for note in witness.notes}) == 2
+    assert_bit_equal(job, 0, keys[0])
+
+
+@pytest.mark.slow
+def test_independent_members_are_trainings_of_their_own_with_the_same_weights(job, cluster):
+    config = replace(COSEG, coupling="independent", keep=1.0, steps=40)
+    notes = []
+    job = replace(job, folds=FOLDS[:1], placement="ranks", train=config)
+    keys = train_group(job, on_note=notes.append)
+    assert {note.members for note in notes} == {(0,), (1,)}
+    assert_bit_equal(job, 0, keys[0])
+
+
+@pytest.mark.slow
+def test_two_data_parallel_workers_average_the_gradients_of_their_halves_of_the_batch(job, cluster):
+    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=30, batch=4)
+    job = replace(job, folds=FOLDS[:1], train=config, workers=2)
+    ((key,),) = train_group(job)
+    net, _, _ = load_network(Store.open(job.run_uri).get(key))
+    expected = averaged_by_hand(job)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.slow
+def test_a_diverged_training_is_told_as_such_and_is_not_tried_again(job, cluster):
+    notes = []
+    job = replace(job, folds=FOLDS[:1], train=replace(COSEG, lr=1e30))
+    with pytest.raises(TrainingDiverged, match=r"fold 0, network .*lower train\.lr"):
+        train_group(job, on_note=notes.append)
+    assert len({note.pid for note in notes}) <= 1
+
+
+@pytest.mark.slow
+def test_a_damaged_case_is_named_and_training_goes_on(job, cluster, balls, tmp_path, caplog):
+    from raysegclean.store.archive import Archive, write_case
+
+    archive = Archive.open(tmp_path / "damaged")
+    for case, (image, label) in balls.arrays.items():
+        write_case(archive, case, image, {"organs": label}, spacing_mm=(2, 1, 1))
+    for shard in (tmp_path / "damaged" / "case1.ome.zarr" / "0" / "c").rglob("*"):
+        if shard.is_file():
+            shard.write_bytes(b"")
+    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=20)
+    job = replace(job, archive_uri=archive.store.uri, folds=FOLDS[:1], train=config)
+    train_group(job)
+    assert "goes on without case case1" in caplog.text
+
+
+def test_a_training_that_leaves_no_slot_to_read_with_is_refused(job, cluster):
+    with pytest.raises(UnfitEnvironment, match=r"do not fit into .* CPU .*Lower resources.train"):
+        train_group(replace(job, cpus=cluster.cpus))
+
+
+def test_more_workers_than_patches_are_refused(job):
+    with pytest.raises(ConfigError, match="batch 3 cannot be split among 4 workers"):
+        replace(job, workers=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "expected"),
+    [
+        ({}, 0, [(0, (0, 1), False), (1, (0, 1), False)]),
+        ({"placement": "ranks"}, 0, [(0, (0, 1), True), (1, (0, 1), True)]),
+        ({"gpus": 1}, 3, [(0, (0, 1), False), (1, (0, 1), False)]),
+        ({"gpus": 1}, 4, [(0, (0, 1), True), (1, (0, 1), True)]),
+        ({"gpus": 1, "placement": "process"}, 8, [(0, (0, 1), False), (1, (0, 1), False)]),
+    ],
+)
+def test_peers_get_ranks_of_their_own_where_there_is_a_gpu_for_each(job, changes, gpus, expected):
+    units = module._units(replace(job, **changes), (0, 1), gpus)
+    assert [(unit.fold, unit.members, unit.split) for unit in units] == expected
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "per_worker", "expected"),
+    [(4, 0, 0, 2), (3, 0, 0, 1), (40, 0, 0, 5), (64, 2, 1, 2), (64, 2, 0.5, 4)],
+)
+def test_as_many_folds_run_at_once_as_fit_with_their_readers(job, cpus, gpus, per_worker, expected):
+    job = replace(job, folds=FOLDS[:1] * 5, gpus=per_worker, placement="process")
+    units = module._units(job, range(5), gpus)
+    assert module._at_once(job, units, cpus, gpus) == expected
+
+
+def test_the_live_line_tells_step_loss_rate_and_time_left():
+    note = Progress(1, (0,), 120, 400, None, 3.25, 4000.0, 1, "node")
+    assert progress_line(note) == (
+        "training fold 1, network 0: step 120/400, recalibrating, 3.2 patches/s, 1 h 6 min left"
+    )

@@ -1,0 +1,104 @@
+"""Small archives and lent networks, so that engine tests spend their time on the engine.
+
+`lend_networks` makes a run folder that holds finished networks with random weights: what they
+predict is nonsense, but it is the same nonsense on every tile, worker and resume, which is what
+the tests are about.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysegclean.config import Config, make_config
+from raysegclean.core.geometry import Index3
+from raysegclean.dist.train_loop import model_key
+from raysegclean.nets.unet import build_network
+from raysegclean.nets.weights import save_network
+from raysegclean.pipeline import prepare
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.run import RunFolder
+
+LABEL = "organs"
+NETWORK = {"widths": [4, 8], "strides": [[1, 2, 2]], "dropout": 0.2}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Shape and spacing of one case to be."""
+
+    case: str
+    shape_zyx: Index3
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def two_blobs(scene: Scene, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and label of a case with two classes; every case another place and noise."""
+    rng = np.random.default_rng([seed, *scene.shape_zyx])
+    grids = np.meshgrid(*(np.linspace(-1, 1, n) for n in scene.shape_zyx), indexing="ij")
+    label = np.zeros(scene.shape_zyx, np.uint8)
+    for value in (1, 2):
+        centre = rng.uniform(-0.4, 0.4, 3)
+        distance = sum((g - c) ** 2 for g, c in zip(grids, centre, strict=True))
+        label[distance < rng.uniform(0.15, 0.3)] = value
+    image = label * 60.0 + rng.normal(0, 20, scene.shape_zyx)
+    return image.astype(np.int16), label
+
+
+def write_archive(uri: str | Path, scenes: Sequence[Scene], seed: int = 0) -> Archive:
+    """Write the scenes as an archive with the label `organs`."""
+    archive = Archive.open(str(uri))
+    for number, scene in enumerate(scenes):
+        image, label = two_blobs(scene, seed + number)
+        write_case(archive, scene.case, image, {LABEL: label}, spacing_mm=scene.spacing_mm)
+    return archive
+
+
+def config_for(archive: Archive, run: str | Path, **changes: Any) -> Config:
+    """Return a config on `archive` with the small network; `changes` are dotted settings."""
+    values: dict[str, Any] = {
+        "archive": archive.store.uri,
+        "label": LABEL,
+        "run": str(run),
+        "group": "case",
+        "network": NETWORK,
+        "train": {"steps": 8, "batch": 2, "patch_zyx": [8, 16, 16]},
+        "params": {},
+    }
+    for name, value in changes.items():
+        place, *rest = name.split("__")
+        if rest:
+            values.setdefault(place, {})[rest[0]] = value
+        else:
+            values[place] = value
+    return make_config(values)
+
+
+def lend_networks(config: Config, uri: str | Path) -> str:
+    """Write a run folder with random finished networks for `config`; return its URI."""
+    prepared = prepare(config)
+    plan = prepared.plan(config, gpu=False)
+    run = RunFolder(str(uri))
+    key = plan.train_key()
+    run.freeze({"identity": {}, "plan": plan.to_json(), "train_key": key})
+    for fold in range(plan.folds):
+        for member in range(plan.voters.members):
+            network = build_network(plan.network, seed=100 * fold + member)
+            run.store.put(model_key(key, fold, member), save_network(network, plan.network))
+    return run.uri
+
+
+def outputs(config: Config) -> Mapping[str, tuple[bytes, bytes]]:
+    """Return the published label and reasons of every case, as bytes."""
+    archive = Archive.open(config.archive)
+    name = config.output.label
+    return {
+        case: (
+            archive.label(case, name).read_all().tobytes(),
+            archive.label(case, f"{name}.reason").read_all().tobytes(),
+        )
+        for case in archive.case_ids()
+        if name in archive.label_names(case)
+    }

@@ -1,0 +1,177 @@
+"""The answer does not depend on tiles, shards, workers or restarts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raysegclean.config import Config
+from raysegclean.core.geometry import Box
+from raysegclean.dist.propose import proposal_folder
+from raysegclean.dist.train_loop import model_key
+from raysegclean.errors import RunConflict
+from raysegclean.inspection import undo, verify
+from raysegclean.nets.weights import load_network
+from raysegclean.pipeline import clean
+from raysegclean.plan import RunPlan
+from raysegclean.store.archive import Archive
+from raysegclean.store.run import RunFolder
+
+from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_archive
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+SCENES = (
+    Scene("big", (37, 150, 91), (3.0, 1.0, 1.0)),
+    *(Scene(f"odd{n}", (5 + n, 21 - n, 17 + 2 * n), (2.0, 1.0, 1.0)) for n in range(9)),
+)
+VOTERS: Mapping[str, dict[str, Any]] = {
+    "coseg": {"method": "coseg", "params": {"retrain": False}},
+    "ensemble": {"method": "uncertainty", "params": {"members": 2}},
+    "dropout": {
+        "method": "uncertainty",
+        "params": {"voters": "dropout", "members": 1, "passes": 3, "rule": "safe", "delta": 0.2},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_archive(tmp_path_factory.mktemp("archive") / "a", SCENES)
+
+
+def _config(archive: Archive, folder: Path, kind: str, actors: int, **more: Any) -> Config:
+    """Every run has an output label of its own, so that runs can be compared on one archive."""
+    settings = {
+        "relabel__shard_vox": 64,
+        "relabel__tile_zyx": [16, 32, 32],
+        "relabel__max_change": 1.0,
+        "resources__relabel": {"actors": actors},
+        "output": {"label": f"{folder.name}-{kind}-{actors}"},
+        **VOTERS[kind],
+        **more,
+    }
+    return config_for(archive, folder / f"run-{kind}-{actors}", **settings)
+
+
+def _lent(archive: Archive, folder: Path, kind: str, actors: int, **more: Any) -> Config:
+    lender = folder / f"lender-{kind}"
+    if not lender.exists():
+        lend_networks(_config(archive, folder, kind, 1), lender)
+    return _config(archive, folder, kind, actors, models=str(lender), **more)
+
+
+@pytest.mark.parametrize("kind", VOTERS)
+def test_one_and_four_workers_publish_the_same_bytes(
+    archive: Archive, tmp_path: Path, kind: str
+) -> None:
+    results = []
+    for actors in (1, 4):
+        config = _lent(archive, tmp_path, kind, actors)
+        report = clean(config)
+        assert report.exit_code == 0
+        results.append(outputs(config))
+    assert len(results[0]) == len(SCENES)
+    assert results[0] == results[1]
+    assert any(np.frombuffer(reasons, np.uint8).any() for _, reasons in results[0].values())
+
+
+def test_two_workers_with_other_tiles_and_shards_publish_the_same_labels(
+    archive: Archive, tmp_path: Path
+) -> None:
+    first = _lent(archive, tmp_path, "coseg", 1)
+    other = _lent(
+        archive, tmp_path, "coseg", 2, relabel__shard_vox=128, relabel__tile_zyx=[40, 64, 64]
+    )
+    clean(first)
+    clean(other)
+    assert outputs(first) == outputs(other)
+
+
+def test_tiles_with_halo_propose_what_the_whole_volume_predicts(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = _lent(archive, tmp_path, "ensemble", 2)
+    clean(config)
+    run = RunFolder(config.run)
+    plan = RunPlan.from_json((run.resolved() or {})["plan"])
+    assert config.models is not None
+    for name in ("big", "odd3"):
+        case = plan.case(name)
+        expected = _whole_volume_mean(archive, plan, name, config.models)
+        records = run.ledger("propose").records()
+        key = next(r["key"] for r in records if r["case"] == name)
+        proposal = proposal_folder(run.store, plan, case, key).read(Box.whole(case.shape_zyx))
+        given = archive.label(name, LABEL).read_all()
+        top = np.sort(expected, axis=0)
+        clear = top[-1] - top[-2] > 1e-4
+        assert np.array_equal(proposal.predicted_zyx(given)[clear], expected.argmax(axis=0)[clear])
+        differs = clear & (given != expected.argmax(axis=0))
+        levels = proposal.confidence_zyx[differs].astype(int)
+        assert np.abs(levels - np.floor(256 * top[-1][differs])).max(initial=0) <= 1
+
+
+def _whole_volume_mean(archive: Archive, plan: RunPlan, name: str, lender: str) -> np.ndarray:
+    """One forward pass per network over the whole case, padded at its far ends."""
+    case = plan.case(name)
+    image = plan.normaliser.apply(archive.image(name).read_all()[None], case.intensity)
+    stride = np.prod(np.array(plan.network.strides), axis=0)
+    widths = [(0, 0), *((0, int(-n % s)) for n, s in zip(case.shape_zyx, stride, strict=True))]
+    padded = torch.from_numpy(np.pad(image, widths, mode="edge"))[None]
+    store, key = RunFolder(lender).store, plan.train_key()
+    frozen = RunFolder(lender).resolved() or {}
+    key = frozen["train_key"]
+    means = []
+    for member in range(plan.voters.members):
+        net, _, _ = load_network(store.get(model_key(key, case.fold, member)))
+        with torch.no_grad():
+            means.append(torch.softmax(net(padded), dim=1)[0].numpy())
+    z, y, x = case.shape_zyx
+    return np.mean(means, axis=0)[:, :z, :y, :x]
+
+
+def test_a_second_start_reuses_everything_and_other_settings_are_refused(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = _lent(archive, tmp_path, "coseg", 1)
+    clean(config)
+    before = outputs(config)
+    said: list[str] = []
+    clean(config, say=said.append)
+    assert outputs(config) == before
+    assert any("0 are left" in line for line in said)
+    other = config.with_settings({"relabel.tile_zyx": [16, 16, 16]})
+    with pytest.raises(RunConflict, match="tile_zyx"):
+        clean(other)
+
+
+def test_undo_takes_back_one_case_and_leaves_the_others(archive: Archive, tmp_path: Path) -> None:
+    config = _lent(archive, tmp_path, "ensemble", 1, output={"label": "clean-undo"})
+    clean(config)
+    before = outputs(config)
+    changed = [c for c, (_, reasons) in before.items() if np.frombuffer(reasons, np.uint8).any()]
+    assert verify(config.run).exit_code == 0
+    undo(config.run, case=changed[0])
+    after = outputs(config)
+    assert {c for c in after if after[c] != before[c]} == {changed[0]}
+    assert after[changed[0]][0] == archive.label(changed[0], LABEL).read_all().tobytes()
+    assert verify(config.run).exit_code == 0
+    undo(config.run)
+    given = {case: archive.label(case, LABEL).read_all().tobytes() for case in archive.case_ids()}
+    assert {case: label for case, (label, _) in outputs(config).items()} == given
+
+
+def test_verify_finds_a_damaged_object(archive: Archive, tmp_path: Path) -> None:
+    config = _lent(archive, tmp_path, "coseg", 1, output={"label": "clean-damaged"})
+    clean(config)
+    store = archive.at("odd4")
+    key = "labels/clean-damaged/0/c/0/0/0"
+    data = bytearray(store.get(key))
+    data[len(data) // 3] ^= 1
+    store.put(key, bytes(data))
+    report = verify(config.run)
+    assert report.exit_code == 1
+    assert any("odd4" in text for text in report.failed)

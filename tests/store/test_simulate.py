@@ -1,0 +1,152 @@
+"""A simulated archive is the real one with a label that is wrong in a known way."""
+
+import numpy as np
+import pytest
+
+from raysegclean.core.metrics import dice
+from raysegclean.core.noise import case_rng, corrupt
+from raysegclean.errors import ConfigError
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.index import load_index
+from raysegclean.store.phantom import write_phantom_archive
+from raysegclean.store.score import score_archive
+from raysegclean.store.simulate import load_simulated, simulate
+
+SHAPE, SPACING = (8, 32, 32), (5.0, 2.0, 2.0)
+AFFINE = np.diag([-2.0, 2.0, 5.0, 1.0])
+
+
+def objects_of(archive):
+    return {info.key: info.etag for info in archive.store.list()}
+
+
+@pytest.fixture
+def source(tmp_path):
+    rng = np.random.default_rng(0)
+    archive = Archive.open(tmp_path / "real")
+    for number in range(6):
+        label = np.zeros(SHAPE, np.uint16)
+        label[2:6, 6:20, 6 + number : 20] = 1
+        label[2:6, 6:20, 20:28] = 300
+        image = rng.normal(0, 100, SHAPE).astype(np.int16)
+        expert = np.where(label == 300, 0, label)
+        write_case(
+            archive,
+            f"c{number}",
+            image,
+            {"organs": label, "expert": expert},
+            spacing_mm=SPACING,
+            affine=AFFINE,
+            attributes={"patient": f"p{number // 2}"},
+        )
+    return archive
+
+
+def test_half_of_the_cases_are_corrupted_and_all_keep_their_truth(source, tmp_path):
+    before = objects_of(source)
+    report = simulate(source, tmp_path / "noisy", "organs", noise="boundary", seed=1)
+    copy = Archive.open(tmp_path / "noisy")
+    assert objects_of(source) == before
+    assert (len(report.corrupted), len(report.clean), report.failed) == (3, 3, ())
+    assert set(load_simulated(copy)) == set(report.corrupted)
+    for case in source.case_ids():
+        truth, given = (copy.label(case, n).read_all() for n in ("organs_truth", "organs"))
+        np.testing.assert_array_equal(truth, source.label(case, "organs").read_all())
+        assert (given != truth).any() == (case in report.corrupted)
+        assert given.dtype == np.uint16
+        np.testing.assert_array_equal(
+            copy.label(case, "expert").read_all(), source.label(case, "expert").read_all()
+        )
+        np.testing.assert_array_equal(copy.image(case).read_all(), source.image(case).read_all())
+        np.testing.assert_array_equal(copy.affine(case), AFFINE)
+        assert copy.spacing_mm(case) == SPACING
+    assert [info.patient for info in load_index(copy)] == ["p0", "p0", "p1", "p1", "p2", "p2"]
+
+
+def test_a_corruption_depends_on_seed_and_case_alone(source, tmp_path):
+    report = simulate(
+        source, tmp_path / "noisy", "organs", noise="polygon", seed=3, params={"vertices": 4}
+    )
+    copy = Archive.open(tmp_path / "noisy")
+    case = report.corrupted[0]
+    truth = source.label(case, "organs").read_all()
+    expected = corrupt(truth, "polygon", case_rng(3, case), SPACING, vertices=4)
+    np.testing.assert_array_equal(copy.label(case, "organs").read_all(), expected)
+    told = load_simulated(copy)[case]
+    assert (told["noise"], told["params"], told["seed"]) == ("polygon", {"vertices": 4}, 3)
+    assert told["dice"] == {str(k): v for k, v in dice(truth, expected).items()}
+    assert report.dice.keys() == {1, 300}
+
+
+def test_the_same_simulation_again_reuses_and_another_one_is_refused(source, tmp_path):
+    place = tmp_path / "noisy"
+    first = simulate(source, place, "organs", noise="bias", params={"amount": 1.0})
+    before = objects_of(Archive.open(place))
+    assert simulate(source, place, "organs", noise="bias", params={"amount": 1.0}) == first
+    assert objects_of(Archive.open(place)) == before
+    other = simulate(source, place, "organs", noise="bias", params={"amount": 2.0})
+    assert {fault.case for fault in other.failed} == set(first.corrupted)
+    assert "another simulation" in str(other.failed[0])
+
+
+def test_a_fraction_of_zero_is_an_archive_without_noise(source, tmp_path):
+    report = simulate(source, tmp_path / "clean", "organs", noise="shift", fraction=0.0)
+    assert report.corrupted == ()
+    rows = score_archive(Archive.open(tmp_path / "clean"), "organs", "organs_truth").rows
+    assert {row.dice for row in rows} == {1.0}
+
+
+def test_a_case_without_the_label_is_reported_and_the_others_go_on(source, tmp_path):
+    write_case(source, "bare", np.zeros(SHAPE, np.int16), {}, spacing_mm=SPACING)
+    report = simulate(source, tmp_path / "noisy", "organs", noise="drop")
+    (fault,) = report.failed
+    assert fault.case == "bare"
+    assert "organs" in fault.reason
+    assert len(report.corrupted) + len(report.clean) == 6
+
+
+def test_labels_that_a_run_made_are_not_copied(source, tmp_path):
+    source.begin_label("c0", "organs_clean", like="organs")
+    source.publish_label("c0", "organs_clean")
+    simulate(source, tmp_path / "noisy", "organs", noise="boundary")
+    names = Archive.open(tmp_path / "noisy").label_names("c0")
+    assert names == ("expert", "organs", "organs_truth")
+
+
+def test_impossible_simulations_are_refused_before_anything_is_written(source, tmp_path):
+    place = tmp_path / "noisy"
+    with pytest.raises(ConfigError, match="did you mean 'polygon'"):
+        simulate(source, place, "organs", noise="polygn")
+    with pytest.raises(ConfigError, match="n_max"):
+        simulate(source, place, "organs", noise="boundary", params={"n_max": 0})
+    with pytest.raises(ConfigError, match="fraction"):
+        simulate(source, place, "organs", noise="boundary", fraction=1.5)
+    with pytest.raises(ConfigError, match="are one"):
+        simulate(source, source.store.uri, "organs", noise="boundary")
+    assert not place.exists()
+
+
+def test_a_simulation_of_a_simulation_is_refused(source, tmp_path):
+    simulate(source, tmp_path / "a", "organs", noise="boundary")
+    again = simulate(Archive.open(tmp_path / "a"), tmp_path / "b", "organs", noise="boundary")
+    assert len(again.failed) == 6
+    assert "simulation itself" in again.failed[0].reason
+
+
+def test_phantom_archives_grow_and_are_the_same_again(place):
+    few = write_phantom_archive(place, 2, shape_zyx=SHAPE, spacing_mm=SPACING, seed=4)
+    more = write_phantom_archive(place, 3, shape_zyx=SHAPE, spacing_mm=SPACING, seed=4)
+    assert few.written == ("phantom-0000", "phantom-0001")
+    assert (more.written, more.reused) == (("phantom-0002",), few.written)
+    index = load_index(Archive.open(place))
+    assert [info.patient for info in index] == list(few.written + more.written)
+    assert set(index[0].label("organs").voxels) == {0, 1, 2, 3, 4}
+    other = write_phantom_archive(place, 1, shape_zyx=SHAPE, spacing_mm=SPACING, seed=5)
+    assert "Choose another place" in str(other.failed[0])
+
+
+def test_impossible_phantoms_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="at least one case"):
+        write_phantom_archive(tmp_path / "a", 0)
+    with pytest.raises(ConfigError, match="8, 32, 32"):
+        write_phantom_archive(tmp_path / "a", 1, shape_zyx=(4, 32, 32))
