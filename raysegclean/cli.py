@@ -188,10 +188,17 @@ def _show(options: Options, result: Any) -> int:
 
 
 def _show_cases(
-    options: Options, done: Mapping[str, str], failed: Sequence[RaysegcleanError]
+    options: Options,
+    done: Mapping[str, str],
+    failed: Sequence[RaysegcleanError],
+    more: Mapping[str, Any] | None = None,
 ) -> int:
     """Print how many cases became what, and each that failed; 2 when all of them did."""
-    result: dict[str, Any] = {"cases": len(done) + len(failed), **Counter(done.values())}
+    result: dict[str, Any] = {
+        "cases": len(done) + len(failed),
+        **Counter(done.values()),
+        **(more or {}),
+    }
     if failed:
         result["failed"] = [str(error) for error in failed]
     _show(options, result)
@@ -292,7 +299,8 @@ def _simulate(options: Options) -> int:
         seed=options.seed,
         params=parse_params(options.params),
     )
-    return _show(options, report)
+    done = dict.fromkeys(report.corrupted, "corrupted") | dict.fromkeys(report.clean, "clean")
+    return _show_cases(options, done, report.failed, {"dice_of_corrupted": report.dice})
 
 
 def _check_arguments(parser: Parser) -> None:
@@ -378,13 +386,18 @@ def _score_arguments(parser: Parser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE", help="a path or URI")
     _with_label(parser, "label to score")
     parser.add_argument("--truth", required=True, metavar="NAME", help="label to score against")
+    parser.add_argument(
+        "--given", metavar="NAME", help="label before cleaning: tells harm and precision too"
+    )
     _with_json(parser)
 
 
 def _score(options: Options) -> int:
-    from raysegclean.pipeline import score
+    from raysegclean.store.archive import Archive
+    from raysegclean.store.score import score_archive
 
-    return _show(options, score(options.archive, options.label, options.truth))
+    archive = Archive.open(options.archive)
+    return _show(options, score_archive(archive, options.label, options.truth, given=options.given))
 
 
 def _export_arguments(parser: Parser) -> None:

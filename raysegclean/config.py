@@ -234,8 +234,9 @@ DEMO_VALUES: Mapping[str, Any] = {
     "label": "organs",
     "run": "demo/run",
     "group": "case",
+    "train": {"steps": 150, "batch": 2},
 }
-"""What is cleaned when no config is given: the phantom archive, in the current folder."""
+"""What is cleaned when no config is given: the phantom archive, as `raysegclean demo` does."""
 
 
 def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:

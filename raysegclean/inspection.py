@@ -14,8 +14,9 @@ from raysegclean.core.items import ShardTask
 from raysegclean.core.rules import Reason, TakenBack
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
-from raysegclean.pipeline import RunReport, clean, prepare
+from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
+from raysegclean.preparing import prepare
 from raysegclean.stages.settling import job_from_json
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder

@@ -13,22 +13,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysegclean.config import Config
-from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
-from raysegclean.errors import ConfigError
-from raysegclean.methods.base import Method, Verdict, load_method, make_params
-from raysegclean.plan import RunPlan, make_plan, select_cases, with_current_cases
-from raysegclean.stages.deciding import decide
+from raysegclean.methods.base import Verdict
+from raysegclean.preparing import Prepared, begin, gpus_needed, prepare
+from raysegclean.searching import with_searched_params
+from raysegclean.stages.correcting import correct
+from raysegclean.stages.gathering import gather
 from raysegclean.stages.proposing import propose
 from raysegclean.stages.session import Session
 from raysegclean.stages.settling import Settlement, begin_output, settle
 from raysegclean.stages.training import retrain, train
-from raysegclean.store.archive import Archive
-from raysegclean.store.index import load_index
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
 
-__all__ = ["Prepared", "RunReport", "clean", "prepare"]
+__all__ = ["RunReport", "clean"]
 
 log = logging.getLogger("raysegclean")
 Say = Callable[[str], None]
@@ -53,24 +51,6 @@ class RunReport:
         return 1 if self.failed else 0
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Config and archive, checked: all that is known before anything is computed."""
-
-    method: Method
-    params: Any
-    infos: tuple[CaseInfo, ...]
-    unusable: dict[str, str]
-    """Case -> why it cannot be used; the other cases go on."""
-    lender: RunPlan | None
-    """The plan of the run whose networks are used, where `models:` names one."""
-
-    def plan(self, config: Config, *, gpu: bool) -> RunPlan:
-        """Decide everything that the config leaves open."""
-        voters = self.method.voters(self.params)
-        return make_plan(config, self.infos, voters, gpu=gpu, lender=self.lender)
-
-
 def clean(config: Config, say: Say = log.info) -> RunReport:
     """Clean the archive that `config` names, or resume where an earlier start stopped.
 
@@ -84,8 +64,11 @@ def clean(config: Config, say: Say = log.info) -> RunReport:
     facts: ClusterFacts | None = None
     try:
         run.store.sweep()
-        facts = connect(gpus_needed=_gpus_needed(config))
-        session = _begin(config, run, prepared, facts, (epoch, lock.check, say))
+        facts = connect(gpus_needed=gpus_needed(config))
+        if config.search is not None:
+            config = with_searched_params(config, run, say)
+            prepared = prepare(config)
+        session = begin(config, run, prepared, facts, (epoch, lock.check, say))
         return _stages(session, prepared)
     except BaseException as error:
         run.write_state(status="failed", error=f"{type(error).__name__}: {error}")
@@ -100,77 +83,13 @@ def _stages(session: Session, prepared: Prepared) -> RunReport:
     begin_output(session)
     models = train(session, prepared.infos)
     proposals = propose(session, models)
-    verdict = decide(session, proposals)
+    evidence = gather(session, proposals)
+    verdict = session.method.policy(evidence, session.params)
+    verdict = correct(session, proposals, evidence, verdict)
     settlement = settle(session, proposals, verdict)
     if session.method.retrains(session.params):
         retrain(session)
     return _finish(session, verdict, settlement)
-
-
-def prepare(config: Config) -> Prepared:
-    """Check config and archive; write nothing but the archive's index."""
-    method = load_method(config.method)
-    params = make_params(method, config.params)
-    index = load_index(Archive.open(config.archive), config.index, require_label=config.label)
-    infos = select_cases(config.cases, index)
-    unusable = {fault.case: fault.reason for fault in index.failed}
-    prepared = Prepared(method, params, tuple(infos), unusable, _lender(config))
-    prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
-    return prepared
-
-
-def _lender(config: Config) -> RunPlan | None:
-    if config.models is None:
-        return None
-    frozen = RunFolder(config.models).resolved()
-    if frozen is None:
-        raise ConfigError(f"models: {config.models} is no run folder; resolved.json is missing.")
-    return RunPlan.from_json(frozen["plan"])
-
-
-def _begin(
-    config: Config,
-    run: RunFolder,
-    prepared: Prepared,
-    facts: ClusterFacts,
-    job: tuple[int, Callable[[], None], Say],
-) -> Session:
-    """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
-    epoch, still_ours, say = job
-    plan = prepared.plan(config, gpu=facts.gpus > 0)
-    frozen = run.freeze(
-        {
-            "identity": plan.identity() | {"method": config.method, "models": config.models},
-            "plan": plan.to_json(),
-            "train_key": _train_key(config, plan),
-            "config": config.resolved(),
-        }
-    )
-    plan = with_current_cases(RunPlan.from_json(frozen["plan"]), plan)
-    run.write_state(status="running", epoch=epoch, started=time.time(), cases=len(plan.cases))
-    session = Session(
-        config=config,
-        run=run,
-        archive=Archive.open(plan.archive),
-        plan=plan,
-        train_key=frozen["train_key"],
-        method=prepared.method,
-        params=prepared.params,
-        epoch=epoch,
-        facts=facts,
-        still_ours=still_ours,
-        say=say,
-    )
-    session.fail(prepared.unusable)
-    return session
-
-
-def _train_key(config: Config, plan: RunPlan) -> str:
-    """Return the identity of the networks that vote: the lender's where they are lent."""
-    if config.models is None:
-        return plan.train_key()
-    frozen = RunFolder(config.models).resolved() or {}
-    return str(frozen["train_key"])
 
 
 def _finish(session: Session, verdict: Verdict, settlement: Settlement) -> RunReport:
@@ -186,8 +105,3 @@ def _finish(session: Session, verdict: Verdict, settlement: Settlement) -> RunRe
     )
     session.run.write_state(**asdict(report), chosen=dict(verdict.chosen), finished=time.time())
     return report
-
-
-def _gpus_needed(config: Config) -> float:
-    wanted = (config.resources.train.gpus, config.resources.relabel.gpus)
-    return max((float(gpus) for gpus in wanted if gpus != "auto"), default=0.0)

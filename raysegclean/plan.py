@@ -26,7 +26,14 @@ from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec, plan_strides
 from raysegclean.store.objects import Store
 
-__all__ = ["CasePlan", "RunPlan", "make_plan", "select_cases", "with_current_cases"]
+__all__ = [
+    "CasePlan",
+    "RunPlan",
+    "is_wanted",
+    "make_plan",
+    "select_cases",
+    "with_current_cases",
+]
 
 MAX_CLASSES = 250
 PATCH_VOX_CPU = 64_000
@@ -205,23 +212,22 @@ def select_cases(wanted: str | Sequence[str], infos: Sequence[CaseInfo]) -> list
     A query is a condition on the index's columns, as `site == "A" and spacing_z < 3`.
     """
     ordered = sorted(infos, key=lambda info: info.case)
+    if _is_query(wanted):
+        return _queried(str(wanted), ordered)
+    return [info for info in ordered if is_wanted(wanted, info.case)]
+
+
+def is_wanted(wanted: str | Sequence[str], case: str) -> bool:
+    """Tell whether `cases:` can name this case; a query says so of every case."""
     if not isinstance(wanted, str):
-        return _named(list(wanted), ordered)
-    if any(sign in wanted for sign in "=<>"):
-        return _queried(wanted, ordered)
+        return case in wanted
     if wanted.endswith(".txt") and Path(wanted).is_file():
-        return _named(Path(wanted).read_text(encoding="utf-8").split(), ordered)
-    return [info for info in ordered if fnmatch.fnmatch(info.case, wanted)]
+        return case in Path(wanted).read_text(encoding="utf-8").split()
+    return _is_query(wanted) or fnmatch.fnmatch(case, wanted)
 
 
-def _named(names: list[str], infos: Sequence[CaseInfo]) -> list[CaseInfo]:
-    missing = sorted(set(names) - {info.case for info in infos})
-    if missing:
-        raise ConfigError(
-            f"cases: {', '.join(missing[:5])} ({len(missing)} in all) not in the archive; "
-            "case ids are file names without extensions."
-        )
-    return [info for info in infos if info.case in set(names)]
+def _is_query(wanted: str | Sequence[str]) -> bool:
+    return isinstance(wanted, str) and any(sign in wanted for sign in "=<>")
 
 
 def _queried(query: str, infos: Sequence[CaseInfo]) -> list[CaseInfo]:

@@ -33,7 +33,13 @@ def plain(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """Return indented JSON with the keys in their own order; NaN and infinity become null."""
+    """Return indented JSON with the keys in their own order; NaN and infinity become null.
+
+    A value with an `as_json()` of its own is asked for that.
+    """
+    own = getattr(value, "as_json", None)
+    if callable(own):
+        return str(own())
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -67,21 +73,31 @@ def _mapping(value: dict[str, Any]) -> list[str]:
 
 def _is_short(value: Any) -> bool:
     if isinstance(value, list):
-        return 0 < len(value) <= 4 and all(isinstance(item, int | float) for item in value)
+        return 0 < len(value) <= 12 and all(isinstance(item, int | float) for item in value)
     return not isinstance(value, dict)
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return aligned columns, numbers to the right, text to the left."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    """Return aligned columns, numbers to the right, text to the left; no empty columns."""
+    flat = [_flat(row) for row in rows]
     columns = []
-    for name in names:
-        values = [row.get(name) for row in rows]
+    for name in dict.fromkeys(name for row in flat for name in row):
+        values = [row.get(name) for row in flat]
+        if all(value is None for value in values):
+            continue
         cells = [name, *(_cell(value, name) for value in values)]
         width = max(map(len, cells))
         numbers = all(isinstance(v, int | float) or v is None for v in values)
         columns.append([c.rjust(width) if numbers else c.ljust(width) for c in cells])
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose nested values, as `change: {harm: 0}`, are columns of their own."""
+    flat: dict[str, Any] = {}
+    for key, item in row.items():
+        flat.update(item if isinstance(item, dict) else {key: item})
+    return flat
 
 
 def _cell(value: Any, name: str = "") -> str:

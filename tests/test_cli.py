@@ -248,6 +248,16 @@ def test_labels_go_in_are_checked_and_come_out_the_same(
         assert np.array_equal(np.asanyarray(before.dataobj), np.asanyarray(after.dataobj))
         assert np.array_equal(before.affine, after.affine)
     assert main(["check", archive, "--label", "liver"]) == 1
+    noisy = str(nifti_pairs / "noisy")
+    noise = ["--noise", "boundary", "--fraction", "1", "--seed", "1", "--param", "n_max=1"]
+    assert main(["simulate", archive, noisy, "--label", "organs", *noise]) == 0
+    assert "corrupted: 3" in capsys.readouterr().out.replace("  ", " ")
+    scored = ["score", noisy, "--label", "organs", "--truth", "organs_truth"]
+    assert main([*scored, "--given", "organs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert all(0 < row["dice"] < 1 and row["change"]["harm"] == 0 for row in rows)
+    assert main(scored) == 0
+    assert "hd95_mm" in capsys.readouterr().out
 
 
 STOPPABLE = """
@@ -321,6 +331,8 @@ def test_results_read_well_as_text() -> None:
         "voxels:            12,345,678",
         "tile_zyx:          [8, 16, 16]",
     ]
+    nested = [{"case": "a", "empty": None, "change": {"harm": 0.5}}, {"case": "b", "change": None}]
+    assert as_text(nested).splitlines() == ["case  harm", "a      0.5", "b        -"]
     assert as_text([]) == as_text({}) == ""
     assert as_text(["a", "b"]) == "a\nb"
 

@@ -19,6 +19,7 @@ from raysegclean.config import (
     validate_params,
 )
 from raysegclean.configproblems import settings_of
+from raysegclean.demo import CONFIG as DEMO_CONFIG
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import BUILT_IN
 from raysegclean.yamlsource import parse_scalar
@@ -60,6 +61,12 @@ def test_without_a_file_the_phantom_is_cleaned() -> None:
     config = load_config(None, ["train.steps=7"])
     assert config.archive == "demo/archive"
     assert config.train.steps == 7
+
+
+def test_without_a_file_the_run_of_the_demo_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "clean.yaml"
+    path.write_text(DEMO_CONFIG.format(archive="demo/archive", run="demo/run"))
+    assert load_config(path) == load_config(None)
 
 
 def test_every_setting_says_what_it_expects() -> None:

@@ -26,6 +26,8 @@ LEVELS = [
     {"report", "plan", "check"},
     {"dist"},
     {"stages"},
+    {"preparing"},
+    {"searching"},
     {"pipeline"},
     {"inspection"},
     {"demo"},

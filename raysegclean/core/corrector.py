@@ -129,8 +129,7 @@ def _pairs(channels: int) -> list[tuple[int, int]]:
 
 def _smoothed(values_zyx: Features, block: CorrectorBlock) -> Features:
     sigma = [_SMOOTH_VOX / ratio for ratio in axis_ratios(block.spacing_mm)]
-    radius = [min(_SMOOTH_REACH_VOX, n - 1) if n > 1 else 0 for n in values_zyx.shape]
-    out = ndimage.gaussian_filter(values_zyx, sigma, mode="nearest", radius=radius)
+    out = ndimage.gaussian_filter(values_zyx, sigma, mode="nearest", radius=_SMOOTH_REACH_VOX)
     return np.asarray(out, np.float32)
 
 
@@ -208,8 +207,8 @@ def sample_rows(
         limit: rows to keep.
     """
     features, band = band_features(block)
-    start = window.start_zyx
-    where = np.argwhere(band) + [s + c for s, c in zip(start, block.core.start_zyx, strict=True)]
+    origin = np.add(window.start_zyx, block.core.start_zyx, dtype=np.int64)
+    where = np.argwhere(band).astype(np.int64) + origin
     hashes = _position_hash(case, where)
     kept = np.argsort(hashes, kind="stable")[:limit]
     targets = trusted_zyx[block.core.slices][band].astype(np.uint8)

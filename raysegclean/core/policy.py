@@ -29,6 +29,7 @@ from raysegclean.core.casescore import (
 )
 from raysegclean.core.robust import Values
 from raysegclean.core.suspects import (
+    CORRUPTION,
     FOREGROUND,
     Flags,
     Group,
@@ -157,7 +158,7 @@ def _strict(offsets: Offsets, params: PolicyParams) -> float:
 
 def _why_replace(group: Group, row: int) -> str:
     what = "the foreground" if group.key == FOREGROUND else f"class {group.key}"
-    seen = "corruption score" if group.evidence == "corruption" else f"{group.evidence} voxels"
+    seen = "corruption score" if group.evidence == CORRUPTION else f"{group.evidence} voxels"
     chance = float(group.posterior[row])
     return f"{seen} of {what} like those of the noisy cases (posterior {chance:.2f})"
 

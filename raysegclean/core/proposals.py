@@ -25,6 +25,8 @@ class Proposal:
     its voters to agree and they do not."""
     uncertainty_zyx: NDArray[np.uint8] | None
     """Level of the aleatoric uncertainty of every voxel, for methods that use it."""
+    correction_zyx: NDArray[np.uint8] | None = None
+    """1 + the channel that the voxel corrector prefers where it differs from the given label."""
 
     def predicted_zyx(self, given_zyx: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the predicted channel of every voxel from the given channels (z, y, x)."""

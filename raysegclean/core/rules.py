@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.boundary import Spacing, shift_halo_vox, shift_label
+from raysegclean.core.casescore import Kind
 from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY, threshold_level
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
@@ -42,8 +43,9 @@ class Actions:
 
     shift_vox: Mapping[int, float] = field(default_factory=dict)
     """Class -> how far its outline moves inwards, in voxels of the finest axis."""
-    replace_above: Mapping[int, float] = field(default_factory=dict)
-    """Class -> confidence above which a candidate replaces the label."""
+    replace_above: Mapping[int, Mapping[Kind, float]] = field(default_factory=dict)
+    """Class -> kind of change -> confidence from which a candidate replaces the label. What is
+    removed goes by the given class, what is added or swapped by the candidate."""
     correct: frozenset[int] = frozenset()
     """Classes in which the corrector's candidates are taken."""
     replace_below: float | None = None
@@ -107,6 +109,8 @@ def settle(
         _take(label, reason, moved, moved != given_core, Reason.SHIFT)
     if proposal is not None and (actions.replace_above or actions.replace_below is not None):
         _take_candidates(label, reason, given_core, proposal, actions, classes)
+    if proposal is not None and proposal.correction_zyx is not None:
+        _correct(label, reason, given_core, proposal.correction_zyx, actions.correct)
     if proposal is not None and actions.flip_above is not None:
         _flip(label, reason, given_core, proposal, actions.flip_above)
     reason[label == given_core] = Reason.UNCHANGED
@@ -160,18 +164,37 @@ def _take_candidates(
     actions: Actions,
     classes: int,
 ) -> None:
-    """Take confident candidates; both classes of a change must be open to it."""
-    needed_by_class = np.full(classes, LEVELS, np.int64)
-    needed_by_class[0] = 1
-    for channel, threshold in actions.replace_above.items():
-        needed_by_class[channel] = max(1, threshold_level(threshold))
+    """Take candidates that are confident enough for their kind of change."""
     predicted = proposal.predicted_zyx(given)
-    needed = np.maximum(needed_by_class[given], needed_by_class[predicted])
+    levels = {kind: np.full(classes, LEVELS, np.int64) for kind in Kind}
+    for channel, thresholds in actions.replace_above.items():
+        for kind, threshold in thresholds.items():
+            levels[kind][channel] = max(1, threshold_level(threshold))
+    needed = np.where(
+        given == 0,
+        levels[Kind.ADDED][predicted],
+        np.where(predicted == 0, levels[Kind.REMOVED][given], levels[Kind.SWAPPED][predicted]),
+    )
     accepted = (proposal.candidate_zyx > 0) & (proposal.confidence_zyx >= needed)
     if actions.replace_below is not None and proposal.uncertainty_zyx is not None:
         certain = proposal.uncertainty_zyx < _uncertainty_level(actions.replace_below)
         accepted |= (proposal.confidence_zyx > 0) & certain
     _take(label, reason, predicted, accepted, Reason.REPLACE)
+
+
+def _correct(
+    label: Label,
+    reason: NDArray[np.uint8],
+    given: Label,
+    correction: NDArray[np.uint8],
+    classes: frozenset[int],
+) -> None:
+    """Take the corrector's class where every foreground class of the change is open to it."""
+    is_open = np.zeros(256, np.bool_)
+    is_open[[0, *classes]] = True
+    corrected = np.where(correction > 0, correction - (correction > 0), given).astype(np.uint8)
+    where = (correction > 0) & is_open[given] & is_open[corrected]
+    _take(label, reason, corrected, where, Reason.CORRECT)
 
 
 def _flip(

@@ -277,7 +277,7 @@ def flip(array: NDArray[Any], flips: tuple[bool, bool, bool]) -> NDArray[Any]:
     return np.ascontiguousarray(np.flip(array, axes)) if axes else array
 
 
-def channels_of(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.int64]:
+def channels_of(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.int16]:
     """Return the channel index of every voxel: the position of its value in `classes`.
 
     Values that are not among `classes` become `IGNORE`.
@@ -286,7 +286,13 @@ def channels_of(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.i
     [[[0, -100, 1]]]
     """
     values = np.asarray(classes, np.int64)
+    if label_zyx.dtype.kind == "u" and label_zyx.dtype.itemsize <= 2:
+        table = np.full(np.iinfo(label_zyx.dtype).max + 1, IGNORE, np.int16)
+        fits = values < len(table)
+        table[values[fits]] = np.flatnonzero(fits)
+        channels: NDArray[np.int16] = table[label_zyx]
+        return channels
     order = np.argsort(values)
     at = np.searchsorted(values[order], label_zyx).clip(max=len(values) - 1)
     known = values[order][at] == label_zyx
-    return np.where(known, order[at], IGNORE).astype(np.int64)
+    return np.where(known, order[at], IGNORE).astype(np.int16)

@@ -1,49 +1,66 @@
 """From the counts of a case to the scores on which a policy decides, and from its decisions to
 the actions that the rule carries out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from raysegclean.core.boundary import OffsetSums
-from raysegclean.core.policy import Action, CaseDecision, CaseScore, ClassDecision, ClassScore
+from raysegclean.core.casescore import (
+    Action,
+    CaseDecision,
+    CaseScore,
+    ClassDecision,
+    ClassScore,
+    Counts,
+    Kind,
+)
 from raysegclean.core.rules import Actions
-from raysegclean.core.stats import NATS_SCALE, CaseStats
+from raysegclean.core.stats import KINDS, NATS_SCALE, CaseStats
 
 __all__ = ["case_actions", "case_score"]
 
 
 def case_score(case: str, stats: CaseStats, offsets: OffsetSums) -> CaseScore:
     """Return the scores of one case; `offsets` are keyed by channel."""
-    given, predicted, both = stats.given_vox, stats.predicted_vox, stats.both_vox
     channels = range(1, stats.classes)
     foreground = ClassScore(
         offset_vox=offsets.mean_vox(*channels),
         boundary_vox=offsets.voxels(*channels),
         nats=int(stats.cross_entropy[0]) / NATS_SCALE,
         union_vox=stats.foreground_vox,
-        given_vox=int(given[1:].sum()),
-        predicted_vox=int(predicted[1:].sum()),
+        given_vox=int(stats.given_vox[1:].sum()),
+        predicted_vox=int(stats.predicted_vox[1:].sum()),
         both_vox=int(stats.confusion[1:, 1:].sum()),
+        candidates=_candidates(stats, channels),
     )
-    classes = {
-        c: ClassScore(
-            offset_vox=offsets.mean_vox(c),
-            boundary_vox=offsets.voxels(c),
-            nats=int(stats.cross_entropy[c]) / NATS_SCALE,
-            union_vox=int(given[c] + predicted[c] - both[c]),
-            given_vox=int(given[c]),
-            predicted_vox=int(predicted[c]),
-            both_vox=int(both[c]),
-        )
-        for c in channels
-    }
-    return CaseScore(case, foreground, classes)
+    return CaseScore(case, foreground, {c: _class_score(c, stats, offsets) for c in channels})
+
+
+def _class_score(channel: int, stats: CaseStats, offsets: OffsetSums) -> ClassScore:
+    given, predicted, both = stats.given_vox, stats.predicted_vox, stats.both_vox
+    return ClassScore(
+        offset_vox=offsets.mean_vox(channel),
+        boundary_vox=offsets.voxels(channel),
+        nats=int(stats.cross_entropy[channel]) / NATS_SCALE,
+        union_vox=int(given[channel] + predicted[channel] - both[channel]),
+        given_vox=int(given[channel]),
+        predicted_vox=int(predicted[channel]),
+        both_vox=int(both[channel]),
+        candidates=_candidates(stats, [channel]),
+    )
+
+
+def _candidates(stats: CaseStats, channels: Sequence[int]) -> dict[Kind, Counts]:
+    mine = stats.disagreement[:, list(channels)].sum(axis=1)
+    return {kind: np.asarray(mine[row]) for row, kind in enumerate(KINDS)}
 
 
 def case_actions(decision: CaseDecision) -> Actions:
     """Return what the rule may do in a case."""
     return Actions(
         shift_vox={c: d.shift_vox for c, d in _with(decision, Action.SHIFT)},
-        replace_above={c: d.min_confidence for c, d in _with(decision, Action.REPLACE)},
+        replace_above={c: dict(d.above) for c, d in _with(decision, Action.REPLACE)},
     )
 
 

@@ -10,11 +10,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from raysegclean.core.casescore import Kind
 from raysegclean.core.evidence import LEVELS, Evidence
 from raysegclean.core.packing import arrays_to_text, text_to_arrays
 from raysegclean.core.proposals import Proposal
 
-__all__ = ["NATS_SCALE", "CaseStats", "block_stats"]
+__all__ = ["KINDS", "NATS_SCALE", "CaseStats", "block_stats"]
+
+KINDS = (Kind.ADDED, Kind.REMOVED, Kind.SWAPPED)
+"""Order of the first axis of `CaseStats.disagreement`."""
 
 NATS_SCALE = 1 << 16
 """Fixed-point scale of sums of -log p."""
@@ -35,8 +39,9 @@ class CaseStats:
     """(C,): sum of -log p(given) where given or predicted is c, fixed point; entry 0 is the sum
     over all voxels."""
     disagreement: Counts
-    """(2, C, 256): voxels whose label and prediction differ, by level of confidence; entry 0 by
-    the given class, entry 1 by the candidate."""
+    """(3, C, 256): voxels whose label and prediction differ, by level of confidence: added to a
+    class from background, removed from a class to background, swapped into a class from another;
+    in the order of `KINDS`."""
     uncertainty: Counts
     """(2, C, 256): voxels by (differs from the prediction, given label, level of uncertainty)."""
     trusted: Counts
@@ -49,7 +54,7 @@ class CaseStats:
         return cls(
             confusion=np.zeros((classes, classes), np.int64),
             cross_entropy=np.zeros(classes, np.int64),
-            disagreement=np.zeros((2, classes, LEVELS), np.int64),
+            disagreement=np.zeros((len(KINDS), classes, LEVELS), np.int64),
             uncertainty=np.zeros((2, classes, LEVELS), np.int64),
             trusted=np.zeros((2, 3, classes, LEVELS), np.int64),
         )
@@ -109,12 +114,19 @@ def block_stats(
     return CaseStats(
         confusion=confusion.reshape(classes, classes),
         cross_entropy=_cross_entropy(evidence, given, predicted, classes),
-        disagreement=np.stack(
-            [_histogram(c[differs], confidence[differs], classes) for c in (given, predicted)]
-        ),
+        disagreement=_disagreement(given[differs], predicted[differs], confidence[differs], classes),
         uncertainty=_uncertainty(proposal, given, differs, classes),
         trusted=_trusted_hits(proposal, given_zyx, trusted_zyx, predicted, classes),
     )
+
+
+def _disagreement(
+    given: NDArray[np.int64], predicted: NDArray[np.int64], level: NDArray[np.int64], classes: int
+) -> Counts:
+    kind = np.where(given == 0, 0, np.where(predicted == 0, 1, 2))
+    channel = np.where(predicted == 0, given, predicted)
+    counts = _histogram(kind * classes + channel, level, len(KINDS) * classes)
+    return counts.reshape(len(KINDS), classes, LEVELS)
 
 
 def _histogram(group: NDArray[np.int64], level: NDArray[np.int64], groups: int) -> Counts:

@@ -14,7 +14,7 @@ Without that last test an archive of half cut-off and half right outlines would 
 right and half too large.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -26,6 +26,7 @@ from raysegclean.core.robust import Values, fit_mixture, half_sample_mode, robus
 from raysegclean.errors import ConfigError
 
 __all__ = [
+    "CORRUPTION",
     "FOREGROUND",
     "Flags",
     "Group",
@@ -39,7 +40,11 @@ __all__ = [
 FOREGROUND = 0
 """Key of the foreground as a whole, beside the class values."""
 
+CORRUPTION = "corruption"
+"""Name of the evidence beside the kinds of candidates."""
+
 Flags = NDArray[np.bool_]
+_MAX_GROUPS = 4
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Group:
 
     key: int
     evidence: str
-    """A `Kind`, or "corruption"."""
+    """A `Kind`, or `CORRUPTION`."""
     members: Flags
     posterior: Values
     strength: float
@@ -148,43 +153,50 @@ class Group:
 def find_groups(
     scores: Sequence[CaseScore], keys: Sequence[int], explained: Flags, params: PolicyParams
 ) -> list[Group]:
-    """Return the noisy groups among the cases that are not `explained`, the strongest first.
+    """Return the noisy groups among the cases that are not `explained`.
 
-    After each group its members are taken out and the rest is looked at again, because what one
-    group does to the archive's spread hides, or feigns, another.
+    The foreground as a whole comes first, because its evidence is pooled; then each class among
+    the cases that are left. After each group its members are taken out and the rest is looked at
+    again, because what one group does to the archive's spread hides, or feigns, another.
     """
-    groups: list[Group] = []
+    groups = _groups_of(scores, FOREGROUND, ~explained, params)
     left = ~explained
-    while len(groups) < 2 * len(keys) + 1:
-        found = [g for key in keys for g in _groups_of(scores, key, left, params)]
-        found = found or _corruption_groups(scores, left, params)
-        if not found:
-            break
-        best = max(found, key=lambda g: (g.strength, -g.key, g.evidence))
-        groups.append(best)
-        left = left & ~best.members
+    for group in groups:
+        left = left & ~group.members
+    for key in keys:
+        if key != FOREGROUND:
+            groups += _groups_of(scores, key, left, params)
     return groups
 
 
 def _groups_of(
     scores: Sequence[CaseScore], key: int, left: Flags, params: PolicyParams
 ) -> list[Group]:
-    found = []
+    """Return the groups of one key, the strongest first."""
     mine = of_key(scores, key)
-    for kind in (Kind.ADDED, Kind.REMOVED):
-        rates = np.array([_log_rate(s, kind, params) for s in mine])
-        group = _upper_group(key, kind.value, rates, mine, left, params)
-        found += [group] if group else []
-    return found
+    rates = {k.value: _log_rates(mine, k, params) for k in (Kind.ADDED, Kind.REMOVED)}
+    corruption = {CORRUPTION: np.array([s.log_corruption for s in mine])}
+    groups: list[Group] = []
+    while len(groups) < _MAX_GROUPS:
+        found = _upper_groups(key, rates, mine, left, params)
+        if not found and key == FOREGROUND:
+            found = _upper_groups(key, corruption, mine, left, params)
+        if not found:
+            break
+        groups.append(max(found, key=lambda g: (g.strength, g.evidence)))
+        left = left & ~groups[-1].members
+    return groups
 
 
-def _corruption_groups(
-    scores: Sequence[CaseScore], left: Flags, params: PolicyParams
+def _upper_groups(
+    key: int,
+    evidence: Mapping[str, Values],
+    scores: Sequence[ClassScore],
+    left: Flags,
+    params: PolicyParams,
 ) -> list[Group]:
-    mine = of_key(scores, FOREGROUND)
-    values = np.array([s.log_corruption for s in mine])
-    group = _upper_group(FOREGROUND, "corruption", values, mine, left, params)
-    return [group] if group else []
+    found = [_upper_group(key, name, v, scores, left, params) for name, v in evidence.items()]
+    return [group for group in found if group is not None]
 
 
 def of_key(scores: Sequence[CaseScore], key: int) -> list[ClassScore]:
@@ -197,11 +209,14 @@ def of_key(scores: Sequence[CaseScore], key: int) -> list[ClassScore]:
 _NOTHING = ClassScore(float("nan"), 0, 0.0, 0, 0, 0, 0)
 
 
-def _log_rate(score: ClassScore, kind: Kind, params: PolicyParams) -> float:
-    counts = score.candidates.get(kind)
-    if counts is None or score.boundary_vox < params.min_boundary_vox:
-        return float("nan")
-    return float(np.log((int(counts[1:].sum()) + 1) / score.boundary_vox))
+def _log_rates(scores: Sequence[ClassScore], kind: Kind, params: PolicyParams) -> Values:
+    """Return the log of the candidates of a kind per boundary voxel; NaN where unknown."""
+    out = np.full(len(scores), np.nan)
+    for row, score in enumerate(scores):
+        counts = score.candidates.get(kind)
+        if counts is not None and score.boundary_vox >= params.min_boundary_vox:
+            out[row] = np.log((int(counts[1:].sum()) + 1) / score.boundary_vox)
+    return out
 
 
 def _upper_group(

@@ -45,4 +45,5 @@ class Attempts:
 
 def start_attempts() -> Any:
     """Start the actor that counts; it needs no CPU slot."""
-    return ray.remote(num_cpus=0)(Attempts).remote()
+    # Not inside the group of a search trial, whose share is a hundredth of a slot.
+    return ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(Attempts).remote()

@@ -140,10 +140,13 @@ def shared_by(users: int) -> Iterator[None]:
 
 
 def cluster_share() -> tuple[float, float]:
-    """Return the CPU and GPU slots that the caller may plan with."""
-    total = _resources()
-    users = _share.get()
-    return total.get("CPU", 0.0) / users, total.get("GPU", 0.0) / users
+    """Return the CPU and GPU slots that the caller may plan with.
+
+    Where an autoscaler adds nodes when work waits for them, those count too.
+    """
+    now, most, users = _resources(), _most(), _share.get()
+    cpus, gpus = (max(now.get(k, 0.0), most.get(k, 0.0)) / users for k in ("CPU", "GPU"))
+    return cpus, gpus
 
 
 def is_one_node() -> bool:
@@ -237,7 +240,7 @@ def _processor() -> str:
 
 
 def _check_gpus(facts: ClusterFacts, needed: float) -> None:
-    if needed <= facts.gpus or needed <= _gpus_to_come():
+    if needed <= max(facts.gpus, _most().get("GPU", 0.0)):
         return
     if facts.started_here:
         shutdown_if_ours(facts)
@@ -248,15 +251,13 @@ def _check_gpus(facts: ClusterFacts, needed: float) -> None:
     )
 
 
-def _gpus_to_come() -> float:
-    """Return how many GPUs the autoscaler may bring, 0 where there is none."""
+def _most() -> dict[str, float]:
+    """Return what the cluster may grow to, empty where no autoscaler says so."""
     try:
         from ray._private.state import state  # there is no public way
-
-        most = state.get_max_resources_from_cluster_config()
-    except (ImportError, AttributeError):
-        return 0.0
-    return float((most or {}).get("GPU", 0))
+    except ImportError:
+        return {}
+    return dict(state.get_max_resources_from_cluster_config() or {})
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001

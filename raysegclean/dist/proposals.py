@@ -4,6 +4,7 @@ The folder of a case carries the key of the propose stage, so proposals of other
 changed input can never be mixed up with these, and nothing is ever overwritten.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.geometry import Box, Index3, output_shard_zyx
+from raysegclean.core.items import ShardTask
 from raysegclean.core.proposals import Proposal
+from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, create_label_array, put_shard
 
-__all__ = ["ProposalFolder"]
+__all__ = ["CORRECTION", "ProposalFolder", "record_of"]
+
+CORRECTION = "correction"
+"""The part that the corrector writes: 1 + its channel where it differs from the given label."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,12 @@ class ProposalFolder:
     shard_vox: int
     with_uncertainty: bool
 
+    @classmethod
+    def of(cls, store: Store, plan: RunPlan, case: CasePlan, key: str) -> "ProposalFolder":
+        """Return where the proposals of one case of a run are."""
+        with_uncertainty = plan.voters.keeps_uncertainty
+        return cls(store, key, case.case, case.shape_zyx, plan.shard_vox, with_uncertainty)
+
     @property
     def spec(self) -> LabelArraySpec:
         """Layout of each part: the same shards as the output label."""
@@ -40,36 +52,54 @@ class ProposalFolder:
         """Return where one part is: candidate, confidence or uncertainty."""
         return f"proposals/{self.key}/{self.case}/{part}"
 
-    def create(self) -> None:
-        """Write the metadata of all parts; repeatable."""
-        for part in self._parts():
+    def create(self, parts: Sequence[str] = ()) -> None:
+        """Write the metadata of `parts` (default: those of a proposal); repeatable."""
+        for part in parts or self._parts():
             create_label_array(self.store, self.path(part), self.spec)
 
     def write(self, index_zyx: Index3, proposal: Proposal) -> list[dict[str, Any]]:
-        """Write one shard of all parts; return what the ledger lists."""
-        blocks = {
-            "candidate": proposal.candidate_zyx,
-            "confidence": proposal.confidence_zyx,
-            "uncertainty": proposal.uncertainty_zyx,
-        }
+        """Write one shard of a proposal; return what the ledger lists."""
+        blocks = [proposal.candidate_zyx, proposal.confidence_zyx]
+        if proposal.uncertainty_zyx is not None:
+            blocks.append(proposal.uncertainty_zyx)
         return [
-            asdict(put_shard(self.store, self.path(part), index_zyx, block, self.spec))
-            for part, block in blocks.items()
-            if block is not None
+            self._put(part, index_zyx, block)
+            for part, block in zip(self._parts(), blocks, strict=True)
         ]
 
-    def read(self, box: Box) -> Proposal:
+    def write_correction(
+        self, index_zyx: Index3, correction_zyx: NDArray[np.uint8]
+    ) -> list[dict[str, Any]]:
+        """Write one shard of the corrector's answer; return what the ledger lists."""
+        return [self._put(CORRECTION, index_zyx, correction_zyx)]
+
+    def read(self, box: Box, *, with_correction: bool = False) -> Proposal:
         """Return the proposal of `box`, which lies inside the case."""
-        parts = {part: self._volume(part).start(box) for part in self._parts()}
-        blocks: dict[str, NDArray[np.uint8]] = {p: r.result() for p, r in parts.items()}
+        names = (*self._parts(), CORRECTION) if with_correction else self._parts()
+        reads = {name: Volume(self.store, self.path(name)).start(box) for name in names}
+        blocks: dict[str, NDArray[np.uint8]] = {name: r.result() for name, r in reads.items()}
         return Proposal(
             candidate_zyx=blocks["candidate"],
             confidence_zyx=blocks["confidence"],
             uncertainty_zyx=blocks.get("uncertainty"),
+            correction_zyx=blocks.get(CORRECTION),
         )
+
+    def _put(
+        self, part: str, index_zyx: Index3, block: NDArray[np.uint8]
+    ) -> dict[str, Any]:
+        return asdict(put_shard(self.store, self.path(part), index_zyx, block, self.spec))
 
     def _parts(self) -> tuple[str, ...]:
         return ("candidate", "confidence") + (("uncertainty",) if self.with_uncertainty else ())
 
-    def _volume(self, part: str) -> Volume:
-        return Volume(self.store, self.path(part))
+
+def record_of(task: ShardTask, key: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ledger's record of one shard under the key of its stage."""
+    return {
+        "shard": f"{task.name}@{key}",
+        "task": task.name,
+        "case": task.case,
+        "key": key,
+        "objects": objects,
+    }

@@ -1,64 +1,36 @@
 """Propose: the only stage that runs networks over the archive, once.
 
-One actor holds the voters of the folds it meets. A shard is read with its halo, predicted tile by
-tile, folded into evidence, and left as a sparse proposal plus counts; probabilities never leave
-the device's tile.
+A shard is read with its halo, predicted tile by tile, folded into evidence, and left as a sparse
+proposal plus counts; probabilities never leave the device's tile. Cases of several shards are
+measured afterwards, because the distance of a boundary needs a halo of predictions that only the
+neighbouring shards hold.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raysegclean.core.boundary import OFFSET_LIMIT_VOX, OffsetSums, boundary_sums, distance_halo_vox
-from raysegclean.core.evidence import EvidenceSum
+from raysegclean.core.boundary import OFFSET_LIMIT_VOX, boundary_sums, distance_halo_vox
+from raysegclean.core.evidence import Evidence, EvidenceSum
 from raysegclean.core.geometry import Box
 from raysegclean.core.items import ShardTask
 from raysegclean.core.proposals import Proposal, propose
-from raysegclean.core.sampling import channels_of
 from raysegclean.core.stats import CaseStats, block_stats
-from raysegclean.dist.proposals import ProposalFolder
-from raysegclean.errors import UnfitEnvironment
-from raysegclean.nets.inference import Tiling, iter_tile_probs
-from raysegclean.nets.numerics import fix_numerics, numeric_class
-from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter
-from raysegclean.nets.weights import load_network
+from raysegclean.dist.predict import Channels, Predictor, Reader, VoteJob, Window
+from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.plan import CasePlan, RunPlan
-from raysegclean.store.archive import Archive
-from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 
-__all__ = ["MeasureStage", "ProposeJob", "ProposeStage", "device_numerics"]
-
-Channels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ProposeJob:
-    """What proposing needs to know; the same for all workers."""
-
-    run: str
-    models_run: str
-    models: tuple[tuple[str, ...], ...]
-    """Keys of the networks in `models_run`, by fold and member."""
-    plan: RunPlan
-    keys: Mapping[str, str]
-    """Case -> key of its propose stage; recorded with every shard."""
-    numerics: Mapping[str, str] | None
-    """What every worker must be equal to, or None for any."""
+__all__ = ["MeasureStage", "ProposeStage", "labels_of"]
 
 
 @dataclass(frozen=True)
 class Loaded:
     """What one shard is proposed from."""
 
-    box: Box
-    window: Box
-    image_czyx: NDArray[Any]
-    """Raw intensities of `window`."""
+    image: Window
     given_zyx: Channels
     trusted_zyx: Channels | None
 
@@ -71,96 +43,58 @@ class Proposed:
     fields: dict[str, Any]
 
 
-class _Reader:
-    """Opens volumes once per process and reads labels as channels."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        self._archive = Archive.open(plan.archive)
-        self._classes = plan.classes
-        self.image: Callable[[str], Volume] = lru_cache(maxsize=64)(self._archive.image)
-        self._label: Callable[[str, str], Volume] = lru_cache(maxsize=128)(self._archive.label)
-
-    def channels(self, case: str, label: str, box: Box) -> Channels:
-        """Return a label's channel indices in `box`."""
-        values = self._label(case, label).read(box)
-        return channels_of(values, self._classes).astype(np.uint8)
-
-
 class ProposeStage:
     """Proposes shards; one per actor."""
 
-    def __init__(self, job: ProposeJob) -> None:
+    def __init__(self, job: VoteJob) -> None:
         self._job = job
         self._plan = job.plan
-        self._cases = {case.case: case for case in job.plan.cases}
-        self._store = Store.open(job.run)
-        self._reader = _Reader(job.plan)
-        fix_numerics(job.plan.train.threads)
-        self._device = _device()
-        _check_numerics(job, self._device)
-        self._voter = lru_cache(maxsize=None)(self._load_voter)
+        self._predictor = Predictor(job)
         self._folder = lru_cache(maxsize=256)(self._create_folder)
 
     def load(self, task: ShardTask) -> Loaded:
         """Read the image with the network's halo, and the labels."""
-        case = self._cases[task.case]
+        case = self._predictor.cases[task.case]
         box = case.grid(self._plan.shard_vox).box(task.index_zyx)
-        voter = self._voter(case.fold)
-        z, y, x = (h + s for h, s in zip(self._plan.halo_vox, voter.stride_zyx, strict=True))
-        window = box.grown((z, y, x)).clipped(Box.whole(case.shape_zyx))
-        image = self._reader.image(task.case).start(window)
-        given = self._reader.channels(task.case, self._plan.label, box)
-        trusted = None
-        if case.trusted and self._plan.trusted_label is not None:
-            trusted = self._reader.channels(task.case, self._plan.trusted_label, box)
-        block = image.result()
-        return Loaded(box, window, block if block.ndim == 4 else block[None], given, trusted)
+        image = self._predictor.read(case, box)
+        return Loaded(image, *labels_of(self._predictor.reader, self._plan, case, box))
 
     def compute(self, task: ShardTask, loaded: Loaded) -> Proposed:
         """Predict the shard tile by tile; return its proposal and counts."""
-        case = self._cases[task.case]
-        voter = self._voter(case.fold)
+        case = self._predictor.cases[task.case]
         classes = len(self._plan.classes)
-        proposal = _empty_proposal(loaded.box, self._plan.voters.keeps_uncertainty)
+        box, with_trusted = loaded.image.box, loaded.trusted_zyx is not None
+        proposal = _empty_proposal(box, self._plan.voters.keeps_uncertainty)
         stats = trusted_stats = CaseStats.zero(classes)
-        tiling = Tiling(self._plan.tile_zyx, self._plan.halo_vox, voter.stride_zyx)
-        read = self._normalised(case, loaded)
-        for core, passes in iter_tile_probs(voter, read, loaded.box, case.shape_zyx, tiling):
+        for core, passes in self._predictor.tiles(case, loaded.image):
             sums = EvidenceSum()
             for prob_czyx in passes:
                 sums.add(prob_czyx)
-            part = core.relative_to(loaded.box).slices
-            given, truth = loaded.given_zyx[part], _part(loaded.trusted_zyx, part)
+            part = core.relative_to(box).slices
+            given = loaded.given_zyx[part]
+            truth = None if loaded.trusted_zyx is None else loaded.trusted_zyx[part]
             evidence = sums.finish(given)
             tile = self._propose(evidence, given)
             _place(proposal, tile, part)
             stats = stats.merge(block_stats(evidence, tile, given, classes, truth))
             if truth is not None:
                 against = sums.finish(truth)
-                trusted_stats = trusted_stats.merge(
-                    block_stats(against, self._propose(against, truth), truth, classes)
-                )
+                tile = self._propose(against, truth)
+                trusted_stats = trusted_stats.merge(block_stats(against, tile, truth, classes))
         fields: dict[str, Any] = {"stats": stats.to_text()}
-        if loaded.trusted_zyx is not None:
+        if with_trusted:
             fields["trusted_stats"] = trusted_stats.to_text()
         if len(case.grid(self._plan.shard_vox)) == 1:
-            fields |= _offsets(case, loaded.given_zyx, loaded.trusted_zyx, proposal, classes)
+            labels = (loaded.given_zyx, loaded.trusted_zyx)
+            fields |= _offsets(case, labels, proposal, classes, Box.whole(case.shape_zyx))
         return Proposed(proposal, fields)
 
     def write(self, task: ShardTask, result: Proposed) -> dict[str, Any]:
         """Write the proposal's shard; return the ledger's record."""
-        key = self._job.keys[task.case]
         objects = self._folder(task.case).write(task.index_zyx, result.proposal)
-        return {
-            "shard": f"{task.name}@{key}",
-            "task": task.name,
-            "case": task.case,
-            "key": key,
-            "objects": objects,
-            **result.fields,
-        }
+        return record_of(task, self._job.keys[task.case], objects) | result.fields
 
-    def _propose(self, evidence: Any, given: Channels) -> Proposal:
+    def _propose(self, evidence: Evidence, given: Channels) -> Proposal:
         voters = self._plan.voters
         return propose(
             evidence,
@@ -169,55 +103,21 @@ class ProposeStage:
             keeps_uncertainty=voters.keeps_uncertainty,
         )
 
-    def _normalised(self, case: CasePlan, loaded: Loaded) -> Callable[[Box], NDArray[np.float32]]:
-        image = self._plan.normaliser.apply(loaded.image_czyx, case.intensity)
-
-        def read(box: Box) -> NDArray[np.float32]:
-            return image[(slice(None), *box.relative_to(loaded.window).slices)]
-
-        return read
-
     def _create_folder(self, case: str) -> ProposalFolder:
-        folder = proposal_folder(self._store, self._plan, self._cases[case], self._job.keys[case])
+        folder = self._predictor.folder(case)
         folder.create()
         return folder
 
-    def _load_voter(self, fold: int) -> Voter:
-        store = Store.open(self._job.models_run)
-        voters = self._plan.voters
-        members: list[Voter] = []
-        for member, key in enumerate(self._job.models[fold][: voters.members]):
-            net, spec, _ = load_network(store.get(key))
-            precision = self._plan.train.precision
-            if voters.passes:
-                members.append(
-                    DropoutVoter(
-                        net,
-                        spec,
-                        n_passes=voters.passes,
-                        seed=self._plan.train.seed + member,
-                        device=self._device,
-                        precision=precision,
-                    )
-                )
-            else:
-                members.append(NetworkVoter(net, spec, device=self._device, precision=precision))
-        return members[0] if len(members) == 1 else EnsembleVoter(members)
-
 
 class MeasureStage:
-    """Measures boundary offsets of cases of several shards, from label and proposal, on CPU.
+    """Measures boundary offsets of cases of several shards, from label and proposal, on CPU."""
 
-    It runs after the proposals are complete, because a boundary's distance needs a halo of
-    predictions that only the neighbouring shards hold.
-    """
-
-    def __init__(self, job: ProposeJob) -> None:
+    def __init__(self, job: VoteJob) -> None:
         self._job = job
         self._plan = job.plan
         self._cases = {case.case: case for case in job.plan.cases}
         self._store = Store.open(job.run)
-        self._reader = _Reader(job.plan)
+        self._reader = Reader(job.plan)
 
     def load(self, task: ShardTask) -> tuple[Box, Channels, Channels | None, Proposal]:
         """Read label and proposal with the halo of the distances."""
@@ -225,11 +125,8 @@ class MeasureStage:
         core = case.grid(self._plan.shard_vox).box(task.index_zyx)
         halo = distance_halo_vox(OFFSET_LIMIT_VOX, case.spacing_mm)
         window = core.grown(halo).clipped(Box.whole(case.shape_zyx))
-        folder = proposal_folder(self._store, self._plan, case, self._job.keys[task.case])
-        trusted = None
-        if case.trusted and self._plan.trusted_label is not None:
-            trusted = self._reader.channels(task.case, self._plan.trusted_label, window)
-        given = self._reader.channels(task.case, self._plan.label, window)
+        given, trusted = labels_of(self._reader, self._plan, case, window)
+        folder = ProposalFolder.of(self._store, self._plan, case, self._job.keys[task.case])
         return core.relative_to(window), given, trusted, folder.read(window)
 
     def compute(
@@ -238,51 +135,21 @@ class MeasureStage:
         """Return the offsets of the shard's core."""
         core, given, trusted, proposal = loaded
         case = self._cases[task.case]
-        return _offsets(case, given, trusted, proposal, len(self._plan.classes), core)
+        return _offsets(case, (given, trusted), proposal, len(self._plan.classes), core)
 
     def write(self, task: ShardTask, result: dict[str, Any]) -> dict[str, Any]:
         """Return the ledger's record; there is nothing to write."""
-        key = self._job.keys[task.case]
-        return {
-            "shard": f"{task.name}@{key}",
-            "task": task.name,
-            "case": task.case,
-            "key": key,
-            "objects": [],
-            **result,
-        }
+        return record_of(task, self._job.keys[task.case], []) | result
 
 
-def proposal_folder(store: Store, plan: RunPlan, case: CasePlan, key: str) -> ProposalFolder:
-    """Return where the proposals of one case are."""
-    return ProposalFolder(
-        store, key, case.case, case.shape_zyx, plan.shard_vox, plan.voters.keeps_uncertainty
-    )
-
-
-def device_numerics(threads: int, precision: str) -> dict[str, str]:
-    """Return the numeric class of this process, with its numbers fixed as workers fix them."""
-    fix_numerics(threads)
-    return numeric_class(_device(), precision)
-
-
-def _device() -> str:
-    import torch  # noqa: PLC0415
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _check_numerics(job: ProposeJob, device: str) -> None:
-    if job.numerics is None:
-        return
-    here = numeric_class(device, job.plan.train.precision)
-    differing = [f"{k}: {v} here, {job.numerics.get(k)} in the run" for k, v in here.items()]
-    if here != dict(job.numerics):
-        raise UnfitEnvironment(
-            f"this worker computes in another numeric class than the run ({'; '.join(differing)}), "
-            "so its answers could differ in the last bit. Use the same kind of machine and image, "
-            "or set numerics: any."
-        )
+def labels_of(
+    reader: Reader, plan: RunPlan, case: CasePlan, box: Box
+) -> tuple[Channels, Channels | None]:
+    """Return the given label and, for a case that has one, the trusted label in `box`."""
+    given = reader.channels(case.case, plan.label, box)
+    if not case.trusted or plan.trusted_label is None:
+        return given, None
+    return given, reader.channels(case.case, plan.trusted_label, box)
 
 
 def _empty_proposal(box: Box, with_uncertainty: bool) -> Proposal:
@@ -297,30 +164,24 @@ def _place(whole: Proposal, tile: Proposal, part: tuple[slice, slice, slice]) ->
         whole.uncertainty_zyx[part] = tile.uncertainty_zyx
 
 
-def _part(label: Channels | None, part: tuple[slice, slice, slice]) -> Channels | None:
-    return None if label is None else label[part]
-
-
 def _offsets(
     case: CasePlan,
-    given: Channels,
-    trusted: Channels | None,
+    labels: tuple[Channels, Channels | None],
     proposal: Proposal,
     classes: int,
-    core: Box | None = None,
+    core: Box,
 ) -> dict[str, Any]:
-    predicted = proposal.predicted_zyx(given)
-    labels = {"offsets": given} | ({} if trusted is None else {"trusted_offsets": trusted})
-    z, y, x = given.shape
+    """Return the boundary offsets of the given and of the trusted label against the prediction."""
+    predicted = proposal.predicted_zyx(labels[0])
     fields = {}
-    for name, label in labels.items():
-        sums: OffsetSums = boundary_sums(
-            label,
-            predicted,
-            classes=range(1, classes),
-            core=core or Box.whole((z, y, x)),
-            spacing_mm=case.spacing_mm,
-        )
-        fields[name] = {str(channel): list(values) for channel, values in sums.sums.items()}
+    for name, label in zip(("offsets", "trusted_offsets"), labels, strict=True):
+        if label is not None:
+            sums = boundary_sums(
+                label,
+                predicted,
+                classes=range(1, classes),
+                core=core,
+                spacing_mm=case.spacing_mm,
+            )
+            fields[name] = {str(channel): list(values) for channel, values in sums.sums.items()}
     return fields
-

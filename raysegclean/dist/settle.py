@@ -28,7 +28,7 @@ from raysegclean.core.rules import (
     take_back,
 )
 from raysegclean.core.sampling import channels_of
-from raysegclean.dist.proposals import ProposalFolder
+from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
@@ -66,6 +66,8 @@ class Loaded:
     given_zyx: NDArray[np.uint8]
     core: Box
     proposal: Proposal | None
+    trusted_zyx: NDArray[np.uint8] | None
+    """The trusted label of the core, for cases that have one."""
 
 
 class SettleStage:
@@ -84,8 +86,9 @@ class SettleStage:
         core = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
         window = core.grown(self._halo(case, actions)).clipped(Box.whole(case.shape_zyx))
         given = channels_of(self._given(task.case).read(window), self._job.plan.classes)
-        proposal = None if actions.quiet else self._folder(case).read(core)
-        return Loaded(given.astype(np.uint8), core.relative_to(window), proposal)
+        proposal = self._proposal(case, core, actions)
+        trusted = self._trusted(case, core)
+        return Loaded(given.astype(np.uint8), core.relative_to(window), proposal, trusted)
 
     def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Settled, dict[str, Any]]:
         """Return the new label with reasons, and what it changed."""
@@ -112,15 +115,7 @@ class SettleStage:
         settled, fields = result
         case = self._cases[task.case]
         objects = self._put(task, case, settled) if self._job.writes else []
-        key = self._job.keys[task.case]
-        return {
-            "shard": f"{task.name}@{key}",
-            "task": task.name,
-            "case": task.case,
-            "key": key,
-            "objects": objects,
-            **fields,
-        }
+        return record_of(task, self._job.keys[task.case], objects) | fields
 
     def _put(self, task: ShardTask, case: CasePlan, settled: Settled) -> list[dict[str, Any]]:
         values = np.asarray(self._job.plan.classes, dtype=case.dtype)[settled.label_zyx]
@@ -152,16 +147,19 @@ class SettleStage:
         z, y, x = (max(a, b) for a, b in zip(deep, actions.halo_vox(case.spacing_mm), strict=True))
         return z, y, x
 
-    def _folder(self, case: CasePlan) -> ProposalFolder:
-        job = self._job
-        return ProposalFolder(
-            self._store,
-            job.proposal_keys[case.case],
-            case.case,
-            case.shape_zyx,
-            job.plan.shard_vox,
-            job.plan.voters.keeps_uncertainty,
-        )
+    def _proposal(self, case: CasePlan, core: Box, actions: Actions) -> Proposal | None:
+        if actions.quiet:
+            return None
+        key = self._job.proposal_keys[case.case]
+        folder = ProposalFolder.of(self._store, self._job.plan, case, key)
+        return folder.read(core, with_correction=bool(actions.correct))
+
+    def _trusted(self, case: CasePlan, core: Box) -> NDArray[np.uint8] | None:
+        name = self._job.plan.trusted_label
+        if name is None or not case.trusted:
+            return None
+        values = self._archive.label(case.case, name).read(core)
+        return channels_of(values, self._job.plan.classes).astype(np.uint8)
 
     def _open_given(self, case: str) -> Volume:
         return self._archive.label(case, self._job.plan.label)
@@ -185,13 +183,24 @@ def change_counts(
                 loaded.given_zyx == channel, case.spacing_mm, limit_vox=DEEP_VOX + 1
             )[loaded.core.slices]
             deep[channel] = int((touched & (np.abs(outline) > DEEP_VOX)).sum())
-    return {
+    truth = {} if loaded.trusted_zyx is None else _overlap(after, loaded.trusted_zyx, classes)
+    return truth | {
         "given_vox": np.bincount(given.ravel(), minlength=classes).tolist(),
         "kept_vox": np.bincount(given[~changed], minlength=classes).tolist(),
         "after_vox": np.bincount(after.ravel(), minlength=classes).tolist(),
         "deep_vox": deep,
         "reasons": np.bincount(settled.reason_zyx.ravel(), minlength=len(Reason)).tolist(),
         "changed_vox": int(changed.sum()),
+    }
+
+
+def _overlap(
+    after: NDArray[np.uint8], trusted: NDArray[np.uint8], classes: int
+) -> dict[str, list[int]]:
+    """Return voxel counts per channel of the trusted label, and of what agrees with it."""
+    return {
+        "trusted_vox": np.bincount(trusted.ravel(), minlength=classes).tolist(),
+        "right_vox": np.bincount(after[after == trusted], minlength=classes).tolist(),
     }
 
 

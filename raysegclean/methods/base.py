@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from raysegclean.core.policy import CaseDecision, CaseScore
+from raysegclean.core.casescore import CaseDecision, CaseScore
 from raysegclean.core.rules import Actions
 from raysegclean.core.scores import case_actions
 from raysegclean.core.stats import CaseStats
@@ -86,6 +86,8 @@ class Method:
     policy: Callable[[ArchiveEvidence, Any], Verdict]
     retrains: Callable[[Any], bool]
     """Whether the last stage trains a network on the cleaned labels."""
+    corrects: Callable[[Any], bool]
+    """Whether the voxel corrector takes over in flagged cases, given enough trusted cases."""
 
 
 def load_method(name: str) -> Method:

@@ -62,4 +62,8 @@ def _retrains(params: CosegParams) -> bool:
     return params.retrain
 
 
-COSEG = Method("coseg", CosegParams, _voters, _policy, _retrains)
+def _corrects(params: CosegParams) -> bool:
+    return params.alpha is None
+
+
+COSEG = Method("coseg", CosegParams, _voters, _policy, _retrains, _corrects)

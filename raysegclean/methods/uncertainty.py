@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
-from raysegclean.core.policy import Action, CaseDecision, ClassDecision, PolicyParams, decide
+from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
+from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.rules import Actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
@@ -102,4 +103,8 @@ def _retrains(params: UncertaintyParams) -> bool:
     return params.retrain
 
 
-UNCERTAINTY = Method("uncertainty", UncertaintyParams, _voters, _policy, _retrains)
+def _corrects(params: UncertaintyParams) -> bool:
+    return params.rule == "default"
+
+
+UNCERTAINTY = Method("uncertainty", UncertaintyParams, _voters, _policy, _retrains, _corrects)

@@ -3,7 +3,8 @@
 One file, one matter:
 
 - `unet` the network and its channel dropout (`dropout`), `weights` its file format;
-- `losses`, `selection` and `training` the training loop, without Ray and without files;
+- `batch`, `losses`, `selection` and `training` the training loop, without Ray and without files;
+- `numerics` what is fixed so that the same work gives the same bits;
 - `receptive` how far a network sees, `inference` tiles and halos, `voters` what predicts a tile.
 
 Guaranteed: a network built here is translation-equivariant at inference (up to its total stride),

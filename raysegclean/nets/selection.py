@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from raysegclean.errors import ConfigError
+from raysegclean.nets.batch import Batch
 from raysegclean.nets.losses import sample_score
 
 __all__ = ["KeepAll", "Selection", "SmallLoss"]
@@ -24,12 +25,10 @@ _LEVEL_MEMORY = 50
 class Selection(Protocol):
     """One per network. Its state is saved with the checkpoint."""
 
-    def on_batch(
-        self, losses: torch.Tensor, logits: torch.Tensor, label: torch.Tensor, cases: list[str]
-    ) -> torch.Tensor:
-        """Return (B,) weights >= 0, at least one positive; called once per step, detached.
+    def on_batch(self, losses: torch.Tensor, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return (B,) weights >= 0, at least one positive; called once per learning step.
 
-        losses (B,), logits (B, K, Z, Y, X), label (B, Z, Y, X) channel indices, cases (B).
+        losses (B,) and logits (B, K, Z, Y, X) are detached and on the device of `batch`.
         """
         ...
 
@@ -49,8 +48,7 @@ class KeepAll:
         self,
         losses: torch.Tensor,
         logits: torch.Tensor,  # noqa: ARG002
-        label: torch.Tensor,  # noqa: ARG002
-        cases: list[str],  # noqa: ARG002
+        batch: Batch,  # noqa: ARG002
     ) -> torch.Tensor:
         """Return ones."""
         return torch.ones_like(losses)
@@ -82,25 +80,21 @@ class SmallLoss:
         self.keep = keep
         self.start_step = start_step
         self.memory = memory
-        self.step = 0
         self.seen = 0
         self.level = 0.0
         self.means: dict[str, float] = {}
         self.visits: dict[str, int] = {}
 
-    def on_batch(
-        self, losses: torch.Tensor, logits: torch.Tensor, label: torch.Tensor, cases: list[str]
-    ) -> torch.Tensor:
+    def on_batch(self, losses: torch.Tensor, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Update the running means, then return 1 for samples to keep and 0 for the others."""
-        scores = sample_score(logits, label).tolist()
-        for case, score in zip(cases, scores, strict=True):
+        scores = sample_score(logits, batch.label).tolist()
+        for case, score in zip(batch.case, scores, strict=True):
             if not math.isnan(score):  # a patch without foreground has no opinion
                 self._see(case, score)
-        self.step += 1
-        if self.step <= self.start_step or len(self.means) < 2:
+        if batch.step < self.start_step or len(self.means) < 2:
             return torch.ones_like(losses)
-        bound = float(torch.quantile(torch.tensor(sorted(self.means.values())), self.keep))
-        means = [self.means.get(case, 0.0) for case in cases]
+        bound = float(torch.quantile(torch.tensor(list(self.means.values())), self.keep))
+        means = [self.means.get(case, 0.0) for case in batch.case]
         bound = max(bound, min(means))  # one sample at least is kept
         return torch.tensor([float(mean <= bound) for mean in means]).to(losses)
 
@@ -116,7 +110,6 @@ class SmallLoss:
     def state(self) -> dict[str, Any]:
         """Return the running means."""
         return {
-            "step": self.step,
             "seen": self.seen,
             "level": self.level,
             "means": dict(self.means),
@@ -125,7 +118,6 @@ class SmallLoss:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from saved means."""
-        self.step = int(state["step"])
         self.seen = int(state["seen"])
         self.level = float(state["level"])
         self.means = dict(state["means"])

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError
+from raysegclean.nets.batch import Batch
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.selection import KeepAll, Selection, SmallLoss
@@ -113,21 +114,6 @@ class TrainConfig:
         warm = max(1, math.ceil(self.steps * _WARM_UP))
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.lr * min(1.0, (step + 1) / warm) * cosine
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The same fixed shape at every step.
-
-    image: (B, C, Z, Y, X) float32, normalised. label: (B, Z, Y, X) int64 channel indices, -100
-    has no say. case: B case ids. uniform: B flags, True for samples drawn uniformly.
-    """
-
-    image: torch.Tensor
-    label: torch.Tensor
-    case: list[str]
-    step: int
-    uniform: list[bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -300,22 +286,17 @@ class Trainer:
                 f"training: the batch is of step {batch.step}, the trainer is at {self.at_step}; "
                 "start the stream at the checkpoint's step"
             )
-        image = batch.image.to(self.place.device)
-        label = batch.label.to(self.place.device)
-        if self.config.recalibrate_at <= self.at_step < self.config.frozen_at:
-            report = self._recalibrate(batch, image)
-        else:
-            report = self._learn(batch, image, label)
+        batch = batch.to(self.place.device)
+        recalibrates = self.config.recalibrate_at <= self.at_step < self.config.frozen_at
+        report = self._recalibrate(batch) if recalibrates else self._learn(batch)
         self.at_step += 1
         return report
 
-    def _learn(self, batch: Batch, image: torch.Tensor, label: torch.Tensor) -> StepReport:
-        logits = {peer: self._forward(peer, image) for peer in self.members}
-        losses = {peer: self.loss(logits[peer], label) for peer in self.members}
+    def _learn(self, batch: Batch) -> StepReport:
+        logits = {peer: self._forward(peer, batch.image) for peer in self.members}
+        losses = {peer: self.loss(logits[peer], batch.label) for peer in self.members}
         picks = {
-            peer: member.selection.on_batch(
-                losses[peer].detach(), logits[peer].detach(), label, batch.case
-            )
+            peer: member.selection.on_batch(losses[peer].detach(), logits[peer].detach(), batch)
             for peer, member in self.members.items()
         }
         if self.config.coupling == "coseg":
@@ -344,15 +325,13 @@ class Trainer:
         return logits
 
     @torch.no_grad()
-    def _recalibrate(self, batch: Batch, image: torch.Tensor) -> StepReport:
-        if batch.uniform is not None and any(batch.uniform):
-            image = image[torch.tensor(batch.uniform, device=image.device)]
+    def _recalibrate(self, batch: Batch) -> StepReport:
         for member in self.members.values():
             for norm in member.norms:
                 if self.at_step == self.config.recalibrate_at:
                     norm.reset_running_stats()
                 norm.momentum = None  # the plain mean over the batches since the reset
-            member.net.train()(image)
+            member.net.train()(batch.uniform_image)
             if self.at_step == self.config.frozen_at - 1:
                 for norm in member.norms:
                     stats = (norm.running_mean, norm.running_var)

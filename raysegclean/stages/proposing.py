@@ -8,7 +8,8 @@ import ray
 
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.dist.passes import PassResources
-from raysegclean.dist.propose import MeasureStage, ProposeJob, ProposeStage, device_numerics
+from raysegclean.dist.predict import VoteJob, device_numerics
+from raysegclean.dist.propose import MeasureStage, ProposeStage
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import Models
 
@@ -21,6 +22,7 @@ class Proposals:
 
     keys: dict[str, str]
     """Case -> key of its proposals, for cases that were proposed whole."""
+    job: VoteJob
     records: dict[str, dict[str, Any]]
     measured: dict[str, dict[str, Any]]
 
@@ -29,7 +31,7 @@ def propose(session: Session, models: Models) -> Proposals:
     """Propose what the ledger lacks; then measure the cases that have several shards."""
     resources = relabel_resources(session)
     keys = _keys(session)
-    job = ProposeJob(
+    job = VoteJob(
         run=session.run.uri,
         models_run=session.config.models or session.run.uri,
         models=models,
@@ -44,7 +46,7 @@ def propose(session: Session, models: Models) -> Proposals:
     several = {c.case for c in session.plan.cases if len(c.grid(session.plan.shard_vox)) > 1}
     due = {case: key for case, key in keys.items() if case in several}
     measured = session.run_stage("measure", MeasureStage, job, due, cpu_only(resources))
-    return Proposals(keys, records, measured)
+    return Proposals(keys, job, records, measured)
 
 
 def relabel_resources(session: Session) -> PassResources:
@@ -94,7 +96,8 @@ def _numerics(session: Session, resources: PassResources) -> dict[str, str]:
     frozen = session.run.read_json("numerics.json")
     if frozen is None:
         train = session.plan.train
-        probe = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(device_numerics)
+        options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+        probe = ray.remote(**options, scheduling_strategy="DEFAULT")(device_numerics)
         frozen = ray.get(probe.remote(train.threads, train.precision))
         session.run.write_json("numerics.json", frozen)
     return dict(frozen)

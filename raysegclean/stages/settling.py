@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from raysegclean.core.components import BlockComponents
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.packing import text_to_arrays
-from raysegclean.core.policy import Action, CaseDecision
+from raysegclean.core.casescore import Action, CaseDecision
 from raysegclean.core.regions import change_regions
 from raysegclean.core.rules import Actions, Reason, TakenBack
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
@@ -34,10 +34,21 @@ __all__ = [
     "job_from_json",
     "job_to_json",
     "load_undone",
+    "rehearsed_dice",
     "settle",
 ]
 
 PUBLISHERS = 8
+COUNTS = (
+    "given_vox",
+    "kept_vox",
+    "after_vox",
+    "deep_vox",
+    "reasons",
+    "trusted_vox",
+    "right_vox",
+)
+"""Lists of a settle record that add up over the shards of a case."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,35 @@ def _held_back(
     return {case: a for case, a in allowed.items() if not a.quiet}, held
 
 
+def rehearsed_dice(
+    session: Session, proposals: Proposals, verdict: Verdict, cases: Iterable[str]
+) -> dict[str, float]:
+    """Return the mean Dice over classes that the verdict would reach on trusted cases."""
+    wanted = set(cases)
+    keys = {c: k for c, k in _keys(session, proposals, verdict.actions).items() if c in wanted}
+    job = _job(session, proposals, verdict.actions, keys)
+    resources = cpu_only(relabel_resources(session))
+    records = session.run_stage("rehearse", SettleStage, job, keys, resources)
+    found = {}
+    for case, counts in _sum_by_case(records.values()).items():
+        per_class = _trusted_dice(counts)
+        if per_class:
+            found[case] = sum(per_class.values()) / len(per_class)
+    return found
+
+
+def _trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
+    """Return the Dice of each channel against the trusted label, where either has it."""
+    if "trusted_vox" not in counts:
+        return {}
+    columns = zip(counts["right_vox"], counts["after_vox"], counts["trusted_vox"], strict=True)
+    return {
+        channel: 2 * right / (after + trusted)
+        for channel, (right, after, trusted) in enumerate(columns)
+        if channel and after + trusted
+    }
+
+
 def _objections(counts: Mapping[str, list[int]], max_change: float) -> dict[int, str]:
     """Return the channels that must stay as given, and why."""
     found = {}
@@ -122,7 +162,7 @@ def _sum_by_case(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, li
     summed: dict[str, dict[str, list[int]]] = {}
     for record in records:
         mine = summed.setdefault(record["case"], {})
-        for name in ("given_vox", "kept_vox", "after_vox", "deep_vox", "reasons"):
+        for name in (name for name in COUNTS if name in record):
             before = mine.get(name, [0] * len(record[name]))
             mine[name] = [a + b for a, b in zip(before, record[name], strict=True)]
     return summed
@@ -333,6 +373,7 @@ def _case_row(
         "given_vox": counts["given_vox"][channel],
         "after_vox": counts["after_vox"][channel],
         "deep_vox": counts["deep_vox"][channel],
+        "trusted_dice": _trusted_dice(counts).get(channel),
     }
 
 

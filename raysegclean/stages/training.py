@@ -1,10 +1,11 @@
 """Train the voters, and at the end the final network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from raysegclean.core.cases import CaseInfo
 from raysegclean.core.identity import digest
+from raysegclean.dist.progress import Progress
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
@@ -18,14 +19,19 @@ Models = tuple[tuple[str, ...], ...]
 """Keys of the finished networks in the run folder, by fold and member."""
 
 
-def train(session: Session, infos: Sequence[CaseInfo]) -> Models:
+def train(
+    session: Session,
+    infos: Sequence[CaseInfo],
+    on_note: Callable[[Progress], None] | None = None,
+) -> Models:
     """Return the voters of every fold: lent ones, finished ones, or newly trained ones."""
     plan = session.plan
     if session.config.models is not None:
         return _lent(session, session.config.models)
     folds = tuple(plan.training_cases(fold) for fold in range(plan.folds))
     job = _job(session, infos, label=plan.label, key=session.train_key, folds=folds)
-    return tuple(tuple(keys) for keys in train_group(job, on_progress=session.say))
+    keys = train_group(job, on_progress=session.say, on_note=on_note)
+    return tuple(tuple(names) for names in keys)
 
 
 def retrain(session: Session) -> str:

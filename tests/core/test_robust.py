@@ -54,7 +54,8 @@ def test_two_planted_clusters_are_found_and_agree_with_scikit_learn():
     reference = GaussianMixture(2, random_state=0).fit(values[:, None])
     np.testing.assert_allclose(sorted(reference.means_.ravel()), mixture.means, atol=0.02)
     np.testing.assert_allclose(
-        2 * np.log(100) - 2 * GaussianMixture(1).fit(values[:, None]).score(values[:, None]) * 100
+        2 * np.log(100)
+        - 2 * GaussianMixture(1).fit(values[:, None]).score(values[:, None]) * 100
         - reference.bic(values[:, None]),
         mixture.bic_gain,
         atol=0.5,

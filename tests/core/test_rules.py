@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysegclean.core.casescore import Kind
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
 from raysegclean.core.rules import NO_ACTIONS, Actions, Reason, Settled, TakenBack, settle, take_back
@@ -12,6 +13,7 @@ from raysegclean.core.rules import NO_ACTIONS, Actions, Reason, Settled, TakenBa
 SHAPE: Index3 = (8, 12, 12)
 WHOLE = Box.whole(SHAPE)
 ISOTROPIC = (1.0, 1.0, 1.0)
+OPEN = dict.fromkeys(Kind, 0.3)
 
 
 def _two_touching_cubes() -> np.ndarray:
@@ -41,7 +43,11 @@ def _settle(
 actions_strategy = st.builds(
     Actions,
     shift_vox=st.dictionaries(st.integers(1, 2), st.floats(-2, 2).filter(bool), max_size=2),
-    replace_above=st.dictionaries(st.integers(1, 2), st.floats(0.1, 0.99), max_size=2),
+    replace_above=st.dictionaries(
+        st.integers(1, 2),
+        st.dictionaries(st.sampled_from(list(Kind)), st.floats(0.1, 0.99)),
+        max_size=2,
+    ),
     replace_below=st.none() | st.floats(0.01, 0.4),
 )
 
@@ -85,23 +91,28 @@ def test_without_actions_nothing_changes_and_no_proposal_is_needed() -> None:
     assert not settled.reason_zyx.any()
 
 
-def test_a_candidate_between_two_classes_needs_both_to_be_open() -> None:
+@pytest.mark.parametrize(
+    ("kind", "channel", "where", "candidate"),
+    [(Kind.ADDED, 2, (0, 0, 0), 2), (Kind.REMOVED, 1, (3, 4, 5), 0), (Kind.SWAPPED, 2, (3, 5, 5), 2)],
+)
+def test_a_candidate_is_taken_only_where_its_kind_of_change_is_open(
+    kind: Kind, channel: int, where: tuple[int, int, int], candidate: int
+) -> None:
     label = _two_touching_cubes()
-    where = (3, 5, 5)
-    candidate = np.zeros(SHAPE, np.uint8)
-    candidate[where] = 3
-    proposal = Proposal(candidate, np.where(candidate, 255, 0).astype(np.uint8), None)
-    one = _settle(label, proposal, Actions(replace_above={1: 0.5}))
-    both = _settle(label, proposal, Actions(replace_above={1: 0.5, 2: 0.5}))
-    assert one.label_zyx[where] == 1
-    assert both.label_zyx[where] == 2
-    assert both.reason_zyx[where] == Reason.REPLACE
+    proposed = np.zeros(SHAPE, np.uint8)
+    proposed[where] = candidate + 1
+    proposal = Proposal(proposed, np.where(proposed, 200, 0).astype(np.uint8), None)
+    for open_kind in Kind:
+        settled = _settle(label, proposal, Actions(replace_above={channel: {open_kind: 0.5}}))
+        assert (settled.label_zyx[where] == candidate) == (open_kind is kind)
+    shut = _settle(label, proposal, Actions(replace_above={channel: {kind: 0.9}}))
+    assert np.array_equal(shut.label_zyx, label)
 
 
 def test_a_confidence_of_zero_is_never_accepted() -> None:
     label = _two_touching_cubes()
     proposal = Proposal(np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8))
-    actions = Actions(replace_above={1: 0.001, 2: 0.001}, replace_below=0.4)
+    actions = Actions(replace_above={1: OPEN, 2: OPEN}, replace_below=0.4)
     assert np.array_equal(_settle(label, proposal, actions).label_zyx, label)
 
 
@@ -133,7 +144,7 @@ def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
     seed: int, channel: int | None, reason: int | None
 ) -> None:
     label = _two_touching_cubes()
-    actions = Actions(shift_vox={1: 1.0}, replace_above={1: 0.3, 2: 0.3})
+    actions = Actions(shift_vox={1: 1.0}, replace_above={1: OPEN, 2: OPEN})
     settled = _settle(label, _random_proposal(seed, label), actions)
     back = take_back(settled, label, [TakenBack("a", channel, reason)], "a")
     mine = settled.reason_zyx > 0
@@ -148,7 +159,7 @@ def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
 
 
 def test_actions_without_a_class_leave_it_alone() -> None:
-    actions = Actions(shift_vox={1: 1.0, 2: -1.0}, replace_above={1: 0.5}, replace_below=0.1)
+    actions = Actions(shift_vox={1: 1.0, 2: -1.0}, replace_above={1: OPEN}, replace_below=0.1)
     held = actions.without(frozenset({1}))
     assert held == Actions(shift_vox={2: -1.0})
     assert actions.without(frozenset()) == actions

@@ -215,8 +215,14 @@ def test_flipping_moves_image_and_label_alike() -> None:
     assert flipped.flags.c_contiguous
 
 
-def test_label_values_become_channels_and_strangers_have_no_say() -> None:
-    label = np.array([0, 5, 2, 9, 255], np.uint8).reshape(1, 1, 5)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.float32])
+def test_label_values_become_channels_and_strangers_have_no_say(dtype) -> None:
+    label = np.array([0, 5, 2, 9, 255], dtype).reshape(1, 1, 5)
     assert channels_of(label, (0, 2, 5)).ravel().tolist() == [0, 2, 1, IGNORE, IGNORE]
     assert channels_of(label, (0, 5, 2)).ravel().tolist() == [0, 1, 2, IGNORE, IGNORE]
-    assert channels_of(label.astype(np.int32) - 1, (0, 1)).ravel()[0] == IGNORE
+    assert channels_of(label, (0, 300, 9)).ravel().tolist() == [0, IGNORE, IGNORE, 2, IGNORE]
+
+
+def test_negative_label_values_have_no_say() -> None:
+    label = np.array([-1, 0, 1], np.int32).reshape(1, 1, 3)
+    assert channels_of(label, (0, 1)).ravel().tolist() == [IGNORE, 0, 1]

@@ -76,12 +76,15 @@ def test_counts_are_those_of_a_loop_over_voxels() -> None:
     assert found.cross_entropy / NATS_SCALE == pytest.approx(nats, abs=0.01)
     assert found.trusted[0, 0].sum() == right
     assert found.trusted[0, 1].sum() == harm
-    assert found.disagreement[0].sum() == (confusion.sum() - np.trace(confusion))
+    added, removed, swapped = found.disagreement.sum(axis=(1, 2))
+    assert added == confusion[0, 1:].sum()
+    assert removed == confusion[1:, 0].sum()
+    assert added + removed + swapped == confusion.sum() - np.trace(confusion)
 
 
 def test_a_cut_off_from_the_histogram_is_that_of_the_sorted_values_to_one_level() -> None:
     prob, given_zyx, truth_zyx = _scene(2)
-    histogram = _stats(prob, given_zyx, truth_zyx).disagreement[1].sum(axis=0)
+    histogram = _stats(prob, given_zyx, truth_zyx).disagreement.sum(axis=(0, 1))
     values = prob.max(dim=0).values.numpy()[prob.argmax(dim=0).numpy() != given_zyx]
     share = 0.3
     from_histogram = int(np.searchsorted(np.cumsum(histogram), share * histogram.sum())) / LEVELS

@@ -17,7 +17,7 @@ from raysegclean.core.geometry import Index3
 from raysegclean.dist.train_loop import model_key
 from raysegclean.nets.unet import build_network
 from raysegclean.nets.weights import save_network
-from raysegclean.pipeline import prepare
+from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 

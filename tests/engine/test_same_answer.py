@@ -10,7 +10,7 @@ import torch
 
 from raysegclean.config import Config
 from raysegclean.core.geometry import Box
-from raysegclean.dist.propose import proposal_folder
+from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import RunConflict
 from raysegclean.inspection import undo, verify
@@ -104,7 +104,7 @@ def test_tiles_with_halo_propose_what_the_whole_volume_predicts(
         expected = _whole_volume_mean(archive, plan, name, config.models)
         records = run.ledger("propose").records()
         key = next(r["key"] for r in records if r["case"] == name)
-        proposal = proposal_folder(run.store, plan, case, key).read(Box.whole(case.shape_zyx))
+        proposal = ProposalFolder.of(run.store, plan, case, key).read(Box.whole(case.shape_zyx))
         given = archive.label(name, LABEL).read_all()
         top = np.sort(expected, axis=0)
         clear = top[-1] - top[-2] > 1e-4

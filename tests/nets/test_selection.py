@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raysegclean.errors import ConfigError
+from raysegclean.nets.batch import Batch
 from raysegclean.nets.selection import KeepAll, SmallLoss
 
 torch.set_num_threads(1)
@@ -20,11 +21,12 @@ def sample(wrong: float) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, label
 
 
-def visit(selection, wrongs: dict[str, float]) -> dict[str, float]:
+def visit(selection, wrongs: dict[str, float], step: int = 0) -> dict[str, float]:
     """Show one batch; return the weight of each case."""
     parts = [sample(wrong) for wrong in wrongs.values()]
     logits, label = (torch.cat(part) for part in zip(*parts, strict=True))
-    weights = selection.on_batch(torch.ones(len(wrongs)), logits, label, list(wrongs))
+    batch = Batch(torch.zeros(len(wrongs), 1, 1, 1, 100), label, list(wrongs), step)
+    weights = selection.on_batch(torch.ones(len(wrongs)), logits, batch)
     return dict(zip(wrongs, weights.tolist(), strict=True))
 
 
@@ -48,9 +50,9 @@ def test_a_batch_is_never_left_empty() -> None:
 
 def test_nothing_is_dropped_before_the_start_step() -> None:
     selection = SmallLoss(keep=0.5, start_step=2)
-    for _ in range(2):
-        assert set(visit(selection, {"a": 0.0, "bad": 0.9}).values()) == {1.0}
-    assert visit(selection, {"a": 0.0, "bad": 0.9})["bad"] == 0.0
+    for step in range(2):
+        assert set(visit(selection, {"a": 0.0, "bad": 0.9}, step).values()) == {1.0}
+    assert visit(selection, {"a": 0.0, "bad": 0.9}, 2)["bad"] == 0.0
 
 
 def test_a_patch_of_pure_background_of_an_unknown_case_is_kept() -> None:
@@ -58,7 +60,8 @@ def test_a_patch_of_pure_background_of_an_unknown_case_is_kept() -> None:
     visit(selection, {"a": 0.0, "b": 0.9})
     logits = torch.zeros(1, 2, 1, 1, 4)
     logits[:, 0] = 5
-    weights = selection.on_batch(torch.ones(1), logits, torch.zeros(1, 1, 1, 4).long(), ["new"])
+    batch = Batch(torch.zeros(1, 1, 1, 1, 4), torch.zeros(1, 1, 1, 4).long(), ["new"], 5)
+    weights = selection.on_batch(torch.ones(1), logits, batch)
     assert weights.tolist() == [1.0]
     assert "new" not in selection.state()["means"]
 

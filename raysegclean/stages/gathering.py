@@ -1,22 +1,17 @@
-"""Decide, on the driver: from the records of the propose stage to the verdict of the method."""
+"""Gather, on the driver: from the records of all shards to the evidence of the archive."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raysegclean.core.boundary import OffsetSums
-from raysegclean.core.policy import CaseScore
+from raysegclean.core.casescore import CaseScore
 from raysegclean.core.scores import case_score
 from raysegclean.core.stats import CaseStats
-from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
 
-__all__ = ["case_offsets", "case_stats", "decide", "gather"]
-
-
-def decide(session: Session, proposals: Proposals) -> Verdict:
-    """Return the method's verdict on all cases that were proposed whole."""
-    return session.method.policy(gather(session, proposals), session.params)
+__all__ = ["case_offsets", "case_stats", "gather"]
 
 
 def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:

@@ -1,0 +1,149 @@
+"""Lay out the cells of benchmarks/quality.py as docs/results.md. The definitions are printed too."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysegclean.core.bootstrap import paired_bootstrap
+from raysegclean.core.metrics import clean_summary, recovered_share
+
+__all__ = ["write_page"]
+
+Cell = Mapping[str, Any]
+Row = Mapping[str, Any]
+ORDER = ("nothing", "argmax", "mean shift", "coseg", "ensemble", "dropout")
+DEFINITIONS = """\
+# Results
+
+Written by `make bench-quality`; every line is one cell that the command can run alone.
+
+## Measures
+
+- **E**, error removed: 1 - (1 - Dice after) / (1 - Dice given), both means over the noisy cases, per
+  class, then averaged over classes; the interval is a 95 % paired bootstrap by patient. 0: nothing was
+  gained, 1: the label is the truth, negative: worse than doing nothing.
+- **NSD**: normalised surface Dice at one voxel, noisy cases, before and after.
+- **Share**: (after - given) / (ceiling - given), shown only where ceiling - given exceeds 0.05. The
+  ceiling is the Dice of out-of-fold predictions of the same networks trained on the true labels.
+- **Harm** per case and class: voxels where the given label was right and the output is wrong, over the
+  voxels that are that class in the given label or in the truth. Mean over all cases.
+- **Clean cases**: Dice of the output to their own given label: mean, worst class of any case, and the
+  share of cases that lose more than .01.
+- **Worse**: share of the noisy cases whose mean Dice fell.
+- **Precision**: share of the changed voxels that became right.
+
+Networks are trained on the noisy labels; every case is judged by networks that never saw its patient.
+`argmax` replaces every label by that prediction. `mean shift` moves every outline by the archive's mean
+bias, measured on the truth: an oracle that a user does not have. Nothing here was chosen on the cases
+that are scored, except the default policy, which was developed on hippocampus.
+
+Dice is averaged over the classes of a case. Times are wall seconds on the machine that wrote this page;
+a cell that trains includes training. The dropout cell reuses a network of the ensemble cell.
+"""
+
+
+def write_page(cells: Sequence[Cell], path: Path) -> None:
+    """Write the page from all cells there are."""
+    parts = [DEFINITIONS]
+    for data in dict.fromkeys(cell["data"] for cell in cells):
+        mine = [cell for cell in cells if cell["data"] == data]
+        ceiling = _ceiling(mine)
+        for noise in dict.fromkeys(cell["noise"] for cell in mine):
+            chosen = [cell for cell in mine if cell["noise"] == noise]
+            parts.append(_section(data, noise, chosen, ceiling))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts))
+
+
+def _ceiling(cells: Iterable[Cell]) -> float | None:
+    """Return the Dice of predictions of networks trained on true labels, from the clean archive."""
+    for cell in cells:
+        if cell["noise"] == "none" and cell["method"] == "argmax":
+            return float(np.mean([row["dice"] for row in cell["rows"]]))
+    return None
+
+
+def _section(data: str, noise: str, cells: Sequence[Cell], ceiling: float | None) -> str:
+    cases = len({row["case"] for row in cells[0]["rows"]})
+    noisy = len(cells[0]["noisy"])
+    head = (
+        f"## {data}, {noise}\n\n{cases} cases, {noisy} of them noisy."
+        + (f" Ceiling {ceiling:.3f}." if ceiling is not None else "")
+        + "\n\n| method | Dice given | after | E (95 %) | share | NSD | worse | precision | harm | "
+        "clean: mean | worst | > .01 | s |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    ranked = sorted(cells, key=lambda cell: ORDER.index(cell["method"]))
+    commands = "\n".join(f"- {c['method']}: `{c['command']}`" for c in ranked if "wall_s" in c)
+    return "\n".join([head, *(_line(cell, ceiling) for cell in ranked), "", commands, ""])
+
+
+def _line(cell: Cell, ceiling: float | None) -> str:
+    noisy = set(cell["noisy"])
+    bad = [row for row in cell["rows"] if row["case"] in noisy]
+    good = [row for row in cell["rows"] if row["case"] not in noisy]
+    columns = [cell["method"], *_noisy_columns(bad, ceiling), _harm(cell["rows"]), *_clean(good)]
+    return "| " + " | ".join([*columns, f"{cell['wall_s']:.0f}"]) + " |"
+
+
+def _noisy_columns(rows: Sequence[Row], ceiling: float | None) -> list[str]:
+    if not rows:
+        return ["-"] * 7
+    before = np.array([row["change"]["dice_given"] for row in rows])
+    after = np.array([row["dice"] for row in rows])
+    share = float("nan") if ceiling is None else recovered_share(before.mean(), after.mean(), ceiling)
+    precision = _ratio(rows, "fixed", ("fixed", "harmed"))
+    return [
+        f"{before.mean():.3f}",
+        f"{after.mean():.3f}",
+        _error_removed(rows),
+        "-" if np.isnan(share) else f"{share:.2f}",
+        f"{np.mean([row['nsd'] for row in rows]):.3f}",
+        f"{_share_worse(rows):.0%}",
+        precision,
+    ]
+
+
+def _error_removed(rows: Sequence[Row]) -> str:
+    """Return E averaged over classes, with the mean of the classes' interval ends."""
+    found = []
+    for value in sorted({row["label_value"] for row in rows}):
+        mine = [row for row in rows if row["label_value"] == value]
+        found.append(
+            paired_bootstrap(
+                [row["change"]["dice_given"] for row in mine],
+                [row["dice"] for row in mine],
+                [row["patient"] or row["case"] for row in mine],
+            )
+        )
+    value, low, high = (np.mean([getattr(one, n) for one in found]) for n in ("value", "low", "high"))
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _share_worse(rows: Sequence[Row]) -> float:
+    change: dict[str, list[float]] = {}
+    for row in rows:
+        change.setdefault(row["case"], []).append(row["dice"] - row["change"]["dice_given"])
+    return float(np.mean([np.mean(values) < 0 for values in change.values()]))
+
+
+def _ratio(rows: Sequence[Row], name: str, of: Sequence[str]) -> str:
+    whole = sum(row["change"][part] for row in rows for part in of)
+    return f"{sum(row['change'][name] for row in rows) / whole:.2f}" if whole else "-"
+
+
+def _harm(rows: Sequence[Row]) -> str:
+    harms = [row["change"]["harm"] for row in rows if row["change"]["harm"] is not None]
+    return f"{np.mean(harms):.3f}" if harms else "-"
+
+
+def _clean(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return ["-"] * 3
+    by_case: dict[str, list[float]] = {}
+    for row in rows:
+        by_case.setdefault(row["case"], []).append(row["change"]["dice_to_given"])
+    found = clean_summary([float(np.mean(values)) for values in by_case.values()])
+    worst = min(row["change"]["dice_to_given"] for row in rows)
+    return [f"{found.mean:.4f}", f"{worst:.3f}", f"{found.share_losing:.1%}"]

@@ -1,0 +1,153 @@
+"""What every stage that runs networks shares: reading windows, and the voters' passes over them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raysegclean.core.geometry import Box
+from raysegclean.core.sampling import channels_of
+from raysegclean.dist.proposals import ProposalFolder
+from raysegclean.errors import UnfitEnvironment
+from raysegclean.nets.inference import Tiling, iter_tile_probs
+from raysegclean.nets.numerics import fix_numerics, numeric_class
+from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter
+from raysegclean.nets.weights import load_network
+from raysegclean.plan import CasePlan, RunPlan
+from raysegclean.store.archive import Archive
+from raysegclean.store.arrays import Volume
+from raysegclean.store.objects import Store
+
+__all__ = ["Channels", "Predictor", "Reader", "VoteJob", "Window", "device_numerics"]
+
+Channels = NDArray[np.uint8]
+"""A label as channel indices, axes z, y, x."""
+
+
+@dataclass(frozen=True)
+class VoteJob:
+    """What a worker that runs networks needs to know; the same for all workers."""
+
+    run: str
+    models_run: str
+    models: tuple[tuple[str, ...], ...]
+    """Keys of the networks in `models_run`, by fold and member."""
+    plan: RunPlan
+    keys: Mapping[str, str]
+    """Case -> key of its propose stage; recorded with every shard."""
+    numerics: Mapping[str, str] | None
+    """What every worker must be equal to, or None for any."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Raw intensities around a box, far enough for the voters; axes c, z, y, x."""
+
+    box: Box
+    window: Box
+    image_czyx: NDArray[Any]
+
+
+class Reader:
+    """Opens the volumes of an archive once per process; labels come as channels."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        self._archive = Archive.open(plan.archive)
+        self._classes = plan.classes
+        self.image: Callable[[str], Volume] = lru_cache(maxsize=64)(self._archive.image)
+        self._label: Callable[[str, str], Volume] = lru_cache(maxsize=128)(self._archive.label)
+
+    def channels(self, case: str, label: str, box: Box) -> Channels:
+        """Return a label's channel indices in `box`."""
+        values = self._label(case, label).read(box)
+        return channels_of(values, self._classes).astype(np.uint8)
+
+
+class Predictor:
+    """The voters of a run in one process; networks are loaded fold by fold, as cases need them."""
+
+    def __init__(self, job: VoteJob) -> None:
+        self.plan = job.plan
+        self.cases = {case.case: case for case in job.plan.cases}
+        self.store = Store.open(job.run)
+        self.reader = Reader(job.plan)
+        self._job = job
+        fix_numerics(job.plan.train.threads)
+        self._device = _device()
+        _check_numerics(job, self._device)
+        self._voter = lru_cache(maxsize=None)(self._load_voter)
+
+    def folder(self, case: str) -> ProposalFolder:
+        """Return where the proposals of a case are."""
+        return ProposalFolder.of(self.store, self.plan, self.cases[case], self._job.keys[case])
+
+    def read(self, case: CasePlan, box: Box) -> Window:
+        """Read what the voters of `case` must see to answer for `box`."""
+        stride = self._voter(case.fold).stride_zyx
+        z, y, x = (h + s for h, s in zip(self.plan.halo_vox, stride, strict=True))
+        window = box.grown((z, y, x)).clipped(Box.whole(case.shape_zyx))
+        block = self.reader.image(case.case).read(window)
+        return Window(box, window, block if block.ndim == 4 else block[None])
+
+    def tiles(self, case: CasePlan, window: Window) -> Iterator[tuple[Box, Iterator[Tensor]]]:
+        """Yield every tile of the window's box with the probabilities (C, Z, Y, X) of each pass."""
+        voter = self._voter(case.fold)
+        image = self.plan.normaliser.apply(window.image_czyx, case.intensity)
+
+        def read(box: Box) -> NDArray[np.float32]:
+            return image[(slice(None), *box.relative_to(window.window).slices)]
+
+        tiling = Tiling(self.plan.tile_zyx, self.plan.halo_vox, voter.stride_zyx)
+        return iter_tile_probs(voter, read, window.box, case.shape_zyx, tiling)
+
+    def _load_voter(self, fold: int) -> Voter:
+        store = Store.open(self._job.models_run)
+        members = self._job.models[fold][: self.plan.voters.members]
+        voters = [self._member(store.get(key), number) for number, key in enumerate(members)]
+        return voters[0] if len(voters) == 1 else EnsembleVoter(voters)
+
+    def _member(self, weights: bytes, number: int) -> Voter:
+        net, spec, _ = load_network(weights)
+        train, passes = self.plan.train, self.plan.voters.passes
+        if not passes:
+            return NetworkVoter(net, spec, device=self._device, precision=train.precision)
+        return DropoutVoter(
+            net,
+            spec,
+            n_passes=passes,
+            seed=train.seed + number,
+            device=self._device,
+            precision=train.precision,
+        )
+
+
+def device_numerics(threads: int, precision: str) -> dict[str, str]:
+    """Return the numeric class of this process, with its numbers fixed as workers fix them."""
+    fix_numerics(threads)
+    return numeric_class(_device(), precision)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_numerics(job: VoteJob, device: str) -> None:
+    if job.numerics is None:
+        return
+    here = numeric_class(device, job.plan.train.precision)
+    differing = [
+        f"{name}: {value} here, {job.numerics.get(name)} in the run"
+        for name, value in here.items()
+        if job.numerics.get(name) != value
+    ]
+    if differing:
+        raise UnfitEnvironment(
+            f"this worker computes in another numeric class than the run ({'; '.join(differing)}), "
+            "so its answers could differ in the last bit. Use the same kind of machine and image, "
+            "or set numerics: any."
+        )

@@ -1,0 +1,34 @@
+"""One step's patches, as a network reads them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+__all__ = ["Batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The same fixed shape at every step.
+
+    image: (B, C, Z, Y, X) float32, normalised. label: (B, Z, Y, X) int64 channel indices, -100
+    has no say. case: B case ids. uniform: B flags, True for samples drawn uniformly; None when
+    all of them are.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    case: list[str]
+    step: int
+    uniform: list[bool] | None = None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with its tensors on `device`."""
+        return replace(self, image=self.image.to(device), label=self.label.to(device))
+
+    @property
+    def uniform_image(self) -> torch.Tensor:
+        """The uniformly drawn images, or all of them where there is none."""
+        if self.uniform is None or not any(self.uniform):
+            return self.image
+        return self.image[torch.tensor(self.uniform, device=self.image.device)]

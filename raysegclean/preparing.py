@@ -1,0 +1,112 @@
+"""Before anything is computed: check config and archive, decide the plan, freeze it in the run."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raysegclean.config import Config
+from raysegclean.core.cases import CaseInfo
+from raysegclean.dist.cluster import ClusterFacts
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import Method, load_method, make_params
+from raysegclean.plan import RunPlan, is_wanted, make_plan, select_cases, with_current_cases
+from raysegclean.stages.session import Session
+from raysegclean.store.archive import Archive
+from raysegclean.store.index import load_index
+from raysegclean.store.run import RunFolder
+
+__all__ = ["Job", "Prepared", "begin", "gpus_needed", "prepare"]
+
+Job = tuple[int, Callable[[], None], Callable[[str], None]]
+"""Epoch of the lock, a check that the lock is still held, and where progress is told."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Config and archive, checked: all that is known before anything is computed."""
+
+    method: Method
+    params: Any
+    infos: tuple[CaseInfo, ...]
+    unusable: dict[str, str]
+    """Case -> why it cannot be used; the other cases go on."""
+    lender: RunPlan | None
+    """The plan of the run whose networks are used, where `models:` names one."""
+
+    def plan(self, config: Config, *, gpu: bool) -> RunPlan:
+        """Decide everything that the config leaves open."""
+        voters = self.method.voters(self.params)
+        return make_plan(config, self.infos, voters, gpu=gpu, lender=self.lender)
+
+
+def prepare(config: Config) -> Prepared:
+    """Check config and archive; write nothing but the archive's index."""
+    method = load_method(config.method)
+    params = make_params(method, config.params)
+    index = load_index(Archive.open(config.archive), config.index, require_label=config.label)
+    infos = select_cases(config.cases, index)
+    unusable = {f.case: f.reason for f in index.failed if is_wanted(config.cases, f.case)}
+    prepared = Prepared(method, params, tuple(infos), unusable, _lender(config))
+    prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
+    return prepared
+
+
+def _lender(config: Config) -> RunPlan | None:
+    if config.models is None:
+        return None
+    frozen = RunFolder(config.models).resolved()
+    if frozen is None:
+        raise ConfigError(f"models: {config.models} is no run folder; resolved.json is missing.")
+    return RunPlan.from_json(frozen["plan"])
+
+
+def begin(
+    config: Config,
+    run: RunFolder,
+    prepared: Prepared,
+    facts: ClusterFacts,
+    job: Job,
+) -> Session:
+    """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
+    epoch, still_ours, say = job
+    plan = prepared.plan(config, gpu=facts.gpus > 0)
+    frozen = run.freeze(
+        {
+            "identity": plan.identity() | {"method": config.method, "models": config.models},
+            "plan": plan.to_json(),
+            "train_key": _train_key(config, plan),
+            "config": config.resolved(),
+        }
+    )
+    plan = with_current_cases(RunPlan.from_json(frozen["plan"]), plan)
+    run.write_state(status="running", epoch=epoch, started=time.time(), cases=len(plan.cases))
+    session = Session(
+        config=config,
+        run=run,
+        archive=Archive.open(plan.archive),
+        plan=plan,
+        train_key=frozen["train_key"],
+        method=prepared.method,
+        params=prepared.params,
+        epoch=epoch,
+        facts=facts,
+        still_ours=still_ours,
+        say=say,
+    )
+    session.fail(prepared.unusable)
+    return session
+
+
+def _train_key(config: Config, plan: RunPlan) -> str:
+    """Return the identity of the networks that vote: the lender's where they are lent."""
+    if config.models is None:
+        return plan.train_key()
+    frozen = RunFolder(config.models).resolved() or {}
+    return str(frozen["train_key"])
+
+
+def gpus_needed(config: Config) -> float:
+    """Return the GPUs per worker that the config demands outright."""
+    wanted = (config.resources.train.gpus, config.resources.relabel.gpus)
+    return max((float(gpus) for gpus in wanted if gpus != "auto"), default=0.0)

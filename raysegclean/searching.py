@@ -1,0 +1,125 @@
+"""Search what only training can tell: a trial is a whole run up to its verdict, published nowhere.
+
+A trial trains, proposes and decides with its own values in a folder below the run's; thresholds
+are solved inside it from the histograms of its one propose pass. Its score is the mean Dice that
+its verdict reaches on trusted cases where there are any, else how well the labels it would publish
+agree with out-of-fold predictions. The winner's values and networks are the run's.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysegclean.config import Config, make_config
+from raysegclean.core.identity import digest
+from raysegclean.dist.cluster import connect
+from raysegclean.dist.progress import Progress
+from raysegclean.dist.search import Report, search
+from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.preparing import begin, prepare
+from raysegclean.stages.correcting import correct
+from raysegclean.stages.gathering import gather
+from raysegclean.stages.proposing import Proposals, propose
+from raysegclean.stages.session import Session
+from raysegclean.stages.settling import rehearsed_dice
+from raysegclean.stages.training import train
+from raysegclean.store.run import RunFolder
+
+__all__ = ["Objective", "with_searched_params"]
+
+log = logging.getLogger("raysegclean")
+
+MARKS = 10
+"""How often a trial tells its training loss, so that a hopeless one is stopped early."""
+
+
+def with_searched_params(config: Config, run: RunFolder, say: Callable[[str], None]) -> Config:
+    """Return the config with the values that the search chose; a finished search is read back."""
+    assert config.search is not None
+    chosen = run.read_json("search.json")
+    if chosen is None:
+        identity = digest({k: v for k, v in config.resolved().items() if k not in ("run", "search")})
+        result = search(
+            config.search.space,
+            config.search.samples,
+            run.uri,
+            Objective(config.resolved(), run.uri),
+            max_concurrent=config.search.samples,
+            seed=config.train.seed,
+            identity=identity,
+        )
+        chosen = {"best": result.best, "score": result.score, "trials": result.trials}
+        run.write_json("search.json", chosen)
+        _adopt_networks(run, trial_uri(run.uri, result.best))
+    say(f"search: chose {chosen['best']} with score {chosen['score']:.4f}")
+    return trial_config(config, chosen["best"], config.run)
+
+
+def trial_config(config: Config, params: dict[str, Any], run_uri: str) -> Config:
+    """Return the config of one trial: its values set, nothing left to search."""
+    changes = {f"params.{name}": value for name, value in params.items()}
+    return config.with_settings({**changes, "search": None, "run": run_uri})
+
+
+def trial_uri(run_uri: str, params: dict[str, Any]) -> str:
+    """Return the folder of one trial; it depends on its values alone."""
+    return f"{run_uri}/search/run-{digest(params)}"
+
+
+def _adopt_networks(run: RunFolder, winner: str) -> None:
+    """Copy the winner's networks into the run, where training finds them finished."""
+    trial = RunFolder(winner)
+    for info in trial.store.list("models"):
+        run.store.put(info.key, trial.store.get(info.key))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one trial does, in a process of its own; only plain values, so that it pickles."""
+
+    config: dict[str, Any]
+    run: str
+
+    def __call__(self, params: dict[str, Any], report: Report) -> float:
+        """Train, propose and decide with `params`; return the score, higher is better."""
+        config = trial_config(make_config(self.config), params, trial_uri(self.run, params))
+        prepared = prepare(config)
+        job = (1, _never_taken, log.info)
+        session = begin(config, RunFolder(config.run), prepared, connect(), job)
+        models = train(session, prepared.infos, on_note=_Marks(report))
+        proposals = propose(session, models)
+        evidence = gather(session, proposals)
+        verdict = session.method.policy(evidence, session.params)
+        verdict = correct(session, proposals, evidence, verdict)
+        return _score(session, proposals, evidence, verdict)
+
+
+def _never_taken() -> None:
+    """A trial's folder has one writer: the search that made it."""
+
+
+class _Marks:
+    """Reports the loss of the first fold at every tenth of its steps."""
+
+    def __init__(self, report: Report) -> None:
+        self._report, self._told = report, 0
+
+    def __call__(self, note: Progress) -> None:
+        mark = note.step * MARKS // note.steps
+        if note.fold == 0 and note.loss is not None and mark > self._told:
+            self._told = mark
+            self._report(-note.loss, mark)
+
+
+def _score(
+    session: Session, proposals: Proposals, evidence: ArchiveEvidence, verdict: Verdict
+) -> float:
+    trusted = {score.case for score in evidence.trusted}
+    if not trusted:
+        agreement = [score.foreground.agreement for score in evidence.scores]
+        return float(np.nanmean(agreement))
+    dice = rehearsed_dice(session, proposals, verdict, trusted)
+    return float(np.mean(list(dice.values())))

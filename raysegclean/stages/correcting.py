@@ -1,0 +1,78 @@
+"""The voxel corrector: with enough trusted cases it takes over in flagged cases.
+
+What all cases of an archive share cannot be seen without trusted labels. Where most trusted cases
+turn out to be wrong, every case counts as flagged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from raysegclean.core.corrector import CorrectorRows
+from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.core.robust import half_sample_mode
+from raysegclean.core.rules import Actions
+from raysegclean.dist.correct import CorrectJob, CorrectStage, RowsStage, rows_key
+from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.stages.proposing import Proposals, relabel_resources
+from raysegclean.stages.session import Session
+
+__all__ = ["correct"]
+
+MIN_TRUSTED = 8
+RIGHT_DICE = 0.95
+"""Trusted cases below this Dice of given to trusted foreground count as wrong."""
+
+
+def correct(
+    session: Session, proposals: Proposals, evidence: ArchiveEvidence, verdict: Verdict
+) -> Verdict:
+    """Return the verdict with the corrector in place of other actions in flagged cases."""
+    if not session.method.corrects(session.params) or len(evidence.trusted) < MIN_TRUSTED:
+        return verdict
+    centre = half_sample_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
+    offsets = {s.case: s.foreground.offset_vox - centre for s in evidence.scores}
+    trusted = [score.case for score in evidence.trusted]
+    job, most_are_wrong = _sample(session, proposals, offsets, trusted)
+    cases = [score.case for score in evidence.scores]
+    flagged = cases if most_are_wrong else [c for c in cases if verdict.decisions[c].flagged]
+    version = ALGORITHM_VERSIONS["correct"]
+    keys = {c: digest(version, job.rows, proposals.keys[c], offsets[c]) for c in flagged}
+    job = replace(job, keys=keys)
+    session.run_stage("correct", CorrectStage, job, keys, relabel_resources(session))
+    classes = frozenset(range(1, len(session.plan.classes)))
+    alive = set(session.alive())
+    actions = {c: Actions(correct=classes) for c in flagged if c in alive}
+    return replace(verdict, actions=actions, chosen={**verdict.chosen, "corrected": len(actions)})
+
+
+def _sample(
+    session: Session, proposals: Proposals, offsets: Mapping[str, float], trusted: list[str]
+) -> tuple[CorrectJob, bool]:
+    """Sample and merge the training rows; tell whether most trusted cases are wrong."""
+    version = ALGORITHM_VERSIONS["correct"]
+    keys = {c: digest(version, proposals.keys[c], offsets[c]) for c in trusted}
+    job = CorrectJob(proposals.job, keys, offsets)
+    records = session.run_stage("rows", RowsStage, job, keys, relabel_resources(session))
+    merged: CorrectorRows | None = None
+    for task, record in sorted(records.items()):
+        rows = CorrectorRows.from_bytes(session.run.store.get(rows_key(task, record["key"])))
+        # A shard's sample is cut, so the merged one keeps the limit of the whole.
+        rows = replace(rows, limit=CorrectorRows.__dataclass_fields__["limit"].default)
+        merged = rows if merged is None else merged.merge(rows)
+    assert merged is not None
+    name = f"corrector/rows-{digest(sorted(keys.items()))}.npz"
+    session.run.store.put(name, merged.to_bytes())
+    return replace(job, rows=name), _most_are_wrong(records)
+
+
+def _most_are_wrong(records: Mapping[str, dict[str, int]]) -> bool:
+    both: dict[object, int] = {}
+    total: dict[object, int] = {}
+    for record in records.values():
+        case = record["case"]
+        both[case] = both.get(case, 0) + record["both_vox"]
+        total[case] = total.get(case, 0) + record["sum_vox"]
+    dice = [2 * both[case] / total[case] for case in both if total[case]]
+    return bool(dice) and float(np.median(dice)) < RIGHT_DICE

@@ -1,0 +1,251 @@
+"""The policy on archives made of numbers: planted errors are found, clean archives are left alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.core.policy import (
+    NEVER,
+    Action,
+    CaseScore,
+    ClassScore,
+    Kind,
+    PolicyParams,
+    decide,
+    decide_worst,
+)
+from raysegclean.core.suspects import excess_threshold
+from raysegclean.errors import ConfigError
+
+LEVELS = 16
+
+
+def class_score(offset=0.0, *, boundary=1000, corruption=0.5, added=60, removed=60):
+    """A class of 2000 voxels; candidates get rarer with confidence, from level 8 on."""
+    falling = np.zeros(LEVELS)
+    falling[8:] = 0.6 ** np.arange(8)
+    falling /= falling.sum()
+    return ClassScore(
+        offset_vox=offset,
+        boundary_vox=boundary,
+        nats=corruption * 2000,
+        union_vox=2000,
+        given_vox=1900,
+        predicted_vox=1900,
+        both_vox=1800,
+        candidates={
+            Kind.ADDED: np.rint(falling * added).astype(np.int64),
+            Kind.REMOVED: np.rint(falling * removed).astype(np.int64),
+            Kind.SWAPPED: np.zeros(LEVELS, np.int64),
+        },
+    )
+
+
+def case(name, foreground, *classes):
+    return CaseScore(name, foreground, dict(enumerate(classes or (foreground,), start=1)))
+
+
+def clean_case(index, rng):
+    def one():
+        return class_score(
+            rng.normal(0.1, 0.1),
+            corruption=0.5 * np.exp(rng.normal(0, 0.1)),
+            added=int(60 * np.exp(rng.normal(0, 0.2))),
+            removed=int(60 * np.exp(rng.normal(0, 0.2))),
+        )
+
+    return case(f"clean{index:03d}", one(), one(), one())
+
+
+def clean_archive(n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    return [clean_case(i, rng) for i in range(n)]
+
+
+def cut_off_cases(n, seed=1, boundary_added=600):
+    """Outlines that lack voxels: many sure candidates to add, few to remove, worse fit."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(n):
+        bad = class_score(
+            rng.normal(-0.1, 0.1),
+            corruption=0.8 * np.exp(rng.normal(0, 0.1)),
+            added=int(boundary_added * np.exp(rng.normal(0, 0.15))),
+            removed=25,
+        )
+        out.append(case(f"cut{i:03d}", bad, bad, bad))
+    return out
+
+
+def actions(decisions, prefix):
+    return [
+        d.action
+        for name, decision in sorted(decisions.items())
+        if name.startswith(prefix)
+        for d in decision.classes.values()
+    ]
+
+
+def test_a_clean_archive_is_left_alone():
+    for seed in range(15):
+        decisions = decide(clean_archive(60, seed))
+        assert set(actions(decisions, "clean")) == {Action.KEEP}
+        assert not any(d.flagged for d in decisions.values())
+
+
+@pytest.mark.parametrize("offset", [-1.2, 0.9])
+def test_cases_whose_boundary_is_off_are_shifted_back_from_the_mode(offset):
+    bad = [
+        case(f"bad{i}", *[class_score(0.1 + offset, corruption=0.9, added=300)] * 3)
+        for i in range(20)
+    ]
+    decisions = decide(clean_archive(30) + bad)
+    assert set(actions(decisions, "bad")) == {Action.SHIFT}
+    assert set(actions(decisions, "clean")) == {Action.KEEP}
+    found = decisions["bad3"].classes[2]
+    assert found.shift_vox == pytest.approx(0.8 * offset, abs=0.15)
+    assert "off by" in found.why and found.offset_vox == pytest.approx(offset, abs=0.15)
+
+
+def test_one_class_that_is_off_is_shifted_alone():
+    good, bad = class_score(0.1), class_score(1.6)
+    decisions = decide([*clean_archive(30), case("bad", class_score(0.35), good, bad)])
+    assert decisions["bad"].classes[1].action is Action.KEEP
+    assert decisions["bad"].classes[2].action is Action.SHIFT
+    assert decisions["bad"].classes[2].shift_vox == pytest.approx(1.2, abs=0.15)
+
+
+def test_a_large_organ_that_is_off_does_not_move_a_small_one_that_is_not():
+    decisions = decide(
+        [*clean_archive(30), case("bad", class_score(1.3), class_score(1.5), class_score(0.1))]
+    )
+    assert decisions["bad"].classes[1].action is Action.SHIFT
+    assert decisions["bad"].classes[2].action is Action.KEEP
+
+
+def test_a_missing_structure_is_no_shifted_outline_and_goes_to_a_person():
+    gone = class_score(-4.9)
+    decisions = decide([*clean_archive(30), case("bad", class_score(-0.2), class_score(0.1), gone)])
+    assert decisions["bad"].classes[2].action is Action.REVIEW
+    assert decisions["bad"].flagged
+
+
+def test_cut_off_outlines_get_back_what_they_lack_and_lose_nothing():
+    decisions = decide(clean_archive(40) + cut_off_cases(30))
+    assert actions(decisions, "cut").count(Action.REPLACE) >= 0.9 * 60
+    assert actions(decisions, "clean").count(Action.KEEP) >= 0.98 * 80
+    found = decisions["cut003"].classes[1]
+    assert found.above[Kind.ADDED] < 0.6
+    assert Kind.REMOVED not in found.above and found.min_confidence == NEVER
+    assert "added" in found.why and found.posterior > 0.8
+
+
+def test_when_half_is_cut_off_the_better_fitting_half_is_taken_for_right():
+    rng = np.random.default_rng(4)
+    right = [
+        case(f"right{i}", *[class_score(0.1, added=40 + i % 7, removed=300 + 9 * (i % 5))] * 2)
+        for i in range(30)
+    ]
+    decisions = decide(right + cut_off_cases(30, seed=int(rng.integers(100))))
+    assert set(actions(decisions, "right")) == {Action.KEEP}
+    assert Action.REPLACE in actions(decisions, "cut")
+
+
+def test_scores_without_counts_of_candidates_fall_back_on_the_corruption_score():
+    def bare(name, corruption):
+        return case(name, ClassScore(0.0, 1000, corruption * 2000, 2000, 1900, 1900, 1800))
+
+    rng = np.random.default_rng(0)
+    scores = [bare(f"clean{i}", 0.4 * np.exp(rng.normal(0, 0.1))) for i in range(30)]
+    scores += [bare(f"bad{i}", 1.6 * np.exp(rng.normal(0, 0.1))) for i in range(15)]
+    decisions = decide(scores)
+    assert set(actions(decisions, "bad")) == {Action.REPLACE}
+    assert set(actions(decisions, "clean")) == {Action.KEEP}
+    assert decisions["bad0"].classes[1].min_confidence == 0.7
+    assert "corruption" in decisions["bad0"].classes[1].why
+
+
+def test_too_few_cases_decide_nothing():
+    scores = [*clean_archive(5), case("bad", class_score(3.0))]
+    decisions = decide(scores)
+    assert not any(d.flagged for d in decisions.values())
+    assert "6 cases" in decisions["bad"].classes[1].why
+
+
+def test_when_most_of_the_archive_looks_wrong_nothing_is_done():
+    rng = np.random.default_rng(0)
+    scattered = [case(f"c{i}", class_score(rng.uniform(-3, 3))) for i in range(40)]
+    scattered += [case(f"d{i}", class_score(0.2 + 0.001 * i)) for i in range(4)]
+    assert not any(d.flagged for d in decide(scattered).values())
+
+
+def test_a_bias_of_all_cases_is_seen_with_trusted_cases_only():
+    rng = np.random.default_rng(0)
+    scores = [case(f"c{i}", class_score(rng.normal(0.1, 0.1))) for i in range(30)]
+    assert not any(d.flagged for d in decide(scores).values())
+    trusted = [case(f"c{i}", class_score(rng.normal(-1.1, 0.1))) for i in range(8)]
+    decisions = decide(scores, trusted=trusted)
+    assert set(actions(decisions, "c")) == {Action.SHIFT}
+    assert decisions["c20"].classes[1].shift_vox == pytest.approx(0.8 * 1.2, abs=0.3)
+    assert not any(d.flagged for d in decide(scores, trusted=trusted[:7]).values())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000))
+def test_decisions_do_not_depend_on_the_order_of_the_cases(seed):
+    scores = clean_archive(20, seed) + cut_off_cases(12, seed + 1)
+    order = np.random.default_rng(seed).permutation(len(scores))
+    assert decide(scores) == decide([scores[i] for i in order])
+
+
+def test_cases_without_any_measurement_are_kept():
+    nothing = ClassScore(float("nan"), 0, 0.0, 0, 0, 0, 0)
+    decisions = decide([*clean_archive(20), case("empty", nothing), CaseScore("none", nothing, {})])
+    assert decisions["empty"].classes[1].action is Action.KEEP
+    assert not decisions["none"].classes
+    assert np.isnan(nothing.log_corruption) and np.isnan(nothing.agreement)
+    everything_empty = [case(f"e{i}", nothing) for i in range(20)]
+    assert not any(d.flagged for d in decide(everything_empty).values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    noisy=st.lists(st.integers(0, 50), min_size=2, max_size=20),
+    rate=st.floats(0, 3),
+    weight=st.sampled_from([0.5, 1.0, 2.0]),
+)
+def test_the_excess_threshold_is_the_best_of_all_thresholds(noisy, rate, weight):
+    counts = np.array(noisy, float)
+    reference = np.linspace(3, 1, len(noisy)) * rate
+    got = excess_threshold(counts, reference, weight)
+    gains = [0.0]
+    for level in range(1, len(noisy)):
+        repaired = (counts - reference)[level:].sum()
+        gains.append(repaired - weight * reference[level:].sum())
+    if got == NEVER:
+        assert max(gains[1:], default=0.0) <= 1e-9
+    else:
+        assert gains[round(got * len(noisy))] == pytest.approx(max(gains))
+
+
+def test_the_published_form_flags_the_worst_share_by_corruption_score():
+    scores = [case(f"c{i}", class_score(corruption=1 + (i * 7) % 10)) for i in range(10)]
+    decisions = decide_worst(scores, alpha=0.7)
+    worst = sorted(scores, key=lambda s: -s.foreground.nats)[:3]
+    assert {c for c, d in decisions.items() if d.flagged} == {s.case for s in worst}
+    assert decisions[worst[0].case].classes[1].above == dict.fromkeys(Kind, 0.5)
+    assert not any(d.flagged for d in decide_worst(scores, alpha=1.0).values())
+    with pytest.raises(ConfigError, match="alpha"):
+        decide_worst(scores, alpha=0.0)
+
+
+def test_bad_input_is_refused_with_a_reason():
+    twice = [case("a", class_score()), case("a", class_score())]
+    for rule in (decide, lambda s: decide_worst(s, alpha=0.5)):
+        with pytest.raises(ConfigError, match="twice"):
+            rule(twice)
+    with pytest.raises(ConfigError, match="posterior"):
+        PolicyParams(posterior=0.0)
+    with pytest.raises(ConfigError, match="min_cases"):
+        PolicyParams(min_cases=2)
