@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from results import write_page
 
 from raysegclean.core.boundary import shift_label, signed_distance
 from raysegclean.core.geometry import Box
@@ -28,8 +29,6 @@ from raysegclean.store.ingest import ingest_nifti
 from raysegclean.store.run import RunFolder
 from raysegclean.store.score import ScoreRow, score_archive, score_labels
 from raysegclean.store.simulate import load_simulated, simulate
-
-from results import write_page
 
 __all__ = ["main"]
 
@@ -50,7 +49,9 @@ class Data:
 
 DATA = {
     "hippocampus": Data(
-        "hippocampus_mr", r"(hippocampus_\d+)", {"steps": 300, "batch": 2, "patch_zyx": [32, 40, 32]}
+        "hippocampus_mr",
+        r"(hippocampus_\d+)",
+        {"steps": 300, "batch": 2, "patch_zyx": [32, 40, 32]},
     ),
     "lung": Data(
         "lung_nodules_ct", r"(LIDC-IDRI-\d+)", {"steps": 400, "batch": 4, "patch_zyx": [8, 48, 48]}
@@ -64,7 +65,10 @@ NOISES: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "coseg": {"method": "coseg", "params": {"retrain": False}},
     "ensemble": {"method": "uncertainty", "params": {"voters": "ensemble", "members": 2}},
-    "dropout": {"method": "uncertainty", "params": {"voters": "dropout", "members": 1, "passes": 8}},
+    "dropout": {
+        "method": "uncertainty",
+        "params": {"voters": "dropout", "members": 1, "passes": 8},
+    },
 }
 BASELINES = ("nothing", "argmax", "mean shift")
 
@@ -81,10 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for data in () if options.page_only else options.data or DATA:
         for noise in options.noise or NOISES:
             archive = _archive(options.source, data, noise)
-            for method in options.method or METHODS:
-                _once(data, noise, method, lambda m=method: _clean_cell(archive, data, noise, m))
-            for baseline in BASELINES:
-                _once(data, noise, baseline, lambda b=baseline: _baseline_cell(archive, data, noise, b))
+            for method in (*(options.method or METHODS), *BASELINES):
+                _once(archive, data, noise, method)
     write_page(_cells(), ROOT / "docs" / "results.md")
     return 0
 
@@ -97,14 +99,15 @@ def _cell_path(data: str, noise: str, method: str) -> Path:
     return BENCH / "cells" / f"{data}-{noise}-{method.replace(' ', '_')}.json"
 
 
-def _once(data: str, noise: str, method: str, run: Callable[[], dict[str, Any]]) -> None:
+def _once(archive: Archive, data: str, noise: str, method: str) -> None:
     path = _cell_path(data, noise, method)
     if path.exists():
         return
     print(f"{data}, {noise}, {method}", file=sys.stderr, flush=True)
     started = time.monotonic()
+    run = _baseline_cell if method in BASELINES else _clean_cell
     try:
-        cell = run()
+        cell = run(archive, data, noise, method)
     except FileNotFoundError as error:
         print(f"  skipped: {error}", file=sys.stderr)
         return
@@ -160,8 +163,7 @@ def _clean_cell(archive: Archive, data: str, noise: str, method: str) -> dict[st
 
 def _baseline_cell(archive: Archive, data: str, noise: str, name: str) -> dict[str, Any]:
     """Score a rule that needs nothing but what the ensemble cell left behind."""
-    rule = {"nothing": _nothing, "argmax": _argmax, "mean shift": _mean_shift}[name]
-    change = rule(archive, RunFolder(str(_run_uri(data, noise, "ensemble"))))
+    change = _change(archive, RunFolder(str(_run_uri(data, noise, "ensemble"))), name)
     rows: list[ScoreRow] = []
     for case in archive.case_ids():
         given, truth = (archive.label(case, label).read_all() for label in (LABEL, TRUTH))
@@ -179,11 +181,15 @@ def _baseline_cell(archive: Archive, data: str, noise: str, name: str) -> dict[s
 Change = Callable[[str, Label], Label]
 
 
-def _nothing(archive: Archive, run: RunFolder) -> Change:
-    return lambda case, given: given
+def _change(archive: Archive, run: RunFolder, name: str) -> Change:
+    if name == "argmax":
+        return _argmax(run)
+    if name == "mean shift":
+        return _mean_shift(archive)
+    return lambda _, given: given
 
 
-def _argmax(archive: Archive, run: RunFolder) -> Change:
+def _argmax(run: RunFolder) -> Change:
     """Replace every label by the out-of-fold prediction."""
     frozen = run.resolved()
     if frozen is None:
@@ -194,19 +200,23 @@ def _argmax(archive: Archive, run: RunFolder) -> Change:
 
     def change(name: str, given: Label) -> Label:
         case = plan.case(name)
-        proposal = ProposalFolder.of(run.store, plan, case, keys[name]).read(Box.whole(case.shape_zyx))
+        proposal = ProposalFolder.of(run.store, plan, case, keys[name]).read(
+            Box.whole(case.shape_zyx)
+        )
         channels = np.searchsorted(values, given).astype(np.uint8)
         return values[proposal.predicted_zyx(channels)].astype(given.dtype)
 
     return change
 
 
-def _mean_shift(archive: Archive, run: RunFolder) -> Change:
+def _mean_shift(archive: Archive) -> Change:
     """Shift every label by the mean bias of all labels, measured on the truth (an oracle)."""
     offsets = []
     for case in archive.case_ids():
         given, truth = (archive.label(case, n).read_all() > 0 for n in (LABEL, TRUTH))
-        phi, psi = (signed_distance(m, archive.spacing_mm(case), limit_vox=5.0) for m in (given, truth))
+        phi, psi = (
+            signed_distance(m, archive.spacing_mm(case), limit_vox=5.0) for m in (given, truth)
+        )
         band = np.abs(psi) < 1
         offsets.append(float((phi - psi)[band].mean()))
     bias = float(np.mean(offsets))

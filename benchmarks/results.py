@@ -1,4 +1,4 @@
-"""Lay out the cells of benchmarks/quality.py as docs/results.md. The definitions are printed too."""
+"""Lay out the cells of benchmarks/quality.py as docs/results.md, with all definitions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,26 +21,29 @@ Written by `make bench-quality`; every line is one cell that the command can run
 
 ## Measures
 
-- **E**, error removed: 1 - (1 - Dice after) / (1 - Dice given), both means over the noisy cases, per
-  class, then averaged over classes; the interval is a 95 % paired bootstrap by patient. 0: nothing was
-  gained, 1: the label is the truth, negative: worse than doing nothing.
+- **E**, error removed: 1 - (1 - Dice after) / (1 - Dice given), both means over the noisy cases,
+  per class, then averaged over classes; the interval is a 95 % paired bootstrap by patient. 0:
+  nothing was gained, 1: the label is the truth, negative: worse than doing nothing.
 - **NSD**: normalised surface Dice at one voxel, noisy cases, before and after.
-- **Share**: (after - given) / (ceiling - given), shown only where ceiling - given exceeds 0.05. The
-  ceiling is the Dice of out-of-fold predictions of the same networks trained on the true labels.
-- **Harm** per case and class: voxels where the given label was right and the output is wrong, over the
-  voxels that are that class in the given label or in the truth. Mean over all cases.
-- **Clean cases**: Dice of the output to their own given label: mean, worst class of any case, and the
-  share of cases that lose more than .01.
+- **Share**: (after - given) / (ceiling - given), shown only where ceiling - given exceeds 0.05.
+  The ceiling is the Dice of out-of-fold predictions of the same networks trained on the true
+  labels.
+- **Harm** per case and class: voxels where the given label was right and the output is wrong,
+  over the voxels that are that class in the given label or in the truth. Mean over all cases.
+- **Clean cases**: Dice of the output to their own given label: mean, worst class of any case, and
+  the share of cases that lose more than .01.
 - **Worse**: share of the noisy cases whose mean Dice fell.
 - **Precision**: share of the changed voxels that became right.
 
-Networks are trained on the noisy labels; every case is judged by networks that never saw its patient.
-`argmax` replaces every label by that prediction. `mean shift` moves every outline by the archive's mean
-bias, measured on the truth: an oracle that a user does not have. Nothing here was chosen on the cases
-that are scored, except the default policy, which was developed on hippocampus.
+Networks are trained on the noisy labels; every case is judged by networks that never saw its
+patient. `argmax` replaces every label by that prediction. `mean shift` moves every outline by the
+archive's mean bias, measured on the truth: an oracle that a user does not have. Nothing here was
+chosen on the cases that are scored, except the default policy, which was developed on
+hippocampus.
 
-Dice is averaged over the classes of a case. Times are wall seconds on the machine that wrote this page;
-a cell that trains includes training. The dropout cell reuses a network of the ensemble cell.
+Dice is averaged over the classes of a case. Times are wall seconds on the machine that wrote this
+page; a cell that trains includes training. The dropout cell reuses a network of the ensemble
+cell.
 """
 
 
@@ -92,7 +95,9 @@ def _noisy_columns(rows: Sequence[Row], ceiling: float | None) -> list[str]:
         return ["-"] * 7
     before = np.array([row["change"]["dice_given"] for row in rows])
     after = np.array([row["dice"] for row in rows])
-    share = float("nan") if ceiling is None else recovered_share(before.mean(), after.mean(), ceiling)
+    share = (
+        float("nan") if ceiling is None else recovered_share(before.mean(), after.mean(), ceiling)
+    )
     precision = _ratio(rows, "fixed", ("fixed", "harmed"))
     return [
         f"{before.mean():.3f}",
@@ -117,7 +122,9 @@ def _error_removed(rows: Sequence[Row]) -> str:
                 [row["patient"] or row["case"] for row in mine],
             )
         )
-    value, low, high = (np.mean([getattr(one, n) for one in found]) for n in ("value", "low", "high"))
+    value, low, high = (
+        np.mean([getattr(one, n) for one in found]) for n in ("value", "low", "high")
+    )
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 

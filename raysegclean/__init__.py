@@ -1,4 +1,4 @@
-"""raysegclean: a Ray-distributed engine that cleans the segmentation labels of large CT archives."""
+"""raysegclean cleans the segmentation labels of large CT archives, distributed on Ray."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -52,7 +52,7 @@ class PlanReport:
 
 def plan(config: Config) -> PlanReport:
     """Return what `config` would do; raise what is wrong with it."""
-    from raysegclean.core.items import plan_items  # noqa: PLC0415
+    from raysegclean.core.items import plan_items
 
     prepared = prepare(config)
     whole = prepared.plan(config, gpu=False)
@@ -100,7 +100,9 @@ def _peak_memory_bytes(plan: RunPlan) -> int:
     window = int(tile * _overhead(plan))
     features = 4 * plan.network.widths[0]
     sums = 4 * len(plan.classes)
-    shard = min(plan.shard_vox**3, max(c.shape_zyx[0] * c.shape_zyx[1] * c.shape_zyx[2] for c in plan.cases))
+    shard = min(
+        plan.shard_vox**3, max(c.shape_zyx[0] * c.shape_zyx[1] * c.shape_zyx[2] for c in plan.cases)
+    )
     networks = BYTES_PER_VOXEL_AND_CHANNEL * window * (features + sums)
     return networks + 16 * shard + 2**29
 
@@ -137,7 +139,7 @@ def verify(run_uri: str, *, recompute: int = RECOMPUTED, seed: int = 0) -> Verif
     with ThreadPoolExecutor(READERS) as pool:
         checks = pool.map(lambda record: _check_objects(archive, record), records)
         wrong = [text for texts in checks for text in texts]
-    chosen = random.Random(seed).sample(records, min(recompute, len(records)))  # noqa: S311
+    chosen = random.Random(seed).sample(records, min(recompute, len(records)))
     wrong += [text for record in chosen for text in _check_again(job, archive, record)]
     objects = sum(len(record["objects"]) for record in records)
     return VerifyReport(run.uri, objects, len(chosen), tuple(wrong))
@@ -157,7 +159,9 @@ def _check_objects(archive: Archive, record: dict[str, Any]) -> list[str]:
         if entry["empty"]:
             wrong.append(f"{where}: should not exist, the shard is all background")
         elif int(google_crc32c.value(data)) != entry["crc32c"]:
-            wrong.append(f"{where}: its bytes changed after they were committed; restore the object")
+            wrong.append(
+                f"{where}: its bytes changed after they were committed; restore the object"
+            )
     return wrong
 
 
@@ -168,7 +172,9 @@ def _check_again(job: SettleJob, archive: Archive, record: dict[str, Any]) -> li
     task = ShardTask(record["case"], (z, y, x))
     try:
         settled, _ = stage.compute(task, stage.load(task))
-        stored = archive.label(case.case, job.output_label).read(case.grid(job.plan.shard_vox).box((z, y, x)))
+        stored = archive.label(case.case, job.output_label).read(
+            case.grid(job.plan.shard_vox).box((z, y, x))
+        )
     except RaysegcleanError as error:
         return [f"{record['task']}: {error}"]
     again = np.asarray(job.plan.classes, dtype=case.dtype)[settled.label_zyx]

@@ -200,7 +200,9 @@ def with_current_cases(frozen: RunPlan, now: RunPlan) -> RunPlan:
     known = {case.case: case for case in frozen.cases}
     fold_of = {case.group: case.fold for case in frozen.cases}
     cases = (
-        replace(case, fold=known[case.case].fold if case.case in known else fold_of.get(case.group, 0))
+        replace(
+            case, fold=known[case.case].fold if case.case in known else fold_of.get(case.group, 0)
+        )
         for case in now.cases
     )
     return replace(frozen, archive=now.archive, cases=tuple(cases))
@@ -231,7 +233,7 @@ def _is_query(wanted: str | Sequence[str]) -> bool:
 
 
 def _queried(query: str, infos: Sequence[CaseInfo]) -> list[CaseInfo]:
-    import pandas as pd  # noqa: PLC0415  (only queries need it)
+    import pandas as pd
 
     table = pd.DataFrame(
         {
@@ -325,12 +327,16 @@ def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainCon
         seed=wanted.seed,
         epoch_steps=max(1, steps // EPOCHS),
         threads=wanted.threads,
-        precision="bf16" if wanted.precision == "bf16" or (gpu and wanted.precision == "auto") else "fp32",
+        precision="bf16"
+        if wanted.precision == "bf16" or (gpu and wanted.precision == "auto")
+        else "fp32",
         peers=voters.members,
         coupling=voters.coupling,
         keep=voters.keep,
         start_epoch=voters.start_epoch,
-        checkpoint_every=max(50, steps // 10) if wanted.checkpoint_every == "auto" else wanted.checkpoint_every,
+        checkpoint_every=max(50, steps // 10)
+        if wanted.checkpoint_every == "auto"
+        else wanted.checkpoint_every,
     )
     return settings if wanted.lr == "auto" else replace(settings, lr=wanted.lr)
 
@@ -368,7 +374,7 @@ def _group(config: Config, info: CaseInfo) -> str:
 
 
 def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:
-    """Deal groups to folds: in an order that depends on names and seed only, smallest fold first."""
+    """Deal groups to folds, smallest fold first, in an order that depends on names and seed."""
     sizes = {group: groups.count(group) for group in set(groups)}
     if len(sizes) < folds:
         raise ConfigError(

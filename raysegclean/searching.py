@@ -41,7 +41,9 @@ def with_searched_params(config: Config, run: RunFolder, say: Callable[[str], No
     assert config.search is not None
     chosen = run.read_json("search.json")
     if chosen is None:
-        identity = digest({k: v for k, v in config.resolved().items() if k not in ("run", "search")})
+        identity = digest(
+            {k: v for k, v in config.resolved().items() if k not in ("run", "search")}
+        )
         result = search(
             config.search.space,
             config.search.samples,

@@ -76,7 +76,9 @@ class EvidenceSum:
     def mean_czyx(self) -> Tensor:
         """Return the mean probabilities (C, Z, Y, X)."""
         if self._sum_czyx is None:
-            raise ValueError("No pass was added: call add() with the probabilities of a voter first.")
+            raise ValueError(
+                "No pass was added: call add() with the probabilities of a voter first."
+            )
         return self._sum_czyx / self._passes
 
     def finish(self, given_zyx: NDArray[np.integer]) -> Evidence:
@@ -105,7 +107,8 @@ def quantise(prob: NDArray[np.floating]) -> NDArray[np.uint8]:
 
     Thresholds are compared on levels only, so a histogram of levels scores every threshold exactly.
     """
-    return np.clip(np.floor(prob * LEVELS), 0, LEVELS - 1).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.clip(np.floor(prob * LEVELS), 0, LEVELS - 1).astype(np.uint8)
+    return levels
 
 
 def quantise_uncertainty(uncertainty: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -84,4 +84,3 @@ def _volume(shape_zyx: Index3) -> int:
 
 def _runs(tasks: Sequence[ShardTask], length: int) -> Iterable[Sequence[ShardTask]]:
     return (tasks[start : start + length] for start in range(0, len(tasks), length))
-

@@ -112,7 +112,7 @@ class _Archive:
         }
         moved = offsets[FOREGROUND].flags()
         for key in keys[1:]:
-            moved = moved | (np.abs(offsets[key].from_centre) > _strict(offsets[key], params))
+            moved = moved | offsets[key].flags(params.class_strictness)
         groups = find_groups(scores, keys, moved, params)
         clean = ~moved & ~np.any([g.members for g in groups], axis=0) if groups else ~moved
         above = [
@@ -147,13 +147,9 @@ class _Archive:
         """Return the offset to undo: the foreground's where the class agrees, else its own."""
         whole, mine = self.offsets[FOREGROUND], self.offsets[value]
         pooled, own = float(whole.from_centre[row]), float(mine.from_centre[row])
-        if abs(pooled) > whole.limit and not abs(own - pooled) > mine.limit:
+        if whole.flags()[row] and not abs(own - pooled) > mine.limit:
             return pooled
-        return own if abs(own) > _strict(mine, self.params) else None
-
-
-def _strict(offsets: Offsets, params: PolicyParams) -> float:
-    return offsets.limit * params.class_strictness
+        return own if mine.flags(self.params.class_strictness)[row] else None
 
 
 def _why_replace(group: Group, row: int) -> str:

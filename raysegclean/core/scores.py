@@ -1,5 +1,4 @@
-"""From the counts of a case to the scores on which a policy decides, and from its decisions to
-the actions that the rule carries out."""
+"""From the counts of a case to what a policy decides on, and from its decisions to actions."""
 
 from collections.abc import Iterable, Sequence
 

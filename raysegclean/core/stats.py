@@ -114,7 +114,9 @@ def block_stats(
     return CaseStats(
         confusion=confusion.reshape(classes, classes),
         cross_entropy=_cross_entropy(evidence, given, predicted, classes),
-        disagreement=_disagreement(given[differs], predicted[differs], confidence[differs], classes),
+        disagreement=_disagreement(
+            given[differs], predicted[differs], confidence[differs], classes
+        ),
         uncertainty=_uncertainty(proposal, given, differs, classes),
         trusted=_trusted_hits(proposal, given_zyx, trusted_zyx, predicted, classes),
     )

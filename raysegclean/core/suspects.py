@@ -94,9 +94,12 @@ class Offsets:
     """Offsets of one class, or of the foreground, over the archive, made relative."""
 
     from_centre: Values
-    """NaN where too few boundary voxels were measured."""
+    """NaN where too few boundary voxels were measured, or the centre is not known."""
     limit: float
-    """Beyond this a case is flagged."""
+    """Beyond this a case stands out."""
+    believed: Flags
+    """False for cases on a side that fits the networks no worse than the centre does: there the
+    centre, not the side, may be what is wrong."""
 
     @classmethod
     def measure(
@@ -105,29 +108,40 @@ class Offsets:
         """Measure against the trusted labels' median where there are enough, else the mode."""
         values, known = _offsets(scores, params), _offsets(trusted, params)
         known = known[np.isfinite(known)]
+        everywhere = np.ones(len(scores), bool)
         if known.size >= params.min_cases:
-            return cls._around(float(np.median(known)), values, params, most_are_right=False)
-        if np.isfinite(values).sum() >= params.min_cases:
-            return cls._around(half_sample_mode(values), values, params, most_are_right=True)
-        return cls._nothing(len(scores))
+            centre = float(np.median(known))
+            return cls(values - centre, _limit(values, centre, params), everywhere)
+        measured = np.isfinite(values).sum()
+        if measured >= params.min_cases:
+            centre = half_sample_mode(values)
+            limit = _limit(values, centre, params)
+            believed = _worse_sides(values - centre, limit, scores, params)
+            found = cls(values - centre, limit, believed)
+            if found.flags().sum() <= params.max_flagged * measured:
+                return found
+        return cls(np.full(len(scores), np.nan), float("inf"), everywhere)
 
-    @classmethod
-    def _around(
-        cls, centre: float, values: Values, params: PolicyParams, *, most_are_right: bool
-    ) -> "Offsets":
-        sd = robust_sd(values, centre, within=params.offset_near_vox)
-        spread = params.offset_sds * sd if isfinite(sd) else 0.0
-        found = cls(values - centre, max(params.offset_floor_vox, spread))
-        too_many = found.flags().sum() > params.max_flagged * np.isfinite(values).sum()
-        return cls._nothing(len(values)) if most_are_right and too_many else found
+    def flags(self, strictness: float = 1.0) -> Flags:
+        """Return which cases lie beyond `strictness` times the limit."""
+        return self.believed & (np.abs(self.from_centre) > strictness * self.limit)
 
-    @classmethod
-    def _nothing(cls, cases: int) -> "Offsets":
-        return cls(np.full(cases, np.nan), float("inf"))
 
-    def flags(self) -> Flags:
-        """Return which cases lie beyond the limit."""
-        return np.asarray(np.abs(self.from_centre) > self.limit)
+def _limit(values: Values, centre: float, params: PolicyParams) -> float:
+    sd = robust_sd(values, centre, within=params.offset_near_vox)
+    return max(params.offset_floor_vox, params.offset_sds * sd if isfinite(sd) else 0.0)
+
+
+def _worse_sides(
+    from_centre: Values, limit: float, scores: Sequence[ClassScore], params: PolicyParams
+) -> Flags:
+    corruption = np.array([s.log_corruption for s in scores])
+    others = corruption[np.abs(from_centre) <= limit]
+    believed = np.ones(len(scores), bool)
+    for side in (from_centre > limit, from_centre < -limit):
+        if _effect(corruption[side], others) < params.min_corruption:
+            believed &= ~side
+    return believed
 
 
 def _offsets(scores: Iterable[ClassScore], params: PolicyParams) -> Values:

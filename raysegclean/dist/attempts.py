@@ -2,8 +2,9 @@
 
 Ray retries a block whose worker died for ever. So before each shard the worker tells this small
 actor; a shard that was begun three times and never ended is quarantined and the item goes on
-without it; a shard that was committed is not done again. A lost node does not count against the shards it held, because the worker that begins
-a shard names its node, and begins on nodes that are gone are forgotten.
+without it; a shard that was committed is not done again. A lost node does not count against the
+shards it held, because the worker that begins a shard names its node, and begins on nodes that are
+gone are forgotten.
 """
 
 from typing import Any
@@ -27,7 +28,8 @@ class Attempts:
         begins = self._begins.setdefault(shard, [])
         begins.append(node)
         if len(begins) > MAX_BEGINS:
-            alive = {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]  # no types in Ray
+            alive = {entry["NodeID"] for entry in nodes if entry["Alive"]}
             begins[:] = [held for held in begins if held in alive]
         return len(begins)
 

@@ -15,6 +15,7 @@ import os
 import platform
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ __all__ = [
     "shutdown_if_ours",
 ]
 
+_KNOCK_S = 10
 _OBJECT_STORE_BYTES = 2 << 30
 _LOOPBACK = "127.0.0.1"
 _QUIET = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
@@ -86,7 +88,7 @@ def connect(
     """
     started_here = False
     if not ray.is_initialized():
-        started_here = not os.environ.get("RAY_ADDRESS")
+        started_here = os.environ.get("RAY_ADDRESS", "") in ("", "local")
         _prepare_environment(one_machine=started_here)
         try:
             _start_local(verbose, dashboard) if started_here else _join(verbose)
@@ -180,6 +182,9 @@ def _start_local(verbose: bool, dashboard: bool) -> None:
 
 
 def _join(verbose: bool) -> None:
+    host, _, port = os.environ["RAY_ADDRESS"].removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():  # Ray itself would knock for many minutes
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
     ray.init(log_to_driver=verbose, logging_level=logging.WARNING, configure_logging=False)
 
 

@@ -110,10 +110,15 @@ class RowsStage:
         given, trusted = (
             label[block.core.slices] > 0 for label in (loaded.given_zyx, loaded.trusted_zyx)
         )
-        counts = {"both_vox": int((given & trusted).sum()), "sum_vox": int(given.sum() + trusted.sum())}
+        counts = {
+            "both_vox": int((given & trusted).sum()),
+            "sum_vox": int(given.sum() + trusted.sum()),
+        }
         return rows, counts
 
-    def write(self, task: ShardTask, result: tuple[CorrectorRows, dict[str, Any]]) -> dict[str, Any]:
+    def write(
+        self, task: ShardTask, result: tuple[CorrectorRows, dict[str, Any]]
+    ) -> dict[str, Any]:
         """Write the rows as one object; return the ledger's record."""
         rows, counts = result
         key = self._job.keys[task.case]

@@ -16,10 +16,11 @@ from ray.data.block import BlockMetadata
 
 from raysegclean.core.items import Item
 from raysegclean.dist.attempts import start_attempts
+from raysegclean.dist.predict import device_numerics
 from raysegclean.dist.worker import ItemReport, ShardStage, run_item
 from raysegclean.store.run import RunFolder
 
-__all__ = ["PassResources", "StageFactory", "remaining", "run_pass"]
+__all__ = ["PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
 
 StageFactory = Callable[[Any], ShardStage[Any, Any]]
 
@@ -35,11 +36,11 @@ class PassResources:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class ItemSource(Datasource):  # type: ignore[misc]  # ray.data is untyped here
+class ItemSource(Datasource):
     """Hands out items as rows of JSON, one row per block."""
 
     def __init__(self, items: Sequence[Item]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # no types in Ray
         self._rows = [item.to_json() for item in items]
 
     def estimate_inmemory_data_size(self) -> int:
@@ -61,7 +62,9 @@ def _read_task(row: str) -> ReadTask:
 class _Worker:
     """One actor: builds its stage once and does items."""
 
-    def __init__(self, factory: StageFactory, job: Any, ledger: tuple[str, str, int], attempts: Any):
+    def __init__(
+        self, factory: StageFactory, job: Any, ledger: tuple[str, str, int], attempts: Any
+    ) -> None:
         uri, stage_name, epoch = ledger
         self._ledger = RunFolder(uri).ledger(stage_name, epoch)
         self._stage = factory(ray.get(job) if isinstance(job, ray.ObjectRef) else job)
@@ -109,3 +112,13 @@ def run_pass(
     )
     for row in done.iter_rows():
         yield ItemReport.from_json(row["report"])
+
+
+def ask_worker(resources: PassResources, threads: int, precision: str) -> dict[str, str]:
+    """Return the numeric class of a worker with these resources."""
+    # Not inside the group of a search trial, whose share is a hundredth of a slot.
+    place = ray.remote(
+        num_cpus=resources.cpus, num_gpus=resources.gpus, scheduling_strategy="DEFAULT"
+    )
+    found: dict[str, str] = ray.get(place(device_numerics).remote(threads, precision))
+    return found

@@ -85,9 +85,7 @@ class ProposalFolder:
             correction_zyx=blocks.get(CORRECTION),
         )
 
-    def _put(
-        self, part: str, index_zyx: Index3, block: NDArray[np.uint8]
-    ) -> dict[str, Any]:
+    def _put(self, part: str, index_zyx: Index3, block: NDArray[np.uint8]) -> dict[str, Any]:
         return asdict(put_shard(self.store, self.path(part), index_zyx, block, self.spec))
 
     def _parts(self) -> tuple[str, ...]:

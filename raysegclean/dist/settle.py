@@ -165,9 +165,7 @@ class SettleStage:
         return self._archive.label(case, self._job.plan.label)
 
 
-def change_counts(
-    loaded: Loaded, settled: Settled, case: CasePlan, classes: int
-) -> dict[str, Any]:
+def change_counts(loaded: Loaded, settled: Settled, case: CasePlan, classes: int) -> dict[str, Any]:
     """Return voxel counts per channel: given, kept, after, and changed far from the given outline.
 
     `deep` counts, for each channel, changed voxels that were or became it and lie further than

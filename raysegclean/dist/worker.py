@@ -116,7 +116,7 @@ def run_item(stage: ShardStage[Any, Any], item: Item, ledger: Ledger, attempts: 
                 before = time.perf_counter()
                 result = stage.compute(task, loaded)
                 report.compute_s += time.perf_counter() - before
-            except Exception as error:  # one bad case never stops the others
+            except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
                 _fail(report, attempts, task, error)
                 continue
             _collect(writing, commits, attempts)
@@ -143,8 +143,8 @@ def _begin(attempts: Any, task: ShardTask, node: str) -> None:
     begins = ray.get(attempts.begin.remote(task.name, node))
     if begins > MAX_BEGINS:
         raise InputError(
-            f"{task.name}: the worker died {MAX_BEGINS} times while it worked on this shard (out of memory, or "
-            "a crash in a library); look at this case's size and files, then run again"
+            f"{task.name}: the worker died {MAX_BEGINS} times while it worked on this shard (out of "
+            "memory, or a crash in a library); look at this case's size and files, then run again"
         )
 
 
@@ -156,7 +156,7 @@ def _collect(
     task, future = writing
     try:
         record = future.result()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (as above)
         _fail(commits.report, attempts, task, error)
         return
     # A ledger that cannot be written concerns every shard, so that error is let through.

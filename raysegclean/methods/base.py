@@ -17,7 +17,15 @@ from raysegclean.core.scores import case_actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
 
-__all__ = ["BUILT_IN", "ArchiveEvidence", "Method", "Verdict", "Voters", "load_method", "make_params"]
+__all__ = [
+    "BUILT_IN",
+    "ArchiveEvidence",
+    "Method",
+    "Verdict",
+    "Voters",
+    "load_method",
+    "make_params",
+]
 
 BUILT_IN: Mapping[str, str] = {
     "coseg": "raysegclean.methods.coseg:COSEG",

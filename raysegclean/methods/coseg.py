@@ -38,7 +38,9 @@ class CosegParams:
         for name in ("alpha", "keep", "confidence"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
-                raise ConfigError(f"params.{name}: expected a share above 0 and up to 1, got {value}.")
+                raise ConfigError(
+                    f"params.{name}: expected a share above 0 and up to 1, got {value}."
+                )
 
 
 def _voters(params: CosegParams) -> Voters:

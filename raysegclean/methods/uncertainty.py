@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
 from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
+from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
 from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.rules import Actions
 from raysegclean.core.stats import CaseStats

@@ -1,1 +1,1 @@
-"""What people look at: pictures and tables of a finished run. Reads results, never writes labels."""
+"""What people look at: pictures of a finished run. Reads results, never writes labels."""

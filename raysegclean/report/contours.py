@@ -34,11 +34,11 @@ def most_changed_slice(given_zyx: NDArray[np.integer], cleaned_zyx: NDArray[np.i
 
 def draw_panels(panels: Sequence[Panel], columns: int = 3) -> bytes:
     """Return a PNG with one panel per slice and one colour per kind of outline."""
-    import matplotlib  # noqa: PLC0415  (half a second that only a picture needs)
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-    from matplotlib.lines import Line2D  # noqa: PLC0415
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     rows = max(1, -(-len(panels) // columns))
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 4 * rows), squeeze=False)

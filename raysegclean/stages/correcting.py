@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysegclean.core.corrector import CorrectorRows
+from raysegclean.core.corrector import MAX_ROWS, CorrectorRows
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.robust import half_sample_mode
 from raysegclean.core.rules import Actions
@@ -58,8 +58,8 @@ def _sample(
     merged: CorrectorRows | None = None
     for task, record in sorted(records.items()):
         rows = CorrectorRows.from_bytes(session.run.store.get(rows_key(task, record["key"])))
-        # A shard's sample is cut, so the merged one keeps the limit of the whole.
-        rows = replace(rows, limit=CorrectorRows.__dataclass_fields__["limit"].default)
+        # A shard's sample is smaller than what the merged one may hold.
+        rows = replace(rows, limit=MAX_ROWS)
         merged = rows if merged is None else merged.merge(rows)
     assert merged is not None
     name = f"corrector/rows-{digest(sorted(keys.items()))}.npz"

@@ -4,11 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
-from raysegclean.dist.passes import PassResources
-from raysegclean.dist.predict import VoteJob, device_numerics
+from raysegclean.dist.passes import PassResources, ask_worker
+from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.propose import MeasureStage, ProposeStage
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import Models
@@ -96,9 +94,7 @@ def _numerics(session: Session, resources: PassResources) -> dict[str, str]:
     frozen = session.run.read_json("numerics.json")
     if frozen is None:
         train = session.plan.train
-        options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
-        probe = ray.remote(**options, scheduling_strategy="DEFAULT")(device_numerics)
-        frozen = ray.get(probe.remote(train.threads, train.precision))
+        frozen = ask_worker(resources, train.threads, train.precision)
         session.run.write_json("numerics.json", frozen)
     return dict(frozen)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysegclean.config import Config
-from raysegclean.core.items import plan_items
-from raysegclean.core.items import Item
+from raysegclean.core.items import Item, plan_items
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.dist.passes import PassResources, StageFactory, remaining, run_pass
 from raysegclean.errors import RaysegcleanError

@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from raysegclean.core.casescore import Action, CaseDecision
 from raysegclean.core.components import BlockComponents
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.packing import text_to_arrays
-from raysegclean.core.casescore import Action, CaseDecision
 from raysegclean.core.regions import change_regions
 from raysegclean.core.rules import Actions, Reason, TakenBack
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
@@ -260,7 +260,7 @@ def begin_output(session: Session) -> None:
                 )
         except (RunConflict, UnfitEnvironment):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
             return case.case, f"{type(error).__name__}: {error}"
         return None
 
@@ -293,7 +293,7 @@ def _publish(session: Session, records: Mapping[str, Mapping[str, Any]]) -> tupl
         try:
             session.archive.publish_label(case, name + REASON_SUFFIX)
             session.archive.publish_label(case, name)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
             return case, f"{type(error).__name__}: {error}"
         return None
 
@@ -331,9 +331,7 @@ def _write_tables(
     )
 
 
-def _changes(
-    session: Session, records: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _changes(session: Session, records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row per connected changed region, joined across shards."""
     blocks: dict[str, list[BlockComponents]] = {}
     for record in records.values():

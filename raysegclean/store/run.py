@@ -35,7 +35,8 @@ class RunFolder:
 
     def resolved(self) -> dict[str, Any] | None:
         """Return what was frozen at the first start, or None when the run never started."""
-        return self.read_json(RESOLVED)
+        frozen: dict[str, Any] | None = self.read_json(RESOLVED)
+        return frozen
 
     def freeze(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """Freeze `resolved` at the first start, or return what an earlier start froze.

@@ -1,4 +1,4 @@
-"""The policy on archives made of numbers: planted errors are found, clean archives are left alone."""
+"""The policy on archives of numbers: planted errors are found, clean archives are left alone."""
 
 import numpy as np
 import pytest
@@ -108,8 +108,14 @@ def test_cases_whose_boundary_is_off_are_shifted_back_from_the_mode(offset):
     assert "off by" in found.why and found.offset_vox == pytest.approx(offset, abs=0.15)
 
 
+def test_a_side_that_fits_better_than_the_centre_is_not_moved():
+    scores = [case(f"tight{i}", class_score(0.01 * (i % 3), corruption=0.8)) for i in range(20)]
+    scores += [case(f"wide{i}", class_score(0.6 + 0.05 * i, corruption=0.4)) for i in range(15)]
+    assert not any(d.flagged for d in decide(scores).values())
+
+
 def test_one_class_that_is_off_is_shifted_alone():
-    good, bad = class_score(0.1), class_score(1.6)
+    good, bad = class_score(0.1), class_score(1.6, corruption=0.9)
     decisions = decide([*clean_archive(30), case("bad", class_score(0.35), good, bad)])
     assert decisions["bad"].classes[1].action is Action.KEEP
     assert decisions["bad"].classes[2].action is Action.SHIFT
@@ -117,15 +123,16 @@ def test_one_class_that_is_off_is_shifted_alone():
 
 
 def test_a_large_organ_that_is_off_does_not_move_a_small_one_that_is_not():
+    wide = class_score(1.4, corruption=0.9)
     decisions = decide(
-        [*clean_archive(30), case("bad", class_score(1.3), class_score(1.5), class_score(0.1))]
+        [*clean_archive(30), case("bad", wide, wide, class_score(0.1, corruption=0.9))]
     )
     assert decisions["bad"].classes[1].action is Action.SHIFT
     assert decisions["bad"].classes[2].action is Action.KEEP
 
 
 def test_a_missing_structure_is_no_shifted_outline_and_goes_to_a_person():
-    gone = class_score(-4.9)
+    gone = class_score(-4.9, corruption=3.0)
     decisions = decide([*clean_archive(30), case("bad", class_score(-0.2), class_score(0.1), gone)])
     assert decisions["bad"].classes[2].action is Action.REVIEW
     assert decisions["bad"].flagged
@@ -167,7 +174,7 @@ def test_scores_without_counts_of_candidates_fall_back_on_the_corruption_score()
 
 
 def test_too_few_cases_decide_nothing():
-    scores = [*clean_archive(5), case("bad", class_score(3.0))]
+    scores = [*clean_archive(5), case("bad", class_score(3.0, corruption=3.0))]
     decisions = decide(scores)
     assert not any(d.flagged for d in decisions.values())
     assert "6 cases" in decisions["bad"].classes[1].why

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from raysegclean.core.casescore import Kind
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
-from raysegclean.core.rules import NO_ACTIONS, Actions, Reason, Settled, TakenBack, settle, take_back
+from raysegclean.core.rules import (
+    NO_ACTIONS,
+    Actions,
+    Reason,
+    Settled,
+    TakenBack,
+    settle,
+    take_back,
+)
 
 SHAPE: Index3 = (8, 12, 12)
 WHOLE = Box.whole(SHAPE)
@@ -93,7 +101,11 @@ def test_without_actions_nothing_changes_and_no_proposal_is_needed() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "channel", "where", "candidate"),
-    [(Kind.ADDED, 2, (0, 0, 0), 2), (Kind.REMOVED, 1, (3, 4, 5), 0), (Kind.SWAPPED, 2, (3, 5, 5), 2)],
+    [
+        (Kind.ADDED, 2, (0, 0, 0), 2),
+        (Kind.REMOVED, 1, (3, 4, 5), 0),
+        (Kind.SWAPPED, 2, (3, 5, 5), 2),
+    ],
 )
 def test_a_candidate_is_taken_only_where_its_kind_of_change_is_open(
     kind: Kind, channel: int, where: tuple[int, int, int], candidate: int
@@ -111,7 +123,9 @@ def test_a_candidate_is_taken_only_where_its_kind_of_change_is_open(
 
 def test_a_confidence_of_zero_is_never_accepted() -> None:
     label = _two_touching_cubes()
-    proposal = Proposal(np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8))
+    proposal = Proposal(
+        np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    )
     actions = Actions(replace_above={1: OPEN, 2: OPEN}, replace_below=0.4)
     assert np.array_equal(_settle(label, proposal, actions).label_zyx, label)
 
@@ -132,7 +146,12 @@ def test_a_ball_that_shrinks_by_two_has_two_voxels_less_radius() -> None:
     distance = np.sqrt(z**2 + y**2 + x**2)
     ball = (distance <= 9).astype(np.uint8)
     settled = settle(
-        ball, Box.whole(ball.shape), None, Actions(shift_vox={1: 2.0}), classes=2, spacing_mm=ISOTROPIC
+        ball,
+        Box.whole(ball.shape),
+        None,
+        Actions(shift_vox={1: 2.0}),
+        classes=2,
+        spacing_mm=ISOTROPIC,
     )
     radius = (3 * settled.label_zyx.sum() / (4 * np.pi)) ** (1 / 3)
     assert radius == pytest.approx((3 * ball.sum() / (4 * np.pi)) ** (1 / 3) - 2, abs=0.5)

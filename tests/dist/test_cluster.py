@@ -1,4 +1,4 @@
-"""Getting on a cluster: refusals, rules, stopping, and the descriptions of clusters that we ship."""
+"""Getting on a cluster: refusals, rules, stopping, and the cluster descriptions that we ship."""
 
 import os
 import re
@@ -205,7 +205,7 @@ def test_the_cluster_file_keeps_the_dashboard_here_and_the_door_locked():
 
 
 def test_images_are_named_by_digest_and_ask_for_nothing_they_do_not_need():
-    job, settings = shipped("deploy/rayjob.yaml")
+    job, _ = shipped("deploy/rayjob.yaml")
     spec = job["spec"]["rayClusterSpec"]
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     pods = [group["template"]["spec"] for group in groups]
