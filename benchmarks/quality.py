@@ -51,10 +51,10 @@ DATA = {
     "hippocampus": Data(
         "hippocampus_mr",
         r"(hippocampus_\d+)",
-        {"steps": 300, "batch": 2, "patch_zyx": [32, 40, 32]},
+        {"steps": 350, "batch": 2, "patch_zyx": [24, 32, 24]},
     ),
     "lung": Data(
-        "lung_nodules_ct", r"(LIDC-IDRI-\d+)", {"steps": 400, "batch": 4, "patch_zyx": [8, 48, 48]}
+        "lung_nodules_ct", r"(LIDC-IDRI-\d+)", {"steps": 400, "batch": 4, "patch_zyx": [8, 40, 40]}
     ),
 }
 NOISES: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {

@@ -356,6 +356,12 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
     if out == given and config.output.archive is None:
         text = f"the given label is never written. Choose another name, as {given}_clean."
         found.append((("output", "label"), text))
+    if config.output.archive is not None:
+        text = "another archive is not supported yet. Leave it null: beside the given label."
+        found.append((("output", "archive"), text))
+    if config.harm is not None:
+        text = "a certified bound is not supported yet. Leave it null; see relabel.max_change."
+        found.append((("harm",), text))
     if config.trusted is not None and config.trusted.label in (given, out):
         text = "this is also the given or the output label. Name the expert label or drop trusted."
         found.append((("trusted", "label"), text))

@@ -85,6 +85,8 @@ class CaseScore:
     case: str
     foreground: ClassScore
     classes: Mapping[int, ClassScore]
+    fold: int = 0
+    """Which networks judged it: each fold's networks have a bias of their own."""
 
 
 @dataclass(frozen=True)

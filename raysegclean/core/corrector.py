@@ -46,6 +46,7 @@ _CLIP_VOX = 5.0
 _GIVEN_BAND_VOX, _PREDICTED_BAND_VOX = 4.0, 3.0
 _SMOOTH_VOX, _SMOOTH_REACH_VOX = 1.0, 3
 _MEAN_EDGE_VOX = 5
+_OFFSET_STEP_VOX = 0.5
 _MIN_PROB = 1e-4
 _MAX_PAIRED_CLASSES = 4
 
@@ -108,6 +109,8 @@ def band_features(block: CorrectorBlock) -> tuple[Features, NDArray[np.bool_]]:
         local = np.rint(local * _MEAN_EDGE_VOX**3) / np.float32(_MEAN_EDGE_VOX**3)
         columns += [a[core][band] for a in (phi, psi, _smoothed(phi, block), local)]
     offset = block.offset_vox if np.isfinite(block.offset_vox) else 0.0
+    # Exact offsets would tell the few trusted cases apart, and trees learn cases by heart.
+    offset = round(offset / _OFFSET_STEP_VOX) * _OFFSET_STEP_VOX
     columns.append(np.full(int(band.sum()), offset, np.float32))
     return np.stack(columns, axis=1).astype(np.float32), band
 

@@ -107,9 +107,7 @@ class _Archive:
         cls, scores: Sequence[CaseScore], params: PolicyParams, trusted: Sequence[CaseScore]
     ) -> "_Archive":
         keys = [FOREGROUND, *sorted({c for s in scores for c in s.classes})]
-        offsets = {
-            key: Offsets.measure(of_key(scores, key), of_key(trusted, key), params) for key in keys
-        }
+        offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
         moved = offsets[FOREGROUND].flags()
         for key in keys[1:]:
             moved = moved | offsets[key].flags(params.class_strictness)

@@ -133,6 +133,6 @@ def _em(x: Values, cut: int, iterations: int) -> tuple[float, tuple[Values, Valu
         total = np.logaddexp(log_density[0], log_density[1])
         upper = np.exp(log_density[1] - total)
         before, likelihood = likelihood, float(total.sum())
-        if likelihood - before < 1e-9 * x.size:
+        if likelihood - before < 1e-6 * x.size:
             break
     return likelihood, parameters

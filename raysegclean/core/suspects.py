@@ -14,7 +14,7 @@ Without that last test an archive of half cut-off and half right outlines would 
 right and half too large.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -59,6 +59,8 @@ class PolicyParams:
     """Fewer boundary voxels than this measure no offset."""
     offset_floor_vox: float = 0.4
     offset_sds: float = 2.5
+    min_fold_cases: int = 20
+    """Folds of at least this size are each measured against their own centre."""
     offset_near_vox: float = 0.5
     """Flagged: off the mode by more than max(floor, sds x robust sd of those nearer than near)."""
     class_strictness: float = 1.5
@@ -103,10 +105,15 @@ class Offsets:
 
     @classmethod
     def measure(
-        cls, scores: Sequence[ClassScore], trusted: Sequence[ClassScore], params: PolicyParams
+        cls,
+        scores: Sequence[CaseScore],
+        trusted: Sequence[CaseScore],
+        key: int,
+        params: PolicyParams,
     ) -> "Offsets":
         """Measure against the trusted labels' median where there are enough, else the mode."""
-        values, known = _offsets(scores, params), _offsets(trusted, params)
+        bias = _fold_biases(scores, key, params)
+        values, known = (_offsets(part, key, bias, params) for part in (scores, trusted))
         known = known[np.isfinite(known)]
         everywhere = np.ones(len(scores), bool)
         if known.size >= params.min_cases:
@@ -116,7 +123,7 @@ class Offsets:
         if measured >= params.min_cases:
             centre = half_sample_mode(values)
             limit = _limit(values, centre, params)
-            believed = _worse_sides(values - centre, limit, scores, params)
+            believed = _worse_sides(values - centre, limit, of_key(scores, key), params)
             found = cls(values - centre, limit, believed)
             if found.flags().sum() <= params.max_flagged * measured:
                 return found
@@ -144,11 +151,28 @@ def _worse_sides(
     return believed
 
 
-def _offsets(scores: Iterable[ClassScore], params: PolicyParams) -> Values:
+def _offsets(
+    scores: Sequence[CaseScore], key: int, bias: Mapping[int, float], params: PolicyParams
+) -> Values:
     return np.array(
-        [s.offset_vox if s.boundary_vox >= params.min_boundary_vox else np.nan for s in scores],
+        [
+            mine.offset_vox - bias.get(score.fold, 0.0)
+            if mine.boundary_vox >= params.min_boundary_vox
+            else np.nan
+            for score, mine in zip(scores, of_key(scores, key), strict=True)
+        ],
         dtype=np.float64,
     )
+
+
+def _fold_biases(scores: Sequence[CaseScore], key: int, params: PolicyParams) -> dict[int, float]:
+    """Return each fold's central offset, or nothing where a fold is too small to have one."""
+    folds = np.array([s.fold for s in scores])
+    values = _offsets(scores, key, {}, params)
+    parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
+    if any(part.size < params.min_fold_cases for part in parts.values()):
+        return {}
+    return {fold: half_sample_mode(part) for fold, part in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -188,7 +212,11 @@ def _groups_of(
 ) -> list[Group]:
     """Return the groups of one key, the strongest first."""
     mine = of_key(scores, key)
-    rates = {k.value: _log_rates(mine, k, params) for k in (Kind.ADDED, Kind.REMOVED)}
+    folds = np.array([s.fold for s in scores])
+    rates = {
+        k.value: _level_folds(_log_rates(mine, k, params), folds, params)
+        for k in (Kind.ADDED, Kind.REMOVED)
+    }
     corruption = {CORRUPTION: np.array([s.log_corruption for s in mine])}
     groups: list[Group] = []
     while len(groups) < _MAX_GROUPS:
@@ -230,6 +258,18 @@ def _log_rates(scores: Sequence[ClassScore], kind: Kind, params: PolicyParams) -
         counts = score.candidates.get(kind)
         if counts is not None and score.boundary_vox >= params.min_boundary_vox:
             out[row] = np.log((int(counts[1:].sum()) + 1) / score.boundary_vox)
+    return out
+
+
+def _level_folds(values: Values, folds: NDArray[np.int64], params: PolicyParams) -> Values:
+    """Return the values less their fold's median, where every fold is large enough."""
+    out = values.copy()
+    for fold in np.unique(folds):
+        mine = folds == fold
+        known = values[mine & np.isfinite(values)]
+        if known.size < params.min_fold_cases:
+            return values
+        out[mine] -= np.median(known)
     return out
 
 

@@ -1,10 +1,11 @@
 """Attempts: which shard kills its worker, and what a killed worker had already committed.
 
-Ray retries a block whose worker died for ever. So before each shard the worker tells this small
-actor; a shard that was begun three times and never ended is quarantined and the item goes on
-without it; a shard that was committed is not done again. A lost node does not count against the
-shards it held, because the worker that begins a shard names its node, and begins on nodes that are
-gone are forgotten.
+Ray retries a block whose worker died for ever. So before anything is done for a shard the worker
+tells this small actor. What was begun and not ended when a worker died is suspect: the next worker
+does each suspect alone, so that the next death has one cause. A shard that was begun three times
+and never ended is quarantined and the item goes on without it; a shard that was committed is not
+done again. A lost node does not count against the shards it held, because the worker that begins
+a shard names its node, and begins on nodes that are gone are forgotten.
 """
 
 from typing import Any
@@ -40,9 +41,9 @@ class Attempts:
         if committed:
             self._committed.update(shards)
 
-    def committed(self, shards: list[str]) -> set[str]:
-        """Return which of `shards` a worker of this pass has committed."""
-        return self._committed.intersection(shards)
+    def past(self, shards: list[str]) -> tuple[set[str], set[str]]:
+        """Return which of `shards` this pass has committed, and which it began without an end."""
+        return self._committed.intersection(shards), self._begins.keys() & set(shards)
 
 
 def start_attempts() -> Any:

@@ -52,6 +52,7 @@ _ALWAYS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its boxes are printed even at verbosity 0
 }
 # One machine is not reclaimed with notice, and each of these is a process per training.
 _ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
@@ -65,7 +66,8 @@ _share: ContextVar[int] = ContextVar("raysegclean_cluster_share", default=1)
 class ClusterFacts:
     """What there is to work with at the moment of connecting.
 
-    cpus, gpus: logical slots of all nodes that are up. device_model: the accelerator where there
+    cpus, gpus: logical slots of all nodes that are up, divided by those who share the cluster
+    (`shared_by`). device_model: the accelerator where there
     is one, else the processor; part of the numeric class. started_here: whether to shut it down.
     """
 
@@ -203,10 +205,10 @@ def _unreachable(error: Exception, started_here: bool) -> str:
 
 
 def _facts(started_here: bool) -> ClusterFacts:
-    nodes, total = _nodes(), _resources()
+    nodes, total, users = _nodes(), _resources(), _share.get()
     return ClusterFacts(
-        cpus=float(total.get("CPU", 0.0)),
-        gpus=float(total.get("GPU", 0.0)),
+        cpus=total.get("CPU", 0.0) / users,
+        gpus=total.get("GPU", 0.0) / users,
         nodes=len(nodes),
         started_here=started_here,
         device_model=_device_model(nodes),

@@ -60,7 +60,7 @@ def _read_task(row: str) -> ReadTask:
 
 
 class _Worker:
-    """One actor: builds its stage once and does items."""
+    """One actor: builds its stage with the first item, then does items."""
 
     def __init__(
         self, factory: StageFactory, job: Any, ledger: tuple[str, str, int], attempts: Any

@@ -84,8 +84,10 @@ def progress_line(note: Progress) -> str:
     'training fold 0, networks 0 and 1: step 120/400, loss 0.523, 35.2 patches/s, 1 min 20 s left'
     """
     loss = "recalibrating" if note.loss is None else f"loss {note.loss:.3f}"
-    parts = [f"step {note.step}/{note.steps}", loss, f"{note.patches_per_s:.1f} patches/s"]
-    if note.left_s is not None:
+    parts = [f"step {note.step}/{note.steps}", loss]
+    if note.patches_per_s:
+        parts.append(f"{note.patches_per_s:.1f} patches/s")
+    if note.left_s:
         parts.append(f"{_duration(note.left_s)} left")
     return f"training fold {note.fold}, {_networks(note.members)}: {', '.join(parts)}"
 

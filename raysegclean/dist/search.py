@@ -19,7 +19,8 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,15 +179,28 @@ def _run(
         ),
     )
     try:
-        results = tuner.fit()
+        with _quiet():
+            results = tuner.fit()
+            ended = [results[place] for place in range(len(results))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    ended = [results[place] for place in range(len(results))]
     return {
         result.config["number"]: _reason(result.error)
         for result in ended
         if result.error is not None and result.config is not None
     }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Tune: the reasons of failed trials are told in one line each, by us."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _scheduler(stop_early: bool) -> TrialScheduler:

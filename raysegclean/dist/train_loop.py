@@ -123,7 +123,7 @@ class _Worker:
         self.board = board
         self.store = Store.open(plan.run_uri)
         self.device = _device(plan)
-        self.known_faults: set[str] = set()
+        self.damaged: set[int] = set()
         self.mesh = self._mesh()
         self.trainer = Trainer(
             plan.network, plan.config, fold=plan.fold, place=_place(plan, self.mesh, self.device)
@@ -192,10 +192,16 @@ class _Worker:
             yield mesh.hand_over(batch, cases) if mesh and mesh.peers > 1 else batch
 
     def batch(self, rows: Rows, cases: tuple[str, ...]) -> Batch:
-        """Bring rows to this rank's device; warn once of each damaged case."""
-        for fault in set(rows["fault"]) - self.known_faults - {""}:
-            self.known_faults.add(fault)
-            self.board.warn.remote(self.plan.fold, fault)
+        """Bring rows to this rank's device; warn once of each damaged case.
+
+        Raises InputError when not one case is left to learn from.
+        """
+        for number, fault in zip(rows["case"].tolist(), rows["fault"], strict=True):
+            if fault and number not in self.damaged:
+                self.damaged.add(number)
+                self.board.warn.remote(self.plan.fold, fault)
+                if len(self.damaged) == len(cases):
+                    raise InputError(f"training fold {self.plan.fold}: no case is left. {fault}")
         return Batch(
             image=torch.tensor(rows["image"], device=self.device),
             label=torch.tensor(rows["label"], dtype=torch.int64, device=self.device),

@@ -3,7 +3,8 @@
 A stage says how to load, compute and write one shard; everything that a cluster adds is here, once:
 the next shard is read and the last one written while the present one is computed, every shard is
 begun at the attempts actor, an error costs its own shard and no other, and what was written is
-committed to the ledger every few seconds, after the objects and never before.
+committed to the ledger every few seconds, after the objects and never before. After a worker died,
+what it had begun is done first, each shard alone.
 """
 
 import json
@@ -18,7 +19,7 @@ import ray
 
 from raysegclean.core.items import Item, ShardTask
 from raysegclean.dist.attempts import MAX_BEGINS
-from raysegclean.errors import InputError, RaysegcleanError
+from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
 from raysegclean.store.ledger import Ledger
 
 __all__ = ["ItemReport", "ShardStage", "run_item"]
@@ -46,13 +47,18 @@ class ShardStage(Protocol[Loaded, Result]):
         ...
 
 
+class _Quarantined(InputError):
+    """The shard killed its worker too often."""
+
+
 @dataclass
 class ItemReport:
     """What came of one item; a few hundred bytes that travel back to the driver."""
 
     item: str
     done: list[str] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """Per failed shard: case, shard, error, and unfit (whether the environment is to blame)."""
     compute_s: float = 0.0
     wall_s: float = 0.0
 
@@ -98,72 +104,92 @@ def run_item(stage: ShardStage[Any, Any], item: Item, ledger: Ledger, attempts: 
     """Do all shards of `item`, commit what was written, and report what failed and why."""
     started = time.perf_counter()
     report = ItemReport(item.name)
-    node = ray.get_runtime_context().get_node_id()
     # After a crash Ray hands out the whole item again, with what is committed of it.
-    report.done.extend(ray.get(attempts.committed.remote([task.name for task in item.tasks])))
-    item = item.without(set(report.done))
+    names = [task.name for task in item.tasks]
+    committed, suspects = ray.get(attempts.past.remote(names))
+    report.done.extend(name for name in names if name in committed)
 
-    def committed(shards: list[str]) -> None:
+    def on_done(shards: list[str]) -> None:
         ray.get(attempts.end.remote(shards, True))
 
-    commits = _Commits(ledger, item.name, report, committed)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        writing: tuple[ShardTask, Future[Record]] | None = None
-        for task, loading in _prefetched(stage, item.tasks, reader):
-            try:
-                _begin(attempts, task, node)
-                loaded = loading.result()
-                before = time.perf_counter()
-                result = stage.compute(task, loaded)
-                report.compute_s += time.perf_counter() - before
-            except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
-                _fail(report, attempts, task, error)
-                continue
-            _collect(writing, commits, attempts)
-            writing = task, writer.submit(stage.write, task, result)
-        _collect(writing, commits, attempts)
-    commits.flush()
+    work = _Work(stage, attempts, _Commits(ledger, item.name, report, on_done))
+    left = item.without(committed).tasks
+    for task in left:
+        if task.name in suspects:
+            work.run([task])
+    work.run([task for task in left if task.name not in suspects])
     report.wall_s = time.perf_counter() - started
     return report
 
 
-def _prefetched(
-    stage: ShardStage[Any, Any], tasks: Sequence[ShardTask], reader: ThreadPoolExecutor
-) -> Iterator[tuple[ShardTask, Future[Any]]]:
-    """Yield each task with its load under way, one task ahead of the caller."""
-    loads = [reader.submit(stage.load, task) for task in tasks[:1]]
-    for position, task in enumerate(tasks):
-        current = loads.pop()
-        if position + 1 < len(tasks):
-            loads.append(reader.submit(stage.load, tasks[position + 1]))
-        yield task, current
+class _Work:
+    """One item under way."""
 
+    def __init__(self, stage: ShardStage[Any, Any], attempts: Any, commits: _Commits) -> None:
+        self._stage, self._attempts, self._commits = stage, attempts, commits
+        self._node = ray.get_runtime_context().get_node_id()
 
-def _begin(attempts: Any, task: ShardTask, node: str) -> None:
-    begins = ray.get(attempts.begin.remote(task.name, node))
-    if begins > MAX_BEGINS:
-        raise InputError(
-            f"{task.name}: the worker died {MAX_BEGINS} times while it worked on this shard (out of "
-            "memory, or a crash in a library); look at this case's size and files, then run again"
+    def run(self, tasks: Sequence[ShardTask]) -> None:
+        """Load, compute and write the shards side by side; commit all of them at the end."""
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            writing: tuple[ShardTask, Future[Record]] | None = None
+            for task, loading in self._prefetched(tasks, reader):
+                try:
+                    loaded = loading.result()
+                    before = time.perf_counter()
+                    result = self._stage.compute(task, loaded)
+                    self._commits.report.compute_s += time.perf_counter() - before
+                except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
+                    self._fail(task, error)
+                    continue
+                self._collect(writing)
+                writing = task, writer.submit(self._stage.write, task, result)
+            self._collect(writing)
+        self._commits.flush()
+
+    def _prefetched(
+        self, tasks: Sequence[ShardTask], reader: ThreadPoolExecutor
+    ) -> Iterator[tuple[ShardTask, Future[Any]]]:
+        """Yield each task with its load under way, one task ahead of the caller."""
+        loads = [reader.submit(self._load, task) for task in tasks[:1]]
+        for position, task in enumerate(tasks):
+            current = loads.pop()
+            if position + 1 < len(tasks):
+                loads.append(reader.submit(self._load, tasks[position + 1]))
+            yield task, current
+
+    def _load(self, task: ShardTask) -> Any:
+        """Begin the shard, then read it: what kills the worker from here on is on record."""
+        if ray.get(self._attempts.begin.remote(task.name, self._node)) > MAX_BEGINS:
+            raise _Quarantined(
+                f"shard {task.name}: the worker died {MAX_BEGINS} times while it worked on this "
+                "shard (out of memory, or a crash in a library). Look at this case's size and "
+                "files, or leave it out with `cases:`, then run again."
+            )
+        return self._stage.load(task)
+
+    def _collect(self, writing: tuple[ShardTask, Future[Record]] | None) -> None:
+        if writing is None:
+            return
+        task, future = writing
+        try:
+            record = future.result()
+        except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
+            self._fail(task, error)
+            return
+        # A ledger that cannot be written concerns every shard, so that error is let through.
+        self._commits.add(record)
+
+    def _fail(self, task: ShardTask, error: Exception) -> None:
+        known = isinstance(error, RaysegcleanError)
+        self._commits.report.failed.append(
+            {
+                "case": task.case,
+                "shard": task.name,
+                "error": str(error) if known else f"{type(error).__name__}: {error}",
+                "unfit": isinstance(error, UnfitEnvironment),
+            }
         )
-
-
-def _collect(
-    writing: tuple[ShardTask, Future[Record]] | None, commits: _Commits, attempts: Any
-) -> None:
-    if writing is None:
-        return
-    task, future = writing
-    try:
-        record = future.result()
-    except Exception as error:  # noqa: BLE001  (as above)
-        _fail(commits.report, attempts, task, error)
-        return
-    # A ledger that cannot be written concerns every shard, so that error is let through.
-    commits.add(record)
-
-
-def _fail(report: ItemReport, attempts: Any, task: ShardTask, error: Exception) -> None:
-    text = str(error) if isinstance(error, RaysegcleanError) else f"{type(error).__name__}: {error}"
-    report.failed.append({"case": task.case, "shard": task.name, "error": text})
-    ray.get(attempts.end.remote([task.name], False))
+        # A quarantined shard stays begun, so that no later worker tries it again.
+        if not isinstance(error, _Quarantined):
+            ray.get(self._attempts.end.remote([task.name], False))

@@ -88,7 +88,7 @@ def actions(decisions, prefix):
 
 
 def test_a_clean_archive_is_left_alone():
-    for seed in range(15):
+    for seed in range(8):
         decisions = decide(clean_archive(60, seed))
         assert set(actions(decisions, "clean")) == {Action.KEEP}
         assert not any(d.flagged for d in decisions.values())
@@ -112,6 +112,21 @@ def test_a_side_that_fits_better_than_the_centre_is_not_moved():
     scores = [case(f"tight{i}", class_score(0.01 * (i % 3), corruption=0.8)) for i in range(20)]
     scores += [case(f"wide{i}", class_score(0.6 + 0.05 * i, corruption=0.4)) for i in range(15)]
     assert not any(d.flagged for d in decide(scores).values())
+
+
+def test_networks_of_one_fold_that_draw_wider_do_not_flag_its_cases():
+    scores = []
+    for fold in (0, 1):
+        rng = np.random.default_rng(fold)
+        for i in range(24):
+            off = 1.2 * (i < 6)
+            one = class_score(
+                rng.normal(off - fold, 0.1), corruption=0.5 + 0.2 * fold + 0.3 * (i < 6)
+            )
+            scores.append(CaseScore(f"{'bad' if i < 6 else 'good'}{fold}{i}", one, {1: one}, fold))
+    decisions = decide(scores)
+    assert set(actions(decisions, "bad")) == {Action.SHIFT}
+    assert set(actions(decisions, "good")) == {Action.KEEP}
 
 
 def test_one_class_that_is_off_is_shifted_alone():
@@ -198,7 +213,7 @@ def test_a_bias_of_all_cases_is_seen_with_trusted_cases_only():
     assert not any(d.flagged for d in decide(scores, trusted=trusted[:7]).values())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000))
 def test_decisions_do_not_depend_on_the_order_of_the_cases(seed):
     scores = clean_archive(20, seed) + cut_off_cases(12, seed + 1)

@@ -67,6 +67,7 @@ def test_those_who_share_the_cluster_plan_with_their_part_of_it(cluster):
     assert (cpus, gpus) == (cluster.cpus, 0)
     with shared_by(2):
         assert cluster_share() == (cpus / 2, 0)
+        assert connect().cpus == cpus / 2
         with shared_by(0):
             assert cluster_share() == (cpus, 0)
     assert cluster_share() == (cpus, gpus)
@@ -142,7 +143,7 @@ def head(tmp_path_factory):
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
 

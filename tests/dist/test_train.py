@@ -4,18 +4,20 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import ray.train
 import torch
 
 from raysegclean.dist import train as module
+from raysegclean.dist import train_loop
 from raysegclean.dist.progress import Progress, progress_line
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import common_step
-from raysegclean.errors import ConfigError, UnfitEnvironment
+from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.training import (
     Batch,
@@ -131,6 +133,11 @@ def assert_bit_equal(job, fold, keys):
             assert torch.equal(value, expected[peer][name]), f"fold {fold}, net {peer}: {name}"
 
 
+@dataclass
+class Notice:
+    deadline_ms: int | None
+
+
 class KillsTheWorker:
     """Kills the worker of fold 0 once, as soon as it has a checkpoint, and keeps all notes."""
 
@@ -232,6 +239,26 @@ def test_a_damaged_case_is_named_and_training_goes_on(job, cluster, balls, tmp_p
     assert "goes on without case case1" in caplog.text
 
 
+@pytest.mark.slow
+def test_a_training_with_nothing_left_to_read_is_an_error_and_not_a_network(job, cluster, tmp_path):
+    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=20)
+    job = replace(job, archive_uri=str(tmp_path / "gone"), folds=FOLDS[:1], train=config)
+    with pytest.raises(InputError, match="fold 0: no case is left"):
+        train_group(job)
+    assert not list(Store.open(job.run_uri).list("models"))
+
+
+def test_a_notice_that_a_node_goes_away_saves_once_and_is_looked_for_now_and_then(monkeypatch):
+    notices = iter([None, Notice(7), Notice(7), Notice(9), Notice(None), None])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices))
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+    look = train_loop._Notice()
+    came = [step for step in range(1, 301) if look.came(step)]
+    assert came == [100, 200, 250]
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    assert not any(train_loop._Notice().came(step) for step in range(1, 301))
+
+
 def test_a_training_that_leaves_no_slot_to_read_with_is_refused(job, cluster):
     with pytest.raises(UnfitEnvironment, match=r"do not fit into .* CPU .*Lower resources.train"):
         train_group(replace(job, cpus=cluster.cpus))
@@ -272,3 +299,5 @@ def test_the_live_line_tells_step_loss_rate_and_time_left():
     assert progress_line(note) == (
         "training fold 1, network 0: step 120/400, recalibrating, 3.2 patches/s, 1 h 6 min left"
     )
+    first = replace(note, step=1, loss=1.25, patches_per_s=0.0, left_s=None)
+    assert progress_line(first) == "training fold 1, network 0: step 1/400, loss 1.250"
