@@ -14,6 +14,8 @@ from raysegclean.core.items import ShardTask
 from raysegclean.core.rules import Reason, TakenBack
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
+from raysegclean.nets.inference import window_bytes
+from raysegclean.nets.receptive import total_stride
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
 from raysegclean.preparing import prepare
@@ -25,7 +27,7 @@ __all__ = ["PlanReport", "VerifyReport", "plan", "status", "undo", "verify"]
 
 READERS = 16
 RECOMPUTED = 5
-BYTES_PER_VOXEL_AND_CHANNEL = 4
+BYTES_PER_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,18 @@ def _overhead(plan: RunPlan) -> float:
 
 
 def _peak_memory_bytes(plan: RunPlan) -> int:
-    tile = plan.tile_zyx[0] * plan.tile_zyx[1] * plan.tile_zyx[2]
-    window = int(tile * _overhead(plan))
-    features = 4 * plan.network.widths[0]
-    sums = 4 * len(plan.classes)
-    shard = min(
-        plan.shard_vox**3, max(c.shape_zyx[0] * c.shape_zyx[1] * c.shape_zyx[2] for c in plan.cases)
+    """Return window, sums of evidence, shard and 0.5 GB for the process itself."""
+    stride = total_stride(plan.network)
+    largest = [max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3)]
+    z, y, x = (
+        -(-min(tile + 2 * halo, edge) // step) * step
+        for tile, halo, edge, step in zip(
+            plan.tile_zyx, plan.halo_vox, largest, stride, strict=True
+        )
     )
-    networks = BYTES_PER_VOXEL_AND_CHANNEL * window * (features + sums)
-    return networks + 16 * shard + 2**29
+    sums = 2 * BYTES_PER_FLOAT * len(plan.classes) * z * y * x
+    shard = 16 * min(plan.shard_vox**3, largest[0] * largest[1] * largest[2])
+    return window_bytes(plan.network, (z, y, x)) + sums + shard + 2**29
 
 
 def status(run_uri: str) -> dict[str, Any]:

@@ -162,6 +162,9 @@ def _prepare_environment(*, one_machine: bool) -> None:
     """Set what Ray reads from the environment, without overriding the user."""
     for name, value in (_ALWAYS | (_ONE_MACHINE if one_machine else {})).items():
         os.environ.setdefault(name, value)
+    if one_machine:
+        # Else Ray warns of many processes whenever trainings start, which is what they do.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_slots()))
     if one_machine and not any(os.environ.get(name) for name in _AUTH):
         # Ray would write a token below HOME, which may be read-only or shared. It switches to
         # token mode by itself, and says so on every start.
@@ -169,11 +172,15 @@ def _prepare_environment(*, one_machine: bool) -> None:
         logging.getLogger(_AUTH_LOGGER).setLevel(logging.ERROR)
 
 
-def _start_local(verbose: bool, dashboard: bool) -> None:
+def _slots() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(4, 2 * (cores or 1))
+
+
+def _start_local(verbose: bool, dashboard: bool) -> None:
     ray.init(
         address="local",
-        num_cpus=max(4, 2 * (cores or 1)),
+        num_cpus=_slots(),
         object_store_memory=_OBJECT_STORE_BYTES,
         include_dashboard=dashboard,
         dashboard_host=_LOOPBACK,

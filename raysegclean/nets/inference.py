@@ -106,7 +106,7 @@ def window_bytes(spec: NetworkSpec, window_zyx: Index3) -> int:
 
     The peak lies in the finest decoder level: skip, upsampled features, their concatenation and
     the first convolution's output are five times the finest width; beside them stand image,
-    logits and one pass. Measured on CPU: 0.9 to 1.1 of that, so a quarter is added.
+    logits and one pass. Measured on CPU: 0.95 to 1.15 of that, so a quarter is added.
     """
     z, y, x = window_zyx
     floats = spec.in_channels + 5 * spec.widths[0] + 2 * spec.classes
