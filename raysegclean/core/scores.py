@@ -20,8 +20,8 @@ from raysegclean.core.stats import KINDS, NATS_SCALE, CaseStats
 __all__ = ["case_actions", "case_score"]
 
 
-def case_score(case: str, stats: CaseStats, offsets: OffsetSums) -> CaseScore:
-    """Return the scores of one case; `offsets` are keyed by channel."""
+def case_score(case: str, stats: CaseStats, offsets: OffsetSums, fold: int = 0) -> CaseScore:
+    """Return the scores of one case; `offsets` are keyed by channel, `fold` is who judged it."""
     channels = range(1, stats.classes)
     foreground = ClassScore(
         offset_vox=offsets.mean_vox(*channels),
@@ -33,7 +33,8 @@ def case_score(case: str, stats: CaseStats, offsets: OffsetSums) -> CaseScore:
         both_vox=int(stats.confusion[1:, 1:].sum()),
         candidates=_candidates(stats, channels),
     )
-    return CaseScore(case, foreground, {c: _class_score(c, stats, offsets) for c in channels})
+    classes = {c: _class_score(c, stats, offsets) for c in channels}
+    return CaseScore(case, foreground, classes, fold)
 
 
 def _class_score(channel: int, stats: CaseStats, offsets: OffsetSums) -> ClassScore:

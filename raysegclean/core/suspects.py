@@ -46,6 +46,7 @@ CORRUPTION = "corruption"
 Flags = NDArray[np.bool_]
 _MAX_GROUPS = 4
 _MUCH_LOG = 0.5
+_LEAST_SHIFT_VOX = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class PolicyParams:
     min_fold_cases: int = 20
     """Folds of at least this size are each measured against their own centre."""
     offset_near_vox: float = 0.5
-    """Flagged: off the mode by more than max(floor, sds x robust sd of those nearer than near)."""
+    """Flagged: off the mode by more than max(floor, sds x robust sd of those nearer than near),
+    and by so much that `shift_gain` times it is half a voxel, below which a shift moves nothing."""
     class_strictness: float = 1.5
     """A class of its own is shifted from this many times its limit."""
     shift_gain: float = 0.8
@@ -137,7 +139,9 @@ class Offsets:
 
 def _limit(values: Values, centre: float, params: PolicyParams) -> float:
     sd = robust_sd(values, centre, within=params.offset_near_vox)
-    return max(params.offset_floor_vox, params.offset_sds * sd if isfinite(sd) else 0.0)
+    # A shift by less than half a voxel moves nothing; such cases are left to the other evidence.
+    least = _LEAST_SHIFT_VOX / params.shift_gain
+    return max(params.offset_floor_vox, least, params.offset_sds * sd if isfinite(sd) else 0.0)
 
 
 def _worse_sides(
@@ -276,7 +280,7 @@ def _level_folds(values: Values, folds: NDArray[np.int64], params: PolicyParams)
     medians = {fold: float(np.median(part)) for fold, part in parts.items()}
     if max(medians.values()) - min(medians.values()) <= _MUCH_LOG:
         return values
-    return values - np.array([medians[int(fold)] for fold in folds])
+    return np.asarray(values - np.array([medians[int(fold)] for fold in folds]), np.float64)
 
 
 def _upper_group(

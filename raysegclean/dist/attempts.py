@@ -8,11 +8,15 @@ done again. A lost node does not count against the shards it held, because the w
 a shard names its node, and begins on nodes that are gone are forgotten.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
-__all__ = ["MAX_BEGINS", "Attempts", "start_attempts"]
+from raysegclean.errors import UnfitEnvironment
+
+__all__ = ["MAX_BEGINS", "Attempts", "start_attempts", "starting"]
 
 MAX_BEGINS = 3
 
@@ -50,3 +54,19 @@ def start_attempts() -> Any:
     """Start the actor that counts; it needs no CPU slot."""
     # Not inside the group of a search trial, whose share is a hundredth of a slot.
     return ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(Attempts).remote()
+
+
+@contextmanager
+def starting(attempts: Any) -> Iterator[None]:
+    """Hold while a worker gets ready; raise UnfitEnvironment when it died of that three times."""
+    here = ray.get_runtime_context()
+    name = f"start of {here.get_actor_id()}"  # a worker that Ray starts again keeps its id
+    if ray.get(attempts.begin.remote(name, here.get_node_id())) > MAX_BEGINS:
+        raise UnfitEnvironment(
+            f"a worker died {MAX_BEGINS} times while it loaded the networks; it may lack memory. "
+            "Lower resources.relabel.actors or network.widths, or use larger nodes."
+        )
+    try:
+        yield
+    finally:
+        ray.get(attempts.end.remote([name], False))

@@ -11,12 +11,14 @@ their threads while those that read patches mostly wait.
 """
 
 import logging
+import math
 import os
 import platform
 import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,20 +28,24 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from raysegclean.errors import UnfitEnvironment
 
 __all__ = [
     "ClusterFacts",
+    "can_grow",
     "cluster_share",
     "connect",
     "data_rules",
-    "is_one_node",
     "shared_by",
     "shutdown_if_ours",
 ]
 
+log = logging.getLogger("raysegclean.cluster")
+
 _KNOCK_S = 10
+_LOOK_S = 2.0
 _OBJECT_STORE_BYTES = 2 << 30
 _LOOPBACK = "127.0.0.1"
 _QUIET = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
@@ -56,6 +62,7 @@ _ALWAYS = {
 }
 # One machine is not reclaimed with notice, and each of these is a process per training.
 _ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+_FIXED_SIZE = "RAYSEGCLEAN_FIXED_SIZE"
 _AUTH_LOGGER = "ray._private.authentication.authentication_token_setup"
 _AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -67,8 +74,8 @@ class ClusterFacts:
     """What there is to work with at the moment of connecting.
 
     cpus, gpus: logical slots of all nodes that are up, divided by those who share the cluster
-    (`shared_by`). device_model: the accelerator where there
-    is one, else the processor; part of the numeric class. started_here: whether to shut it down.
+    (`shared_by`). device_model: the accelerator where there is one, else the processor; part of
+    the numeric class. started_here: whether to shut it down.
     """
 
     cpus: float
@@ -79,14 +86,20 @@ class ClusterFacts:
 
 
 def connect(
-    *, gpus_needed: float = 0, verbose: bool = False, dashboard: bool = False
+    *,
+    gpus_needed: float = 0,
+    wait_s: float = 1800,
+    verbose: bool = False,
+    dashboard: bool = False,
 ) -> ClusterFacts:
     """Join the cluster that `RAY_ADDRESS` names, or start a Ray on this machine; idempotent.
 
-    `gpus_needed` are the GPUs that the config demands at once. `verbose` lets what workers print
-    through. `dashboard` starts Ray's dashboard, on the loopback address, for a Ray started here.
-    Raises UnfitEnvironment when the cluster cannot be reached or has too few GPUs and will get no
-    more.
+    `gpus_needed` are the GPUs that the config demands at once. Where they, or any CPU to work
+    with, are not there yet, the autoscaler of a joined cluster is asked for them and has `wait_s`
+    to bring them. `verbose` lets what workers print through. `dashboard` starts Ray's dashboard,
+    on the loopback address, for a Ray started here.
+
+    Raises UnfitEnvironment when the cluster cannot be reached or has too few GPUs.
     """
     started_here = False
     if not ray.is_initialized():
@@ -102,15 +115,15 @@ def connect(
     # Ray sets its own handler while it starts, so ours comes after.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_sigterm)
-    facts = _facts(started_here)
-    _check_gpus(facts, gpus_needed)
-    return facts
+    _await_nodes({"CPU": 1.0, "GPU": gpus_needed}, wait_s, started_here)
+    return _facts(started_here)
 
 
 def shutdown_if_ours(facts: ClusterFacts) -> None:
     """Stop the Ray that `connect` started; leave any other one."""
     if facts.started_here:
         ray.shutdown()
+        os.environ.pop(_FIXED_SIZE, None)
 
 
 def data_rules(*, ordered: bool = False) -> None:
@@ -144,18 +157,17 @@ def shared_by(users: int) -> Iterator[None]:
 
 
 def cluster_share() -> tuple[float, float]:
-    """Return the CPU and GPU slots that the caller may plan with.
+    """Return the CPU and GPU slots, of all nodes that are up, that the caller may plan with."""
+    total, users = _resources(), _share.get()
+    return total.get("CPU", 0.0) / users, total.get("GPU", 0.0) / users
 
-    Where an autoscaler adds nodes when work waits for them, those count too.
+
+def can_grow() -> bool:
+    """Return whether nodes may still come: not to a Ray that `connect` started on this machine.
+
+    Ray does not tell whether a cluster has an autoscaler, so any joined one may grow.
     """
-    now, most, users = _resources(), _most(), _share.get()
-    cpus, gpus = (max(now.get(k, 0.0), most.get(k, 0.0)) / users for k in ("CPU", "GPU"))
-    return cpus, gpus
-
-
-def is_one_node() -> bool:
-    """Return whether all work stays on one machine."""
-    return len(_nodes()) == 1
+    return _FIXED_SIZE not in os.environ
 
 
 def _prepare_environment(*, one_machine: bool) -> None:
@@ -163,6 +175,7 @@ def _prepare_environment(*, one_machine: bool) -> None:
     for name, value in (_ALWAYS | (_ONE_MACHINE if one_machine else {})).items():
         os.environ.setdefault(name, value)
     if one_machine:
+        os.environ[_FIXED_SIZE] = "1"  # read by the processes that Ray starts, too
         # Else Ray warns of many processes whenever trainings start, which is what they do.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_slots()))
     if one_machine and not any(os.environ.get(name) for name in _AUTH):
@@ -253,25 +266,40 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _check_gpus(facts: ClusterFacts, needed: float) -> None:
-    if needed <= max(facts.gpus, _most().get("GPU", 0.0)):
+def _await_nodes(needed: dict[str, float], wait_s: float, started_here: bool) -> None:
+    """Return once the cluster has what is needed; ask its autoscaler where it may have one."""
+    if not _lacking(needed):
         return
-    if facts.started_here:
-        shutdown_if_ours(facts)
-    raise UnfitEnvironment(
-        f"resources: {needed:g} GPUs are demanded, the cluster has {facts.gpus:g} on {facts.nodes} "
-        "node(s) and no autoscaler that could add them. Set resources.train.gpus and "
-        "resources.relabel.gpus to 0, or run on nodes with GPUs."
-    )
-
-
-def _most() -> dict[str, float]:
-    """Return what the cluster may grow to, empty where no autoscaler says so."""
+    if not can_grow():
+        message = _too_small(needed, "and is this machine alone")
+        if started_here:
+            shutdown_if_ours(_facts(started_here))
+        raise UnfitEnvironment(message)
+    log.warning("%s", _too_small(needed, f"so the autoscaler is asked, for up to {wait_s:.0f} s"))
+    bundles = [{name: 1} for name, amount in needed.items() for _ in range(math.ceil(amount))]
+    request_resources(bundles=bundles)
     try:
-        from ray._private.state import state  # there is no public way
-    except ImportError:
-        return {}
-    return dict(state.get_max_resources_from_cluster_config() or {})
+        deadline = time.monotonic() + wait_s
+        while _lacking(needed):
+            if time.monotonic() > deadline:
+                raise UnfitEnvironment(_too_small(needed, f"and none came in {wait_s:.0f} s"))
+            time.sleep(min(_LOOK_S, wait_s))
+    finally:
+        request_resources(bundles=[])  # what is used from here on asks for itself
+
+
+def _lacking(needed: dict[str, float]) -> bool:
+    have = _resources()
+    return any(have.get(name, 0.0) < amount for name, amount in needed.items())
+
+
+def _too_small(needed: dict[str, float], why: str) -> str:
+    have = _resources()
+    return (
+        f"resources: {needed['GPU']:g} GPUs and a CPU are demanded, the cluster has "
+        f"{have.get('GPU', 0):g} GPUs and {have.get('CPU', 0):g} CPUs {why}. Set "
+        "resources.train.gpus and resources.relabel.gpus to 0, or use nodes with GPUs."
+    )
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001

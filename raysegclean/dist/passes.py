@@ -7,6 +7,7 @@ again; what it had committed is skipped, because the item is cut down to what th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from raysegclean.core.items import Item
-from raysegclean.dist.attempts import start_attempts
+from raysegclean.dist.attempts import start_attempts, starting
 from raysegclean.dist.predict import device_numerics
 from raysegclean.dist.worker import ItemReport, ShardStage, run_item
 from raysegclean.store.run import RunFolder
@@ -60,15 +61,14 @@ def _read_task(row: str) -> ReadTask:
 
 
 class _Worker:
-    """One actor: builds its stage with the first item, then does items."""
+    """One actor: builds its stage with the first item, where an error is told as what it is."""
 
     def __init__(
         self, factory: StageFactory, job: Any, ledger: tuple[str, str, int], attempts: Any
     ) -> None:
         uri, stage_name, epoch = ledger
         self._ledger = RunFolder(uri).ledger(stage_name, epoch)
-        self._stage = factory(ray.get(job) if isinstance(job, ray.ObjectRef) else job)
-        self._attempts = attempts
+        self._factory, self._job, self._attempts = factory, job, attempts
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         reports = [
@@ -76,6 +76,12 @@ class _Worker:
             for row in batch["item"]
         ]
         return {"report": [report.to_json() for report in reports]}
+
+    @cached_property
+    def _stage(self) -> ShardStage[Any, Any]:
+        with starting(self._attempts):
+            job = self._job
+            return self._factory(ray.get(job) if isinstance(job, ray.ObjectRef) else job)
 
 
 def remaining(items: Sequence[Item], done: set[str]) -> list[Item]:
@@ -103,14 +109,26 @@ def run_pass(
         options["memory"] = resources.memory_bytes
     if resources.labels:
         options["label_selector"] = dict(resources.labels)
-    done = ray.data.read_datasource(ItemSource(items), override_num_blocks=len(items)).map_batches(
+    # Handing out items takes no slot: workers may hold all of them.
+    source = ray.data.read_datasource(
+        ItemSource(items), override_num_blocks=len(items), num_cpus=0
+    )
+    done = source.map_batches(
         _Worker,
         fn_constructor_args=(factory, ray.put(job), ledger, start_attempts()),
         batch_size=1,
         compute=ActorPoolStrategy(size=actors),
         **options,
     )
-    for row in done.iter_rows():
+    rows = iter(done.iter_rows())
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except ray.exceptions.RayError as error:
+            print("XXX", type(error), type(error).__mro__, repr(error.__cause__)[:200], repr(getattr(error,"cause",None))[:300])
+            raise
         yield ItemReport.from_json(row["report"])
 
 

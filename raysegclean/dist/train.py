@@ -31,7 +31,7 @@ from raysegclean.core.cases import CaseInfo
 from raysegclean.core.geometry import Index3
 from raysegclean.core.normalise import Normaliser
 from raysegclean.core.sampling import build_table
-from raysegclean.dist.cluster import cluster_share, is_one_node
+from raysegclean.dist.cluster import can_grow, cluster_share
 from raysegclean.dist.progress import Fault, Progress, progress_line, start_board
 from raysegclean.dist.stream import LabelView, PatchSource
 from raysegclean.dist.train_loop import WorkerPlan, common_step, model_key, run_worker
@@ -163,27 +163,20 @@ def _train_missing(
     folds: Sequence[int],
     listeners: tuple[Say, Callable[[Progress], None] | None],
 ) -> None:
-    cpus, gpus = cluster_share()
-    units = _units(job, folds, gpus)
+    units = _units(job, folds, cluster_share()[1])
+    _check_fits(job, units[0])
     group = _Group(
         job=job,
         store=store,
         board=start_board(),
         folder=tempfile.mkdtemp(prefix="raysegclean-train-"),
-        lean=is_one_node(),
+        lean=not can_grow(),
         sources={fold: ray.put(_source(job, fold)) for fold in folds},
     )
     for unit in units:
         group.todo.put(unit)
-    # Daemons: when the driver is stopped, nothing waits for them, and Ray ends their workers.
-    threads = [
-        threading.Thread(target=_work, args=(group, number), daemon=True)
-        for number in range(_at_once(job, units, cpus, gpus))
-    ]
-    for thread in threads:
-        thread.start()
     try:
-        _watch(group, threads, *listeners)
+        _watch(group, units, *listeners)
     finally:
         ray.kill(group.board)
         shutil.rmtree(group.folder, ignore_errors=True)
@@ -203,24 +196,33 @@ def _units(job: TrainJob, folds: Sequence[int], gpus: float) -> list[_Unit]:
     return [_Unit(fold, (member,), split=False) for fold in folds for member in members]
 
 
-def _at_once(job: TrainJob, units: Sequence[_Unit], cpus: float, gpus: float) -> int:
-    """Return how many units run at once, leaving each a slot for its readers.
-
-    Workers that hold every slot while their readers wait for one would wait for ever, so a unit
-    that leaves none is refused.
-    """
-    world = units[0].world(job)
-    need_cpus, need_gpus = world * job.cpus, world * job.gpus
-    if need_cpus + _READER_SLOTS > cpus or need_gpus > gpus:
+def _check_fits(job: TrainJob, unit: _Unit) -> None:
+    """Refuse a unit that could never start, or whose readers could not."""
+    world, (cpus, gpus) = unit.world(job), cluster_share()
+    too_big = world * job.cpus + _READER_SLOTS > cpus or world * job.gpus > gpus
+    if too_big and not can_grow():
         raise UnfitEnvironment(
             f"training: {world} worker(s) with {job.cpus:g} CPU and {job.gpus:g} GPU each, and "
             f"{_READER_SLOTS:g} CPU for reading, do not fit into {cpus:g} CPU and {gpus:g} GPU. "
             "Lower resources.train, or use a larger cluster."
         )
+
+
+def _at_once(job: TrainJob, unit: _Unit, share: tuple[float, float], growing: bool) -> int:
+    """Return how many units may run at once now, leaving each a slot for its readers.
+
+    Workers that hold every slot while their readers wait for one would wait for ever. A cluster
+    that may grow is given one unit more than fits, where that takes no reader's slot: what waits
+    is what an autoscaler acts on.
+    """
+    world, (cpus, gpus) = unit.world(job), share
+    need_cpus = world * job.cpus
     fit = int(cpus // (need_cpus + _READER_SLOTS))
-    if need_gpus:
-        fit = min(fit, int(gpus // need_gpus))
-    return max(1, min(fit, len(units)))
+    if job.gpus:
+        fit = min(fit, int(gpus // (world * job.gpus)))
+    if growing and (fit + 1) * need_cpus + _READER_SLOTS <= cpus:
+        fit += 1
+    return max(1, fit)
 
 
 def _source(job: TrainJob, fold: int) -> PatchSource:
@@ -352,14 +354,16 @@ class _LeanTorch(_Lean, TorchTrainer):
 
 def _watch(
     group: _Group,
-    threads: Sequence[threading.Thread],
+    units: Sequence[_Unit],
     say: Say,
     on_note: Callable[[Progress], None] | None,
 ) -> None:
-    """Pass on what the workers note until all threads are done."""
+    """Start units as they fit, and pass on what their workers note, until all are done."""
     lines: dict[tuple[int, ...], float] = {}
+    threads: list[threading.Thread] = []
     heard = time.monotonic()
     while True:
+        _start_fitting(group, units, threads)
         alive = any(thread.is_alive() for thread in threads)
         notes, warnings = ray.get(group.board.drain.remote())
         for warning in warnings:
@@ -379,7 +383,19 @@ def _watch(
             log.warning(_waiting(group))
         if not alive:
             return
-        threads[0].join(_POLL_S) if len(threads) == 1 else time.sleep(_POLL_S)
+        threads[-1].join(_POLL_S)
+
+
+def _start_fitting(group: _Group, units: Sequence[_Unit], threads: list[threading.Thread]) -> None:
+    """Start threads that take units, as many as the cluster has room for now."""
+    if len(threads) == len(units):
+        return
+    room = _at_once(group.job, units[0], cluster_share(), can_grow())
+    for number in range(len(threads), min(room, len(units))):
+        # A daemon: when the driver is stopped, nothing waits for it, and Ray ends its workers.
+        thread = threading.Thread(target=_work, args=(group, number), daemon=True)
+        thread.start()
+        threads.append(thread)
 
 
 def _waiting(group: _Group) -> str:

@@ -27,8 +27,8 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
     for one in stats.values():
         totals = totals.merge(one)
     return ArchiveEvidence(
-        scores=_scores(session.alive(), stats, offsets),
-        trusted=_scores(session.alive(), trusted_stats, trusted),
+        scores=_scores(session, stats, offsets),
+        trusted=_scores(session, trusted_stats, trusted),
         totals=totals,
     )
 
@@ -60,10 +60,10 @@ def case_offsets(
 
 
 def _scores(
-    cases: Iterable[str], stats: Mapping[str, CaseStats], offsets: Mapping[str, OffsetSums]
+    session: Session, stats: Mapping[str, CaseStats], offsets: Mapping[str, OffsetSums]
 ) -> tuple[CaseScore, ...]:
     return tuple(
-        case_score(case, stats[case], offsets[case])
-        for case in cases
-        if case in stats and case in offsets
+        case_score(case.case, stats[case.case], offsets[case.case], case.fold)
+        for case in session.plan.cases
+        if case.case not in session.failed and case.case in stats and case.case in offsets
     )

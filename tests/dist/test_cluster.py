@@ -15,7 +15,7 @@ import ray
 import yaml
 
 from raysegclean.dist import cluster as module
-from raysegclean.dist.cluster import cluster_share, connect, data_rules, is_one_node, shared_by
+from raysegclean.dist.cluster import can_grow, cluster_share, connect, data_rules, shared_by
 from raysegclean.errors import UnfitEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,24 +32,41 @@ def test_a_ray_on_this_machine_listens_here_asks_for_a_token_and_has_spare_slots
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-    assert is_one_node()
+    assert not can_grow()
     again = connect()
     assert not again.started_here, "whoever finds a Ray running must not shut it down"
     assert ray.is_initialized()
 
 
 def test_gpus_that_are_not_there_are_refused_with_the_remedy(cluster):
-    with pytest.raises(UnfitEnvironment, match=r"2 GPUs are demanded, the cluster has 0") as caught:
+    with pytest.raises(UnfitEnvironment, match=r"2 GPUs .* are demanded, the cluster has 0") as got:
         connect(gpus_needed=2)
-    assert "resources.train.gpus" in str(caught.value)
-    assert caught.value.exit_code == 3
+    assert "resources.train.gpus" in str(got.value)
+    assert got.value.exit_code == 3
     assert ray.is_initialized()
 
 
-def test_gpus_that_the_autoscaler_can_bring_are_waited_for(cluster, monkeypatch):
-    monkeypatch.setattr(module, "_most", lambda: {"GPU": 2.0, "CPU": 64.0})
-    assert connect(gpus_needed=2).gpus == 0
-    assert cluster_share() == (64.0, 2.0)
+@pytest.fixture
+def asked(cluster, monkeypatch):
+    """A cluster that may grow; what its autoscaler is asked for."""
+    requests = []
+    monkeypatch.delenv("RAYSEGCLEAN_FIXED_SIZE")
+    monkeypatch.setattr(module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(module, "request_resources", lambda bundles: requests.append(bundles))
+    return requests
+
+
+def test_gpus_that_an_autoscaler_brings_are_waited_for(asked, monkeypatch):
+    seen = iter([0, 0, 0, 0, 2])
+    monkeypatch.setattr(module, "_resources", lambda: {"CPU": 8.0, "GPU": next(seen, 2)})
+    assert connect(gpus_needed=1.5).gpus == 2
+    assert asked == [[{"CPU": 1}, {"GPU": 1}, {"GPU": 1}], []]
+
+
+def test_gpus_that_nobody_brings_are_refused_after_the_wait_and_no_longer_asked_for(asked):
+    with pytest.raises(UnfitEnvironment, match="none came in 0 s"):
+        connect(gpus_needed=1, wait_s=0.05)
+    assert asked[-1] == []
 
 
 def test_the_rules_of_ray_data_never_drop_rows_and_never_give_up_waiting(cluster):

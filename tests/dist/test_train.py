@@ -285,13 +285,24 @@ def test_peers_get_ranks_of_their_own_where_there_is_a_gpu_for_each(job, changes
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "per_worker", "expected"),
-    [(4, 0, 0, 2), (3, 0, 0, 1), (40, 0, 0, 5), (64, 2, 1, 2), (64, 2, 0.5, 4)],
+    ("cpus", "gpus", "per_worker", "growing", "expected"),
+    [
+        (4, 0, 0, False, 2),
+        (3, 0, 0, False, 1),
+        (40, 0, 0, False, 20),
+        (64, 2, 1, False, 2),
+        (64, 2, 0.5, False, 4),
+        (0, 0, 1, True, 1),  # nothing there yet: one waits, and an autoscaler sees it
+        (8, 1, 1, True, 2),  # one runs, one more asks for the next node
+        (2, 0, 0, True, 1),  # one more would take the slot that the readers of the first need
+    ],
 )
-def test_as_many_folds_run_at_once_as_fit_with_their_readers(job, cpus, gpus, per_worker, expected):
-    job = replace(job, folds=FOLDS[:1] * 5, gpus=per_worker, placement="process")
-    units = module._units(job, range(5), gpus)
-    assert module._at_once(job, units, cpus, gpus) == expected
+def test_as_many_folds_run_at_once_as_fit_with_their_readers(
+    job, cpus, gpus, per_worker, growing, expected
+):
+    job = replace(job, gpus=per_worker, placement="process")
+    unit = module._units(job, (0,), gpus)[0]
+    assert module._at_once(job, unit, (cpus, gpus), growing) == expected
 
 
 def test_the_live_line_tells_step_loss_rate_and_time_left():
