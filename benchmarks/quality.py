@@ -156,9 +156,18 @@ def _clean_cell(archive: Archive, data: str, noise: str, method: str) -> dict[st
     command = ["python", "jobs/clean.py", str(path.relative_to(ROOT))]
     started = time.monotonic()
     subprocess.run([sys.executable, *command[1:]], cwd=ROOT, check=True, stdout=sys.stderr)
-    wall_s = time.monotonic() - started
+    wall_s = _first_time_s(data, noise, method, time.monotonic() - started)
     report = score_archive(archive, f"clean_{method}", TRUTH, given=LABEL)
     return _cell(archive, report.rows) | {"wall_s": wall_s, "command": " ".join(command)}
+
+
+def _first_time_s(data: str, noise: str, method: str, wall_s: float) -> float:
+    """Keep the time of the run that trained: a cell that is scored again only settles again."""
+    path = BENCH / "times" / _cell_path(data, noise, method).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wall_s))
+    return float(json.loads(path.read_text()))
 
 
 def _baseline_cell(archive: Archive, data: str, noise: str, name: str) -> dict[str, Any]:

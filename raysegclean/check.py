@@ -13,6 +13,7 @@ from math import log
 import numpy as np
 
 from raysegclean.core.cases import CaseInfo
+from raysegclean.errors import InputError
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import load_index
 
@@ -53,6 +54,11 @@ def check(archive_uri: str, label: str) -> CheckReport:
     """Return what is wrong with the cases of an archive for one label."""
     archive = Archive.open(archive_uri)
     index = load_index(archive, require_label=label)
+    if not len(index) + len(index.failed):
+        raise InputError(
+            f"{archive.store.uri}: no case here. Give a folder or prefix of <case>.ome.zarr, or make "
+            "one with `raysegclean ingest`."
+        )
     broken = [
         Finding(True, fault.case, fault.reason, "repair it or leave it out with `cases:`")
         for fault in index.failed

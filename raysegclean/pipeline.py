@@ -9,11 +9,13 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysegclean.config import Config
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
+from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.methods.base import Verdict
 from raysegclean.preparing import Prepared, begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
@@ -62,6 +64,7 @@ def clean(config: Config, say: Say = log.info) -> RunReport:
     lock = RunLock(run.store, job=f"{os.uname().nodename}-{os.getpid()}")
     epoch = lock.acquire()
     facts: ClusterFacts | None = None
+    session: Session | None = None
     try:
         run.store.sweep()
         facts = connect(gpus_needed=gpus_needed(config))
@@ -71,12 +74,21 @@ def clean(config: Config, say: Say = log.info) -> RunReport:
         session = begin(config, run, prepared, facts, (epoch, lock.check, say))
         return _stages(session, prepared)
     except BaseException as error:
-        run.write_state(status="failed", error=f"{type(error).__name__}: {error}")
+        # Of a folder that belongs to another run, nothing is touched.
+        if session is not None or run.resolved() is None:
+            _note_failure(run, lock, error)
         raise
     finally:
-        lock.release()
+        with suppress(UnfitEnvironment):  # a full disk; the error that is under way says it
+            lock.release()
         if facts is not None:
             shutdown_if_ours(facts)
+
+
+def _note_failure(run: RunFolder, lock: RunLock, error: BaseException) -> None:
+    with suppress(RaysegcleanError):
+        lock.check()
+        run.write_state(status="failed", error=f"{type(error).__name__}: {error}")
 
 
 def _stages(session: Session, prepared: Prepared) -> RunReport:
@@ -85,7 +97,7 @@ def _stages(session: Session, prepared: Prepared) -> RunReport:
     proposals = propose(session, models)
     evidence = gather(session, proposals)
     verdict = session.method.policy(evidence, session.params)
-    verdict = correct(session, proposals, evidence, verdict)
+    proposals, verdict = correct(session, proposals, evidence, verdict)
     settlement = settle(session, proposals, verdict)
     if session.method.retrains(session.params):
         retrain(session)

@@ -7,11 +7,13 @@ plain values, is small per case, and can be printed, costed and hashed.
 
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from raysegclean.config import Config
@@ -32,6 +34,7 @@ __all__ = [
     "is_wanted",
     "make_plan",
     "select_cases",
+    "split_usable",
     "with_current_cases",
 ]
 
@@ -54,6 +57,7 @@ class CasePlan:
     spacing_mm: tuple[float, float, float]
     intensity: Intensity
     dtype: str
+    """Of the output label: the given one's, widened where it cannot hold every class."""
     version: str
     """Identity of the image and of the given label."""
     trusted: bool
@@ -147,7 +151,7 @@ def make_plan(
         label=config.label,
         trusted_label=config.trusted.label if config.trusted else None,
         classes=classes,
-        cases=_case_plans(config, infos, folds if lender is None else 1),
+        cases=_case_plans(config, infos, folds if lender is None else 1, classes),
         folds=folds,
         crossfit=folds > 1,
         voters=voters,
@@ -219,6 +223,27 @@ def select_cases(wanted: str | Sequence[str], infos: Sequence[CaseInfo]) -> list
     return [info for info in ordered if is_wanted(wanted, info.case)]
 
 
+def split_usable(
+    config: Config, infos: Sequence[CaseInfo]
+) -> tuple[list[CaseInfo], dict[str, str]]:
+    """Return the cases that one network can serve, and why each of the others cannot."""
+    usual = Counter(info.channels for info in infos).most_common(1)
+    usable, unusable = [], {}
+    for info in infos:
+        labels = [one for one in info.labels if one.name in _label_names(config)]
+        crowded = next((one for one in labels if len(one.voxels) > MAX_CLASSES), None)
+        if crowded is not None:
+            unusable[info.case] = _too_many(crowded.name, len(crowded.voxels))
+        elif info.channels != usual[0][0]:
+            unusable[info.case] = (
+                f"image has {info.channels} channels, most cases have {usual[0][0]}. Ingest it "
+                "with the same channels, or leave it out with `cases:`."
+            )
+        else:
+            usable.append(info)
+    return usable, unusable
+
+
 def is_wanted(wanted: str | Sequence[str], case: str) -> bool:
     """Tell whether `cases:` can name this case; a query says so of every case."""
     if not isinstance(wanted, str):
@@ -256,17 +281,25 @@ def _queried(query: str, infos: Sequence[CaseInfo]) -> list[CaseInfo]:
 
 
 def _classes(config: Config, infos: Sequence[CaseInfo]) -> tuple[int, ...]:
-    names = [config.label] + ([config.trusted.label] if config.trusted else [])
+    names = _label_names(config)
     summaries = (summary for info in infos for summary in info.labels if summary.name in names)
     values = {0}.union(*(summary.voxels for summary in summaries))
     if len(values) < 2:
         raise InputError(f"label {config.label!r}: every voxel of every case is background.")
     if len(values) > MAX_CLASSES:
-        raise InputError(
-            f"label {config.label!r}: {len(values)} values, expected at most {MAX_CLASSES} "
-            "classes. Is this an instance label? Merge instances into classes first."
-        )
+        raise InputError(f"all cases together: {_too_many(config.label, len(values))}")
     return tuple(sorted(values))
+
+
+def _label_names(config: Config) -> list[str]:
+    return [config.label] + ([config.trusted.label] if config.trusted else [])
+
+
+def _too_many(label: str, values: int) -> str:
+    return (
+        f"label {label!r} has {values} values, expected at most {MAX_CLASSES} classes. Is this an "
+        "instance label? Merge instances into classes first."
+    )
 
 
 def _network(config: Config, infos: Sequence[CaseInfo], classes: int) -> NetworkSpec:
@@ -278,7 +311,7 @@ def _network(config: Config, infos: Sequence[CaseInfo], classes: int) -> Network
         )
     return NetworkSpec(
         dims=wanted.dims,
-        in_channels=max(info.channels for info in infos),
+        in_channels=infos[0].channels,
         classes=classes,
         widths=wanted.widths,
         strides=strides,
@@ -341,7 +374,9 @@ def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainCon
     return settings if wanted.lr == "auto" else replace(settings, lr=wanted.lr)
 
 
-def _case_plans(config: Config, infos: Sequence[CaseInfo], folds: int) -> tuple[CasePlan, ...]:
+def _case_plans(
+    config: Config, infos: Sequence[CaseInfo], folds: int, classes: tuple[int, ...]
+) -> tuple[CasePlan, ...]:
     groups = {info.case: _group(config, info) for info in infos}
     fold_of = _folds(list(groups.values()), folds, config.train.seed)
     trusted = config.trusted.label if config.trusted else None
@@ -353,12 +388,19 @@ def _case_plans(config: Config, infos: Sequence[CaseInfo], folds: int) -> tuple[
             shape_zyx=info.shape_zyx,
             spacing_mm=info.spacing_mm,
             intensity=info.intensity,
-            dtype=info.label(config.label).dtype,
+            dtype=_holding(info.label(config.label).dtype, classes[-1]),
             version=digest(info.image_version, info.label(config.label).version),
             trusted=any(summary.name == trusted for summary in info.labels),
         )
         for info in infos
     )
+
+
+def _holding(dtype: str, highest: int) -> str:
+    """Return `dtype`, or the wider one that a class found in other cases needs."""
+    if highest <= np.iinfo(dtype).max:
+        return dtype
+    return str(np.promote_types(dtype, np.min_scalar_type(highest)))
 
 
 def _group(config: Config, info: CaseInfo) -> str:

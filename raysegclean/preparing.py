@@ -8,9 +8,16 @@ from typing import Any
 from raysegclean.config import Config
 from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts
-from raysegclean.errors import ConfigError
+from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method, load_method, make_params
-from raysegclean.plan import RunPlan, is_wanted, make_plan, select_cases, with_current_cases
+from raysegclean.plan import (
+    RunPlan,
+    is_wanted,
+    make_plan,
+    select_cases,
+    split_usable,
+    with_current_cases,
+)
 from raysegclean.stages.session import Session
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import load_index
@@ -45,8 +52,15 @@ def prepare(config: Config) -> Prepared:
     method = load_method(config.method)
     params = make_params(method, config.params)
     index = load_index(Archive.open(config.archive), config.index, require_label=config.label)
-    infos = select_cases(config.cases, index)
     unusable = {f.case: f.reason for f in index.failed if is_wanted(config.cases, f.case)}
+    infos, misfits = split_usable(config, select_cases(config.cases, index))
+    unusable |= misfits
+    if not infos and unusable:
+        case, reason = min(unusable.items())
+        raise InputError(
+            f"archive {config.archive}: none of {len(unusable)} cases can be used. "
+            f"First: case {case}: {reason}"
+        )
     prepared = Prepared(method, params, tuple(infos), unusable, _lender(config))
     prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
     return prepared

@@ -95,7 +95,7 @@ class Objective:
         proposals = propose(session, models)
         evidence = gather(session, proposals)
         verdict = session.method.policy(evidence, session.params)
-        verdict = correct(session, proposals, evidence, verdict)
+        proposals, verdict = correct(session, proposals, evidence, verdict)
         return _score(session, proposals, evidence, verdict)
 
 

@@ -42,6 +42,8 @@ class Action(StrEnum):
     KEEP = "keep"
     SHIFT = "shift"
     REPLACE = "replace"
+    CORRECT = "correct"
+    """The voxel corrector took over."""
     REVIEW = "review"
 
 

@@ -121,13 +121,14 @@ class Offsets:
         everywhere = np.ones(len(scores), bool)
         if known.size >= params.min_cases:
             centre = float(np.median(known))
-            return cls(values - centre, _limit(values, centre, params), everywhere)
+            limit = _movable(_limit(values, centre, params), params)
+            return cls(values - centre, limit, everywhere)
         measured = np.isfinite(values).sum()
         if measured >= params.min_cases:
             centre = half_sample_mode(values)
             limit = _limit(values, centre, params)
             believed = _worse_sides(values - centre, limit, of_key(scores, key), params)
-            found = cls(values - centre, limit, believed)
+            found = cls(values - centre, _movable(limit, params), believed)
             if found.flags().sum() <= params.max_flagged * measured:
                 return found
         return cls(np.full(len(scores), np.nan), float("inf"), everywhere)
@@ -139,9 +140,12 @@ class Offsets:
 
 def _limit(values: Values, centre: float, params: PolicyParams) -> float:
     sd = robust_sd(values, centre, within=params.offset_near_vox)
-    # A shift by less than half a voxel moves nothing; such cases are left to the other evidence.
-    least = _LEAST_SHIFT_VOX / params.shift_gain
-    return max(params.offset_floor_vox, least, params.offset_sds * sd if isfinite(sd) else 0.0)
+    return max(params.offset_floor_vox, params.offset_sds * sd if isfinite(sd) else 0.0)
+
+
+def _movable(limit: float, params: PolicyParams) -> float:
+    """Return the limit, but no less than what moves a voxel: half of one after the gain."""
+    return max(limit, _LEAST_SHIFT_VOX / params.shift_gain)
 
 
 def _worse_sides(

@@ -5,7 +5,7 @@ boundary band and probabilities are never stored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -151,7 +151,8 @@ class CorrectStage:
         return record_of(task, self._job.keys[task.case], objects)
 
     def _create_folder(self, case: str) -> ProposalFolder:
-        folder = self._shared.predictor.folder(case)
+        key = self._job.keys[case]
+        folder = replace(self._shared.predictor.folder(case), correction_key=key)
         folder.create([CORRECTION])
         return folder
 

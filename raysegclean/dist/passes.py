@@ -12,13 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Datasource, ReadTask
+from ray.data import ActorPoolStrategy, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
+from raysegclean import errors
 from raysegclean.core.items import Item
 from raysegclean.dist.attempts import start_attempts, starting
 from raysegclean.dist.predict import device_numerics
 from raysegclean.dist.worker import ItemReport, ShardStage, run_item
+from raysegclean.errors import InputError, RaysegcleanError
 from raysegclean.store.run import RunFolder
 
 __all__ = ["PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
@@ -71,11 +73,15 @@ class _Worker:
         self._factory, self._job, self._attempts = factory, job, attempts
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        reports = [
-            run_item(self._stage, Item.from_json(str(row)), self._ledger, self._attempts)
-            for row in batch["item"]
-        ]
-        return {"report": [report.to_json() for report in reports]}
+        return {"report": [self._report(Item.from_json(str(row))) for row in batch["item"]]}
+
+    def _report(self, item: Item) -> str:
+        try:
+            report = run_item(self._stage, item, self._ledger, self._attempts)
+        except RaysegcleanError as error:
+            # As a value, because Ray Data keeps no more of an exception than its text.
+            report = ItemReport(item.name, stopped=(type(error).__name__, str(error)))
+        return report.to_json()
 
     @cached_property
     def _stage(self) -> ShardStage[Any, Any]:
@@ -99,7 +105,8 @@ def run_pass(
 ) -> Iterator[ItemReport]:
     """Do all items and yield each one's report as it comes in.
 
-    `factory(job)` builds the stage in each actor; `ledger` is (run URI, stage, epoch).
+    `factory(job)` builds the stage in each actor; `ledger` is (run URI, stage, epoch). Raises
+    what stopped a worker as a whole: a stage that cannot be built, a ledger that cannot be written.
     """
     if not items:
         return
@@ -109,9 +116,12 @@ def run_pass(
         options["memory"] = resources.memory_bytes
     if resources.labels:
         options["label_selector"] = dict(resources.labels)
-    # Handing out items takes no slot: workers may hold all of them.
+    # Handing out items takes no slot, because workers may hold all of them, and one process.
     source = ray.data.read_datasource(
-        ItemSource(items), override_num_blocks=len(items), num_cpus=0
+        ItemSource(items),
+        override_num_blocks=len(items),
+        num_cpus=0,
+        compute=TaskPoolStrategy(size=1),
     )
     done = source.map_batches(
         _Worker,
@@ -120,16 +130,12 @@ def run_pass(
         compute=ActorPoolStrategy(size=actors),
         **options,
     )
-    rows = iter(done.iter_rows())
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except ray.exceptions.RayError as error:
-            print("XXX", type(error), type(error).__mro__, repr(error.__cause__)[:200], repr(getattr(error,"cause",None))[:300])
-            raise
-        yield ItemReport.from_json(row["report"])
+    for row in done.iter_rows():
+        report = ItemReport.from_json(row["report"])
+        if report.stopped is not None:
+            kind, text = report.stopped
+            raise getattr(errors, kind, InputError)(text)
+        yield report
 
 
 def ask_worker(resources: PassResources, threads: int, precision: str) -> dict[str, str]:

@@ -35,12 +35,23 @@ class ProposalFolder:
     shape_zyx: Index3
     shard_vox: int
     with_uncertainty: bool
+    correction_key: str = ""
+    """Key of the corrector's pass; empty where its answer is not asked for."""
 
     @classmethod
-    def of(cls, store: Store, plan: RunPlan, case: CasePlan, key: str) -> "ProposalFolder":
+    def of(
+        cls, store: Store, plan: RunPlan, case: CasePlan, key: str, *, correction_key: str = ""
+    ) -> "ProposalFolder":
         """Return where the proposals of one case of a run are."""
-        with_uncertainty = plan.voters.keeps_uncertainty
-        return cls(store, key, case.case, case.shape_zyx, plan.shard_vox, with_uncertainty)
+        return cls(
+            store=store,
+            key=key,
+            case=case.case,
+            shape_zyx=case.shape_zyx,
+            shard_vox=plan.shard_vox,
+            with_uncertainty=plan.voters.keeps_uncertainty,
+            correction_key=correction_key,
+        )
 
     @property
     def spec(self) -> LabelArraySpec:
@@ -49,7 +60,9 @@ class ProposalFolder:
         return LabelArraySpec(self.shape_zyx, "uint8", shard)
 
     def path(self, part: str) -> str:
-        """Return where one part is: candidate, confidence or uncertainty."""
+        """Return where one part is: candidate, confidence, uncertainty or correction."""
+        if part == CORRECTION:
+            return f"corrector/{self.correction_key}/{self.case}/{part}"
         return f"proposals/{self.key}/{self.case}/{part}"
 
     def create(self, parts: Sequence[str] = ()) -> None:
@@ -73,9 +86,9 @@ class ProposalFolder:
         """Write one shard of the corrector's answer; return what the ledger lists."""
         return [self._put(CORRECTION, index_zyx, correction_zyx)]
 
-    def read(self, box: Box, *, with_correction: bool = False) -> Proposal:
+    def read(self, box: Box) -> Proposal:
         """Return the proposal of `box`, which lies inside the case."""
-        names = (*self._parts(), CORRECTION) if with_correction else self._parts()
+        names = (*self._parts(), CORRECTION) if self.correction_key else self._parts()
         reads = {name: Volume(self.store, self.path(name)).start(box) for name in names}
         blocks: dict[str, NDArray[np.uint8]] = {name: r.result() for name, r in reads.items()}
         return Proposal(

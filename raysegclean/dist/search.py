@@ -130,6 +130,8 @@ def search(
     places work through Ray Train and Ray Data, or with `scheduling_strategy="DEFAULT"` (other
     tasks would be squeezed into the driver's hundredth of a slot). `report(score, step)` tells an
     interim score, steps from 1; a trial below the median of the others is ended there.
+    max_concurrent: upper limit; no more run than leave each two CPU slots. A trial whose worker
+    takes more than one of them needs a lower limit, or is refused by the training it starts.
     identity: what else decides a score; trials of another identity are not reused.
 
     A trial that fails costs itself. Raises SearchFailed when none comes to an end.

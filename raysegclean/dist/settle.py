@@ -5,7 +5,7 @@ that a case whose class would vanish, or change too much, is held back before an
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -57,6 +57,8 @@ class SettleJob:
     writes: bool
     overwrite: bool
     undone: tuple[TakenBack, ...] = ()
+    correction_keys: Mapping[str, str] = field(default_factory=dict)
+    """Case -> key of the corrector's answer, for cases that have one."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,11 @@ class SettleStage:
         if actions.quiet:
             return None
         key = self._job.proposal_keys[case.case]
-        folder = ProposalFolder.of(self._store, self._job.plan, case, key)
-        return folder.read(core, with_correction=bool(actions.correct))
+        correction = self._job.correction_keys[case.case] if actions.correct else ""
+        folder = ProposalFolder.of(
+            self._store, self._job.plan, case, key, correction_key=correction
+        )
+        return folder.read(core)
 
     def _trusted(self, case: CasePlan, core: Box) -> NDArray[np.uint8] | None:
         name = self._job.plan.trusted_label

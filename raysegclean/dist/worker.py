@@ -59,6 +59,8 @@ class ItemReport:
     done: list[str] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     """Per failed shard: case, shard, error, and unfit (whether the environment is to blame)."""
+    stopped: tuple[str, str] | None = None
+    """Class and message of the error that concerns all items, where there was one."""
     compute_s: float = 0.0
     wall_s: float = 0.0
 

@@ -4,11 +4,12 @@ What all cases of an archive share cannot be seen without trusted labels. Where 
 turn out to be wrong, every case counts as flagged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from raysegclean.core.casescore import Action
 from raysegclean.core.corrector import MAX_ROWS, CorrectorRows
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.robust import half_sample_mode
@@ -27,30 +28,52 @@ RIGHT_DICE = 0.95
 
 def correct(
     session: Session, proposals: Proposals, evidence: ArchiveEvidence, verdict: Verdict
-) -> Verdict:
-    """Return the verdict with the corrector in place of other actions in flagged cases."""
+) -> tuple[Proposals, Verdict]:
+    """Return the verdict with the corrector in place of other actions in flagged cases.
+
+    Both come back unchanged where the method wants no corrector, or the trusted cases are too few
+    or too empty to fit one.
+    """
     if not session.method.corrects(session.params) or len(evidence.trusted) < MIN_TRUSTED:
-        return verdict
+        return proposals, verdict
     centre = half_sample_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
     offsets = {s.case: s.foreground.offset_vox - centre for s in evidence.scores}
     trusted = [score.case for score in evidence.trusted]
-    job, most_are_wrong = _sample(session, proposals, offsets, trusted)
+    rows, most_are_wrong = _sample(session, proposals, offsets, trusted)
+    if rows is None:
+        session.say(f"correct: no boundary in {len(trusted)} trusted cases, nothing to fit on")
+        return proposals, verdict
     cases = [score.case for score in evidence.scores]
     flagged = cases if most_are_wrong else [c for c in cases if verdict.decisions[c].flagged]
     version = ALGORITHM_VERSIONS["correct"]
-    keys = {c: digest(version, job.rows, proposals.keys[c], offsets[c]) for c in flagged}
-    job = replace(job, keys=keys)
+    keys = {c: digest(version, rows, proposals.keys[c], offsets[c]) for c in flagged}
+    job = CorrectJob(proposals.job, keys, offsets, rows)
     session.run_stage("correct", CorrectStage, job, keys, relabel_resources(session))
-    classes = frozenset(range(1, len(session.plan.classes)))
     alive = set(session.alive())
-    actions = {c: Actions(correct=classes) for c in flagged if c in alive}
-    return replace(verdict, actions=actions, chosen={**verdict.chosen, "corrected": len(actions)})
+    corrections = {case: key for case, key in keys.items() if case in alive}
+    return replace(proposals, corrections=corrections), _corrected(verdict, corrections, trusted)
+
+
+def _corrected(verdict: Verdict, cases: Collection[str], trusted: Sequence[str]) -> Verdict:
+    why = f"the corrector, fitted on {len(trusted)} trusted cases"
+    decisions = dict(verdict.decisions)
+    for case in cases:
+        classes = {
+            channel: replace(one, action=Action.CORRECT, why=why, shift_vox=0.0, above={})
+            for channel, one in decisions[case].classes.items()
+        }
+        decisions[case] = replace(decisions[case], classes=classes)
+    return Verdict(
+        decisions=decisions,
+        actions={c: Actions(correct=frozenset(decisions[c].classes)) for c in cases},
+        chosen={**verdict.chosen, "corrected": len(cases)},
+    )
 
 
 def _sample(
     session: Session, proposals: Proposals, offsets: Mapping[str, float], trusted: list[str]
-) -> tuple[CorrectJob, bool]:
-    """Sample and merge the training rows; tell whether most trusted cases are wrong."""
+) -> tuple[str | None, bool]:
+    """Sample and merge the training rows; return their key, and if most trusted cases are wrong."""
     version = ALGORITHM_VERSIONS["correct"]
     keys = {c: digest(version, proposals.keys[c], offsets[c]) for c in trusted}
     job = CorrectJob(proposals.job, keys, offsets)
@@ -61,10 +84,11 @@ def _sample(
         # A shard's sample is smaller than what the merged one may hold.
         rows = replace(rows, limit=MAX_ROWS)
         merged = rows if merged is None else merged.merge(rows)
-    assert merged is not None
+    if merged is None or len(np.unique(merged.targets)) < 2:
+        return None, False
     name = f"corrector/rows-{digest(sorted(keys.items()))}.npz"
     session.run.store.put(name, merged.to_bytes())
-    return replace(job, rows=name), _most_are_wrong(records)
+    return name, _most_are_wrong(records)
 
 
 def _most_are_wrong(records: Mapping[str, dict[str, int]]) -> bool:

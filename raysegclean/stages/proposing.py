@@ -1,7 +1,7 @@
 """Propose and measure: run the voters over the archive, once."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
@@ -23,6 +23,8 @@ class Proposals:
     job: VoteJob
     records: dict[str, dict[str, Any]]
     measured: dict[str, dict[str, Any]]
+    corrections: dict[str, str] = field(default_factory=dict)
+    """Case -> key of the corrector's answer, for cases that have one."""
 
 
 def propose(session: Session, models: Models) -> Proposals:

@@ -10,7 +10,7 @@ from raysegclean.config import Config
 from raysegclean.core.items import Item, plan_items
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.dist.passes import PassResources, StageFactory, remaining, run_pass
-from raysegclean.errors import RaysegcleanError
+from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.methods.base import Method
 from raysegclean.plan import RunPlan
 from raysegclean.store.archive import Archive
@@ -44,18 +44,27 @@ class Session:
     """Raises RunConflict when another job took the run over."""
     say: Callable[[str], None] = log.info
     failed: dict[str, str] = field(default_factory=dict)
+    """Case -> why."""
+    unfit: set[str] = field(default_factory=set)
+    """Failed cases of which the environment is to blame, as a full disk."""
 
-    def fail(self, failures: Mapping[str, str]) -> None:
-        """Record failed cases; raise TooManyFailed beyond `max_failed` (two are always allowed)."""
+    def fail(self, failures: Mapping[str, str], unfit: Iterable[str] = ()) -> None:
+        """Record failed cases, `unfit` those of them that failed for want of a fit environment.
+
+        Raises TooManyFailed beyond `max_failed` (two are always allowed), or UnfitEnvironment when
+        the case that was one too many failed for that.
+        """
         self.failed |= failures
+        self.unfit |= set(unfit)
         self.run.write_failed([{"case": c, "error": e} for c, e in sorted(self.failed.items())])
         planned = {case.case for case in self.plan.cases}
         total = len(planned | set(self.failed))
         share = self.config.max_failed
         allowed = max(2, math.floor(share * total)) if share > 0 else 0
         if len(self.failed) > allowed:
-            case, error = min(self.failed.items())
-            raise TooManyFailed(
+            case, error = min((failures or self.failed).items())
+            kind = UnfitEnvironment if case in self.unfit else TooManyFailed
+            raise kind(
                 f"{len(self.failed)} of {total} cases failed, more than max_failed {share} allows. "
                 f"First: case {case}: {error} All are in {self.run.uri}/failed.jsonl."
             )
@@ -104,5 +113,6 @@ class Session:
             if on_progress is not None:
                 on_progress(finished, shards)
             if report.failed:
-                self.fail({row["case"]: row["error"] for row in report.failed})
+                unfit = [row["case"] for row in report.failed if row["unfit"]]
+                self.fail({row["case"]: row["error"] for row in report.failed}, unfit)
         return self.records(stage, keys) if items else done

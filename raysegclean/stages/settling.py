@@ -182,6 +182,7 @@ def _keys(
             version,
             key,
             asdict(actions[case]) if case in actions else None,
+            proposals.corrections.get(case),
             [one for one in undone if one.case in (None, case)],
         )
         for case, key in proposals.keys.items()
@@ -202,6 +203,7 @@ def _job(
         actions=dict(actions),
         keys=dict(keys),
         proposal_keys=proposals.keys,
+        correction_keys=proposals.corrections,
         output_label=session.config.output.label,
         writes=False,
         overwrite=False,

@@ -52,7 +52,7 @@ def asked(cluster, monkeypatch):
     requests = []
     monkeypatch.delenv("RAYSEGCLEAN_FIXED_SIZE")
     monkeypatch.setattr(module, "_LOOK_S", 0.01)
-    monkeypatch.setattr(module, "request_resources", lambda bundles: requests.append(bundles))
+    monkeypatch.setattr(module, "request_resources", lambda *, bundles: requests.append(bundles))
     return requests
 
 
