@@ -16,6 +16,7 @@ __all__ = [
     "RaysegcleanError",
     "RunConflict",
     "UnfitEnvironment",
+    "told",
 ]
 
 
@@ -66,3 +67,9 @@ class AlreadyExists(RaysegcleanError, FileExistsError):
 
 class Conflict(RaysegcleanError):
     """A compare-and-swap found another version than expected."""
+
+
+def told(error: BaseException) -> str:
+    """Return an error in words; of one that was not raised on purpose the class is named too."""
+    known = isinstance(error, RaysegcleanError)
+    return str(error) if known else f"{type(error).__name__}: {error}"

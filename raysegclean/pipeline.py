@@ -15,7 +15,7 @@ from typing import Any
 
 from raysegclean.config import Config
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
-from raysegclean.errors import RaysegcleanError, UnfitEnvironment
+from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
 from raysegclean.preparing import Prepared, begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
@@ -88,10 +88,11 @@ def clean(config: Config, say: Say = log.info) -> RunReport:
 def _note_failure(run: RunFolder, lock: RunLock, error: BaseException) -> None:
     with suppress(RaysegcleanError):
         lock.check()
-        run.write_state(status="failed", error=f"{type(error).__name__}: {error}")
+        run.write_state(status="failed", error=told(error))
 
 
 def _stages(session: Session, prepared: Prepared) -> RunReport:
+    session.fail(prepared.unusable)
     begin_output(session)
     models = train(session, prepared.infos)
     proposals = propose(session, models)

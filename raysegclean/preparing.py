@@ -95,7 +95,7 @@ def begin(
     )
     plan = with_current_cases(RunPlan.from_json(frozen["plan"]), plan)
     run.write_state(status="running", epoch=epoch, started=time.time(), cases=len(plan.cases))
-    session = Session(
+    return Session(
         config=config,
         run=run,
         archive=Archive.open(plan.archive),
@@ -108,8 +108,6 @@ def begin(
         still_ours=still_ours,
         say=say,
     )
-    session.fail(prepared.unusable)
-    return session
 
 
 def _train_key(config: Config, plan: RunPlan) -> str:

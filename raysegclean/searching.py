@@ -2,22 +2,23 @@
 
 A trial trains, proposes and decides with its own values in a folder below the run's; thresholds
 are solved inside it from the histograms of its one propose pass. Its score is the mean Dice that
-its verdict reaches on trusted cases where there are any, else how well the labels it would publish
-agree with out-of-fold predictions. The winner's values and networks are the run's.
+its verdict reaches on trusted cases where there are any, else how well the given labels agree with
+out-of-fold predictions. The winner's values and networks are the run's.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from raysegclean.config import Config, make_config
-from raysegclean.core.identity import digest
+from raysegclean.config import Config, Search, make_config
+from raysegclean.core.identity import differing_parts, digest
 from raysegclean.dist.cluster import connect
 from raysegclean.dist.progress import Progress
 from raysegclean.dist.search import Report, search
+from raysegclean.errors import RunConflict
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.preparing import begin, prepare
 from raysegclean.stages.correcting import correct
@@ -32,18 +33,30 @@ __all__ = ["Objective", "with_searched_params"]
 
 log = logging.getLogger("raysegclean")
 
+CHOSEN = "search.json"
+
+WITHOUT_SAY = frozenset(
+    {
+        *("run", "archive", "index", "cases"),
+        *("search", "output", "resources", "numerics", "max_failed"),
+    }
+)
+"""Settings that may change without making it another search: places, cases and means."""
+
 MARKS = 10
 """How often a trial tells its training loss, so that a hopeless one is stopped early."""
 
 
 def with_searched_params(config: Config, run: RunFolder, say: Callable[[str], None]) -> Config:
-    """Return the config with the values that the search chose; a finished search is read back."""
+    """Return the config with the values that the search chose; a finished search is read back.
+
+    Raises RunConflict when the search in the run folder was made with other settings.
+    """
     assert config.search is not None
-    chosen = run.read_json("search.json")
+    settings = _settings(config)
+    chosen = run.read_json(CHOSEN)
     if chosen is None:
-        identity = digest(
-            {k: v for k, v in config.resolved().items() if k not in ("run", "search")}
-        )
+        _refuse_other_run(run, config.search)
         result = search(
             config.search.space,
             config.search.samples,
@@ -51,13 +64,42 @@ def with_searched_params(config: Config, run: RunFolder, say: Callable[[str], No
             Objective(config.resolved(), run.uri),
             max_concurrent=config.search.samples,
             seed=config.train.seed,
-            identity=identity,
+            identity=digest(settings),
         )
-        chosen = {"best": result.best, "score": result.score, "trials": result.trials}
-        run.write_json("search.json", chosen)
         _adopt_networks(run, trial_uri(run.uri, result.best))
+        chosen = {"best": result.best, "score": result.score, "trials": result.trials}
+        run.write_json(CHOSEN, chosen | {"search": _plain(config.search), "settings": settings})
+    else:
+        _refuse_other_search(run, chosen, {"search": _plain(config.search), "settings": settings})
     say(f"search: chose {chosen['best']} with score {chosen['score']:.4f}")
     return trial_config(config, chosen["best"], config.run)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Return the settings that make it this search."""
+    return {name: value for name, value in config.resolved().items() if name not in WITHOUT_SAY}
+
+
+def _plain(search: Search) -> dict[str, Any]:
+    return search.model_dump(mode="json")
+
+
+def _refuse_other_run(run: RunFolder, wanted: Search) -> None:
+    """Refuse, before any trial, a folder whose run had nothing to search."""
+    if run.resolved() is not None:
+        raise RunConflict(
+            f"run folder {run.uri} belongs to a run without a search over "
+            f"{', '.join(wanted.space)}. Choose another `run:` folder, or drop `search:` to resume."
+        )
+
+
+def _refuse_other_search(run: RunFolder, chosen: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differing = differing_parts({name: chosen[name] for name in now}, now)
+    if differing:
+        raise RunConflict(
+            f"run folder {run.uri} belongs to a search with other settings: "
+            f"{'; '.join(differing)}. Choose another `run:` folder, or restore these settings."
+        )
 
 
 def trial_config(config: Config, params: dict[str, Any], run_uri: str) -> Config:
@@ -91,6 +133,7 @@ class Objective:
         prepared = prepare(config)
         job = (1, _never_taken, log.info)
         session = begin(config, RunFolder(config.run), prepared, connect(), job)
+        session.fail(prepared.unusable)
         models = train(session, prepared.infos, on_note=_Marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)

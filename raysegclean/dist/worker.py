@@ -19,7 +19,7 @@ import ray
 
 from raysegclean.core.items import Item, ShardTask
 from raysegclean.dist.attempts import MAX_BEGINS
-from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
+from raysegclean.errors import InputError, UnfitEnvironment, told
 from raysegclean.store.ledger import Ledger
 
 __all__ = ["ItemReport", "ShardStage", "run_item"]
@@ -183,12 +183,11 @@ class _Work:
         self._commits.add(record)
 
     def _fail(self, task: ShardTask, error: Exception) -> None:
-        known = isinstance(error, RaysegcleanError)
         self._commits.report.failed.append(
             {
                 "case": task.case,
                 "shard": task.name,
-                "error": str(error) if known else f"{type(error).__name__}: {error}",
+                "error": told(error),
                 "unfit": isinstance(error, UnfitEnvironment),
             }
         )

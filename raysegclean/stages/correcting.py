@@ -86,7 +86,8 @@ def _sample(
         merged = rows if merged is None else merged.merge(rows)
     if merged is None or len(np.unique(merged.targets)) < 2:
         return None, False
-    name = f"corrector/rows-{digest(sorted(keys.items()))}.npz"
+    used = sorted((task, record["key"]) for task, record in records.items())
+    name = f"corrector/rows-{digest(used)}.npz"
     session.run.store.put(name, merged.to_bytes())
     return name, _most_are_wrong(records)
 

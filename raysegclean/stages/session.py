@@ -51,8 +51,8 @@ class Session:
     def fail(self, failures: Mapping[str, str], unfit: Iterable[str] = ()) -> None:
         """Record failed cases, `unfit` those of them that failed for want of a fit environment.
 
-        Raises TooManyFailed beyond `max_failed` (two are always allowed), or UnfitEnvironment when
-        the case that was one too many failed for that.
+        Raises TooManyFailed beyond `max_failed` (two are always allowed, all never), or
+        UnfitEnvironment when the case that was one too many failed for that.
         """
         self.failed |= failures
         self.unfit |= set(unfit)
@@ -61,7 +61,7 @@ class Session:
         total = len(planned | set(self.failed))
         share = self.config.max_failed
         allowed = max(2, math.floor(share * total)) if share > 0 else 0
-        if len(self.failed) > allowed:
+        if len(self.failed) > allowed or (self.failed and not self.alive()):
             case, error = min((failures or self.failed).items())
             kind = UnfitEnvironment if case in self.unfit else TooManyFailed
             raise kind(

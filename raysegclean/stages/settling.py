@@ -7,7 +7,7 @@ ledger holds all of them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,9 +21,8 @@ from raysegclean.core.packing import text_to_arrays
 from raysegclean.core.regions import change_regions
 from raysegclean.core.rules import Actions, Reason, TakenBack
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
-from raysegclean.errors import RunConflict, UnfitEnvironment
+from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
-from raysegclean.plan import CasePlan
 from raysegclean.stages.proposing import Proposals, cpu_only, relabel_resources
 from raysegclean.stages.session import Session
 from raysegclean.store.run import RunFolder
@@ -243,32 +242,56 @@ def _generation(session: Session, keys: Mapping[str, str]) -> tuple[int, bool]:
 def begin_output(session: Session) -> None:
     """Prepare the output labels of all cases, before any compute is spent.
 
-    Raises RunConflict when the label belongs to another run; a case that cannot be begun for
-    another reason fails alone.
+    Raises RunConflict when the label belongs to another run, and then has begun none; a case that
+    cannot be begun for another reason fails alone.
+    """
+    cases = {case.case: case for case in session.plan.cases if case.case not in session.failed}
+    name = session.config.output.label
+
+    def begin(case: str) -> None:
+        for label, dtype in ((name, cases[case].dtype), (name + REASON_SUFFIX, "uint8")):
+            session.archive.begin_label(
+                case,
+                label,
+                like=session.plan.label,
+                dtype=dtype,
+                shard_zyx=cases[case].grid(session.plan.shard_vox).shard_zyx,
+                attributes={"run": session.run.uri, "train_key": session.train_key},
+            )
+
+    def is_begun(case: str) -> bool:
+        return session.archive.at(case).head(f"labels/{name}/zarr.json") is not None
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        begun = dict(zip(cases, pool.map(is_begun, cases), strict=True))
+    # Where there is a label already, whose it is decides whether any other is begun.
+    _for_each(session, [case for case in cases if begun[case]], begin)
+    _for_each(session, [case for case in cases if not begun[case]], begin)
+
+
+def _for_each(session: Session, cases: Sequence[str], act: Callable[[str], None]) -> list[str]:
+    """Do `act` for every case, several at once; return those that went well, record the others.
+
+    Raises RunConflict, which concerns the whole run.
     """
 
-    def begin(case: CasePlan) -> tuple[str, str] | None:
-        shard = case.grid(session.plan.shard_vox).shard_zyx
-        name = session.config.output.label
+    def tried(case: str) -> Exception | None:
         try:
-            for label, dtype in ((name, case.dtype), (name + REASON_SUFFIX, "uint8")):
-                session.archive.begin_label(
-                    case.case,
-                    label,
-                    like=session.plan.label,
-                    dtype=dtype,
-                    shard_zyx=shard,
-                    attributes={"run": session.run.uri, "train_key": session.train_key},
-                )
-        except (RunConflict, UnfitEnvironment):
+            act(case)
+        except RunConflict:
             raise
         except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
-            return case.case, f"{type(error).__name__}: {error}"
+            return error
         return None
 
-    due = [case for case in session.plan.cases if case.case not in session.failed]
     with ThreadPoolExecutor(PUBLISHERS) as pool:
-        session.fail(dict(failure for failure in pool.map(begin, due) if failure is not None))
+        found = zip(cases, pool.map(tried, cases), strict=True)
+        errors = {case: error for case, error in found if error is not None}
+    session.fail(
+        {case: told(error) for case, error in errors.items()},
+        [case for case, error in errors.items() if isinstance(error, UnfitEnvironment)],
+    )
+    return [case for case in cases if case not in errors]
 
 
 def _withdraw(session: Session, cases: Iterable[str]) -> None:
@@ -291,18 +314,11 @@ def _publish(session: Session, records: Mapping[str, Mapping[str, Any]]) -> tupl
     session.still_ours()
     name = session.config.output.label
 
-    def publish(case: str) -> tuple[str, str] | None:
-        try:
-            session.archive.publish_label(case, name + REASON_SUFFIX)
-            session.archive.publish_label(case, name)
-        except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
-            return case, f"{type(error).__name__}: {error}"
-        return None
+    def publish(case: str) -> None:
+        session.archive.publish_label(case, name + REASON_SUFFIX)
+        session.archive.publish_label(case, name)
 
-    with ThreadPoolExecutor(PUBLISHERS) as pool:
-        failures = dict(f for f in pool.map(publish, whole) if f is not None)
-    session.fail(failures)
-    return tuple(case for case in whole if case not in failures)
+    return tuple(_for_each(session, whole, publish))
 
 
 def _write_tables(

@@ -1,0 +1,304 @@
+"""What a method promises, the ones that ship with the package and one that a user wrote."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.config import make_config
+from raysegclean.core.casescore import Action, CaseScore, ClassScore, Kind
+from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
+from raysegclean.core.stats import CaseStats
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import (
+    BUILT_IN,
+    ArchiveEvidence,
+    Verdict,
+    Voters,
+    load_method,
+    make_params,
+)
+from raysegclean.methods.coseg import COSEG, CosegParams
+from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams, solve_delta
+
+RNG = np.random.default_rng(0)
+
+
+def score(case: str, nats: float, offset_vox: float = 0.0, channels: int = 1) -> CaseScore:
+    """Return a case whose classes all have the same score."""
+    one = ClassScore(
+        offset_vox=offset_vox,
+        boundary_vox=500,
+        nats=nats,
+        union_vox=1000,
+        given_vox=900,
+        predicted_vox=900,
+        both_vox=800,
+    )
+    return CaseScore(case, one, dict.fromkeys(range(1, channels + 1), one))
+
+
+def evidence_of(
+    *scores: CaseScore, trusted: tuple[CaseScore, ...] = (), totals: CaseStats | None = None
+) -> ArchiveEvidence:
+    channels = len(scores[0].classes) if scores else 1
+    return ArchiveEvidence(scores, trusted, totals or CaseStats.zero(1 + channels))
+
+
+def ten_cases(**changes: float) -> list[CaseScore]:
+    """Return ten ordinary cases; `changes` give other offsets by case name."""
+    spread = RNG.normal(0, 0.02, 10)
+    return [
+        score(f"c{i}", 100 + 10 * abs(spread[i]), changes.get(f"c{i}", float(spread[i])))
+        for i in range(10)
+    ]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_method_of_the_package_is_found_by_its_name_and_keeps_the_contract(name):
+    method = load_method(name)
+    params = make_params(method, {})
+    assert method.name == name
+    assert method.voters(params).members >= 1
+    assert method.retrains(params) in (True, False)
+    assert method.corrects(params) in (True, False)
+    verdict = method.policy(evidence_of(*ten_cases()), params)
+    assert set(verdict.decisions) == {f"c{i}" for i in range(10)}
+    assert not verdict.actions, "ordinary cases stay as they are"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_by_default_a_case_whose_outline_is_off_is_shifted_back_and_no_other(name):
+    method = load_method(name)
+    cases = ten_cases(c3=1.2)
+    verdict = method.policy(evidence_of(*cases), make_params(method, {}))
+    assert set(verdict.actions) == {"c3"}
+    (shift,) = verdict.actions["c3"].shift_vox.values()
+    assert shift == pytest.approx(0.8 * 1.2, abs=0.1)
+    assert verdict.decisions["c3"].classes[1].action is Action.SHIFT
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_decision_does_not_depend_on_the_order_of_the_cases(name):
+    method = load_method(name)
+    params = make_params(method, {})
+    cases = ten_cases(c3=1.2, c7=-0.9)
+    forward = method.policy(evidence_of(*cases), params)
+    backward = method.policy(evidence_of(*reversed(cases)), params)
+    assert forward.actions == backward.actions
+
+
+def test_coseg_has_two_peers_that_choose_each_others_samples_and_must_agree():
+    voters = COSEG.voters(CosegParams(start_epoch=5, keep=0.7))
+    assert voters == Voters(
+        members=2, coupling="coseg", keep=0.7, start_epoch=5, needs_agreement=True
+    )
+
+
+@pytest.mark.parametrize(("alpha", "noisy"), [(1.0, 0), (0.9, 1), (0.7, 3), (0.5, 5)])
+def test_published_coseg_replaces_in_the_worst_cases_by_score_per_voxel(alpha, noisy):
+    cases = [score(f"c{i}", nats=10.0 * (i + 1)) for i in range(10)]
+    large = replace(cases[9].foreground, nats=200.0, union_vox=40_000)
+    cases[9] = replace(cases[9], foreground=large)  # most nats of all, fewest per voxel
+    verdict = COSEG.policy(evidence_of(*cases), CosegParams(alpha=alpha))
+    worst = {f"c{i}" for i in range(9 - noisy, 9)}
+    assert set(verdict.actions) == worst
+    for case in worst:
+        # Peers that agree are enough: any level but the one of those that do not.
+        assert set(verdict.actions[case].replace_above[1].values()) == {1 / LEVELS}
+        assert set(verdict.actions[case].replace_above[1]) == set(Kind)
+    assert COSEG.voters(CosegParams(alpha=alpha)).keep == alpha
+    assert not COSEG.corrects(CosegParams(alpha=alpha)), "the published form has no corrector"
+
+
+def test_dropout_and_ensembles_differ_in_their_voters_alone():
+    ensemble = UNCERTAINTY.voters(UncertaintyParams(members=3))
+    dropout = UNCERTAINTY.voters(UncertaintyParams(members=3, voters="dropout", passes=5))
+    assert (ensemble.members, ensemble.passes) == (3, 0)
+    assert (dropout.members, dropout.passes) == (3, 5)
+    assert not ensemble.keeps_uncertainty
+    for rule in ("safe", "published"):
+        assert UNCERTAINTY.voters(UncertaintyParams(rule=rule)).keeps_uncertainty
+
+
+def test_the_safe_rule_replaces_below_delta_and_the_published_one_flips_above_it():
+    cases = evidence_of(score("a", 10), score("b", 20))
+    safe = UNCERTAINTY.policy(cases, UncertaintyParams(rule="safe", delta=0.12))
+    published = UNCERTAINTY.policy(cases, UncertaintyParams(rule="published", delta=0.12))
+    assert safe.chosen == published.chosen == {"delta": 0.12}
+    for case in ("a", "b"):
+        assert (safe.actions[case].replace_below, safe.actions[case].flip_above) == (0.12, None)
+        assert (published.actions[case].replace_below, published.actions[case].flip_above) == (
+            None,
+            0.12,
+        )
+    assert not UNCERTAINTY.corrects(UncertaintyParams(rule="safe"))
+
+
+def test_the_published_rule_is_refused_for_several_classes():
+    cases = evidence_of(score("a", 10, channels=3))
+    with pytest.raises(ConfigError, match=r"binary.*3 classes.*rule: safe"):
+        UNCERTAINTY.policy(cases, UncertaintyParams(rule="published", delta=0.1))
+
+
+def with_trusted_hits(right: list[int], harm: list[int], neither: list[int]) -> CaseStats:
+    """Return stats of two classes whose histograms of uncertainty are these."""
+    totals = CaseStats.zero(2)
+    for row, counts in enumerate((right, harm, neither)):
+        half = np.array(counts) // 2
+        totals.trusted[1, row, 0, : len(counts)] = half
+        totals.trusted[1, row, 1, : len(counts)] = np.array(counts) - half
+    return totals
+
+
+counts = st.lists(st.integers(0, 30), min_size=LEVELS, max_size=LEVELS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(right=counts, harm=counts, neither=counts)
+def test_delta_is_the_one_that_trying_every_threshold_finds(right, harm, neither):
+    gains = []
+    for level in range(1, LEVELS + 1):
+        repaired = sum(r for r in right[:level])
+        harmed = sum(h for h in harm[:level])
+        gains.append((repaired - harmed, -level))
+    best, level = max(gains)
+    found = solve_delta(with_trusted_hits(right, harm, neither))
+    if best <= 0:
+        assert found is None
+    else:
+        assert found == -level / LEVELS * MAX_UNCERTAINTY
+
+
+def test_a_delta_that_the_trusted_cases_solve_comes_before_the_fallback():
+    totals = with_trusted_hits([5] * 30 + [0] * 226, [0] * 60 + [1] * 196, [0] * LEVELS)
+    cases = evidence_of(score("a", 10), totals=totals)
+    solved = UNCERTAINTY.policy(cases, UncertaintyParams(rule="safe"))
+    assert solved.chosen["delta"] == pytest.approx(30 / LEVELS * MAX_UNCERTAINTY)
+    blind = UNCERTAINTY.policy(evidence_of(score("a", 10)), UncertaintyParams(rule="safe"))
+    assert blind.chosen["delta"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (CosegParams, {"alpha": 0.0}),
+        (CosegParams, {"alpha": 1.5}),
+        (CosegParams, {"keep": 0.0}),
+        (CosegParams, {"confidence": -0.1}),
+        (CosegParams, {"start_epoch": -1}),
+        (UncertaintyParams, {"members": 0}),
+        (UncertaintyParams, {"passes": 0}),
+        (UncertaintyParams, {"delta": 0.0}),
+        (UncertaintyParams, {"delta": 0.5}),
+        (UncertaintyParams, {"confidence": 0.0}),
+        (UncertaintyParams, {"rule": "bold"}),
+        (UncertaintyParams, {"voters": "crowd"}),
+    ],
+)
+def test_values_outside_their_range_are_refused_by_name(kind, values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        kind(**values)
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"alfa.*not a parameter of coseg.*alpha, keep"):
+        make_params(COSEG, {"alfa": 0.8})
+
+
+OWN_METHOD = '''
+"""A method of somebody who uses the package: swap nothing, look at every case that is off."""
+
+from dataclasses import dataclass
+
+from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+
+
+@dataclass(frozen=True)
+class Params:
+    limit_vox: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.limit_vox <= 0:
+            raise ConfigError(f"params.limit_vox: expected above 0, got {self.limit_vox}.")
+
+
+def _policy(evidence: ArchiveEvidence, params: Params) -> Verdict:
+    decisions = {}
+    for score in evidence.scores:
+        off = abs(score.foreground.offset_vox) > params.limit_vox
+        one = ClassDecision(Action.SHIFT, "off", shift_vox=score.foreground.offset_vox)
+        kept = ClassDecision(Action.KEEP, "fine")
+        decisions[score.case] = CaseDecision(
+            score.case, dict.fromkeys(score.classes, one if off else kept)
+        )
+    return Verdict.of(decisions)
+
+
+MINE = Method(
+    name="mine",
+    params=Params,
+    voters=lambda params: Voters(members=3),
+    policy=_policy,
+    retrains=lambda params: False,
+    corrects=lambda params: False,
+)
+NOT_A_METHOD = Params
+'''
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "somebodys_methods.py").write_text(OWN_METHOD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "somebodys_methods"
+    sys.modules.pop("somebodys_methods", None)
+
+
+def test_a_users_own_method_is_named_by_its_import_path_and_runs_like_the_others(own_module):
+    values = {"archive": "a", "label": "organs", "run": "r", "group": "case"}
+    config = make_config(
+        values | {"method": f"{own_module}:MINE", "params": {"limit_vox": 1.0}}
+    )
+    method = load_method(config.method)
+    params = make_params(method, config.params)
+    assert method.voters(params).members == 3
+    verdict = method.policy(evidence_of(*ten_cases(c3=1.2, c4=0.8)), params)
+    assert isinstance(verdict, Verdict)
+    assert {case: dict(one.shift_vox) for case, one in verdict.actions.items()} == {"c3": {1: 1.2}}
+
+
+def test_a_users_own_method_gets_its_parameters_checked_before_anything_runs(own_module):
+    values = {"archive": "a", "label": "organs", "run": "r", "group": "case"}
+    with pytest.raises(ConfigError, match="limit_vocks"):
+        make_config(values | {"method": f"{own_module}:MINE", "params": {"limit_vocks": 1.0}})
+    with pytest.raises(ConfigError, match="limit_vox"):
+        make_params(load_method(f"{own_module}:MINE"), {"limit_vox": -1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cosegg", r"'cosegg' cannot be loaded.*coseg, uncertainty"),
+        ("no_such_package:M", r"no_such_package.*package\.module:NAME"),
+        ("raysegclean.methods.coseg:NOTHING", "NOTHING"),
+        ("raysegclean.methods.coseg:CosegParams", "is a type, expected a raysegclean Method"),
+        ("raysegclean.methods.coseg", "cannot be loaded"),
+    ],
+)
+def test_a_method_that_cannot_be_loaded_is_refused_with_what_was_tried(name, told):
+    with pytest.raises(ConfigError, match=told):
+        load_method(name)
+
+
+def test_what_an_own_module_lacks_itself_is_told(tmp_path, monkeypatch):
+    (tmp_path / "lacks_something.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="a_package_that_is_not_there"):
+        load_method("lacks_something:M")
