@@ -63,6 +63,8 @@ class ClassScore:
     given_vox: int
     predicted_vox: int
     both_vox: int
+    spread_vox: float = float("nan")
+    """Standard deviation of the offset along the boundary; NaN where it was not measured."""
     candidates: Mapping[Kind, Counts] = field(default_factory=dict)
     """Per kind of change, candidates by level of confidence: n counts, level i standing for
     confidences in [i / n, (i + 1) / n). Level 0 (no agreement of the voters) is not used. Without

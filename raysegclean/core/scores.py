@@ -26,6 +26,7 @@ def case_score(case: str, stats: CaseStats, offsets: OffsetSums, fold: int = 0) 
     foreground = ClassScore(
         offset_vox=offsets.mean_vox(*channels),
         boundary_vox=offsets.voxels(*channels),
+        spread_vox=offsets.spread_vox(*channels),
         nats=int(stats.cross_entropy[0]) / NATS_SCALE,
         union_vox=stats.foreground_vox,
         given_vox=int(stats.given_vox[1:].sum()),
@@ -42,6 +43,7 @@ def _class_score(channel: int, stats: CaseStats, offsets: OffsetSums) -> ClassSc
     return ClassScore(
         offset_vox=offsets.mean_vox(channel),
         boundary_vox=offsets.voxels(channel),
+        spread_vox=offsets.spread_vox(channel),
         nats=int(stats.cross_entropy[channel]) / NATS_SCALE,
         union_vox=int(given[channel] + predicted[channel] - both[channel]),
         given_vox=int(given[channel]),

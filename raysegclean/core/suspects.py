@@ -66,6 +66,9 @@ class PolicyParams:
     offset_near_vox: float = 0.5
     """Flagged: off the mode by more than max(floor, sds x robust sd of those nearer than near),
     and by so much that `shift_gain` times it is half a voxel, below which a shift moves nothing."""
+    min_effect: float = 0.7
+    """An outline that was moved is moved everywhere: its mean offset must be at least this many
+    times the offset's spread along it, or it is a place where label and network disagree."""
     class_strictness: float = 1.5
     """A class of its own is shifted from this many times its limit."""
     shift_gain: float = 0.8
@@ -104,7 +107,8 @@ class Offsets:
     """Beyond this a case stands out."""
     believed: Flags
     """False for cases on a side that fits the networks no worse than the centre does: there the
-    centre, not the side, may be what is wrong."""
+    centre, not the side, may be what is wrong. False too where the offset is not one of the whole
+    outline (`PolicyParams.min_effect`)."""
 
     @classmethod
     def measure(
@@ -118,20 +122,21 @@ class Offsets:
         bias = _fold_biases(scores, key, params)
         values, known = (_offsets(part, key, bias, params) for part in (scores, trusted))
         known = known[np.isfinite(known)]
-        everywhere = np.ones(len(scores), bool)
+        spread = np.array([s.spread_vox for s in of_key(scores, key)])
         if known.size >= params.min_cases:
             centre = float(np.median(known))
             limit = _movable(_limit(values, centre, params), params)
-            return cls(values - centre, limit, everywhere)
+            return cls(values - centre, limit, _of_whole(values - centre, spread, params))
         measured = np.isfinite(values).sum()
         if measured >= params.min_cases:
             centre = half_sample_mode(values)
             limit = _limit(values, centre, params)
             believed = _worse_sides(values - centre, limit, of_key(scores, key), params)
+            believed &= _of_whole(values - centre, spread, params)
             found = cls(values - centre, _movable(limit, params), believed)
             if found.flags().sum() <= params.max_flagged * measured:
                 return found
-        return cls(np.full(len(scores), np.nan), float("inf"), everywhere)
+        return cls(np.full(len(scores), np.nan), float("inf"), np.zeros(len(scores), bool))
 
     def flags(self, strictness: float = 1.0) -> Flags:
         """Return which cases lie beyond `strictness` times the limit."""
@@ -146,6 +151,11 @@ def _limit(values: Values, centre: float, params: PolicyParams) -> float:
 def _movable(limit: float, params: PolicyParams) -> float:
     """Return the limit, but no less than what moves a voxel: half of one after the gain."""
     return max(limit, _LEAST_SHIFT_VOX / params.shift_gain)
+
+
+def _of_whole(from_centre: Values, spread: Values, params: PolicyParams) -> Flags:
+    """Return where the offset is one of the whole outline; a spread that is not known says so."""
+    return ~(np.abs(from_centre) < params.min_effect * spread)
 
 
 def _worse_sides(

@@ -35,6 +35,10 @@ class CosegParams:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
+        if self.start_epoch < 0:
+            raise ConfigError(
+                f"params.start_epoch: expected a whole number >= 0, got {self.start_epoch}."
+            )
         for name in ("alpha", "keep", "confidence"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -49,7 +53,8 @@ def _voters(params: CosegParams) -> Voters:
         coupling="coseg",
         keep=params.keep if params.alpha is None else params.alpha,
         start_epoch=params.start_epoch,
-        needs_agreement=True,
+        # The default solves its thresholds from the archive, which weighs disagreement better.
+        needs_agreement=params.alpha is not None,
     )
 
 

@@ -22,6 +22,9 @@ from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
 
+VOTERS = ("ensemble", "dropout")
+RULES = ("default", "safe", "published")
+
 FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
 """Used when no trusted case can say which delta pays."""
 
@@ -46,8 +49,19 @@ class UncertaintyParams:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
+        for name, choices in (("voters", VOTERS), ("rule", RULES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"params.{name}: expected one of {', '.join(choices)}, "
+                    f"got {getattr(self, name)!r}."
+                )
         if self.members < 1 or self.passes < 1:
             raise ConfigError("params.members and params.passes: expected at least 1.")
+        if not 0 < self.confidence <= 1:
+            raise ConfigError(
+                "params.confidence: expected a share above 0 and up to 1, got "
+                f"{self.confidence}."
+            )
         if self.delta is not None and not 0 < self.delta < MAX_UNCERTAINTY:
             raise ConfigError(
                 f"params.delta: expected a number above 0 and below {MAX_UNCERTAINTY}, "
