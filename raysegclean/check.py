@@ -56,8 +56,8 @@ def check(archive_uri: str, label: str) -> CheckReport:
     index = load_index(archive, require_label=label)
     if not len(index) + len(index.failed):
         raise InputError(
-            f"{archive.store.uri}: no case here. Give a folder or prefix of <case>.ome.zarr, or make "
-            "one with `raysegclean ingest`."
+            f"{archive.store.uri}: no case here. Give a folder or prefix of <case>.ome.zarr, or "
+            "make one with `raysegclean ingest`."
         )
     broken = [
         Finding(True, fault.case, fault.reason, "repair it or leave it out with `cases:`")

@@ -8,16 +8,17 @@ stay. One bad case costs itself and no other; it is named in failed.jsonl with t
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysegclean.config import Config
+from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
-from raysegclean.preparing import Prepared, begin, gpus_needed, prepare
+from raysegclean.preparing import begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
 from raysegclean.stages.correcting import correct
 from raysegclean.stages.gathering import gather
@@ -72,7 +73,7 @@ def clean(config: Config, say: Say = log.info) -> RunReport:
             config = with_searched_params(config, run, say)
             prepared = prepare(config)
         session = begin(config, run, prepared, facts, (epoch, lock.check, say))
-        return _stages(session, prepared)
+        return _stages(session, prepared.infos)
     except BaseException as error:
         # Of a folder that belongs to another run, nothing is touched.
         if session is not None or run.resolved() is None:
@@ -91,10 +92,10 @@ def _note_failure(run: RunFolder, lock: RunLock, error: BaseException) -> None:
         run.write_state(status="failed", error=told(error))
 
 
-def _stages(session: Session, prepared: Prepared) -> RunReport:
-    session.fail(prepared.unusable)
+def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
+    session.fail(session.unusable)
     begin_output(session)
-    models = train(session, prepared.infos)
+    models = train(session, infos)
     proposals = propose(session, models)
     evidence = gather(session, proposals)
     verdict = session.method.policy(evidence, session.params)

@@ -109,11 +109,6 @@ class RunPlan:
         """Return the cases that the networks of `fold` train on; those they judge are left out."""
         return tuple(c.case for c in self.cases if not self.crossfit or c.fold != fold)
 
-    def identity(self) -> dict[str, Any]:
-        """Return what a run folder is bound to: all but its cases, as plain values."""
-        plain: dict[str, Any] = self.to_json()
-        return {name: plain[name] for name in sorted(plain) if name not in ("cases", "archive")}
-
     def train_key(self) -> str:
         """Return the identity of the networks: what they are, and what they are trained on."""
         versions = [(c.case, c.fold, c.version) for c in self.cases]
@@ -205,7 +200,9 @@ def with_current_cases(frozen: RunPlan, now: RunPlan) -> RunPlan:
     fold_of = {case.group: case.fold for case in frozen.cases}
     cases = (
         replace(
-            case, fold=known[case.case].fold if case.case in known else fold_of.get(case.group, 0)
+            case,
+            fold=known[case.case].fold if case.case in known else fold_of.get(case.group, 0),
+            dtype=_holding(case.dtype, frozen.classes[-1]),
         )
         for case in now.cases
     )
@@ -224,24 +221,42 @@ def select_cases(wanted: str | Sequence[str], infos: Sequence[CaseInfo]) -> list
 
 
 def split_usable(
-    config: Config, infos: Sequence[CaseInfo]
+    config: Config, infos: Sequence[CaseInfo], trained: "RunPlan | None" = None
 ) -> tuple[list[CaseInfo], dict[str, str]]:
-    """Return the cases that one network can serve, and why each of the others cannot."""
+    """Return the cases that one network can serve, and why each of the others cannot.
+
+    `trained` is the plan of networks that are trained already: what they do not know fails.
+    """
     usual = Counter(info.channels for info in infos).most_common(1)
+    channels = trained.network.in_channels if trained else usual[0][0] if usual else 1
     usable, unusable = [], {}
     for info in infos:
-        labels = [one for one in info.labels if one.name in _label_names(config)]
-        crowded = next((one for one in labels if len(one.voxels) > MAX_CLASSES), None)
-        if crowded is not None:
-            unusable[info.case] = _too_many(crowded.name, len(crowded.voxels))
-        elif info.channels != usual[0][0]:
-            unusable[info.case] = (
-                f"image has {info.channels} channels, most cases have {usual[0][0]}. Ingest it "
-                "with the same channels, or leave it out with `cases:`."
-            )
-        else:
+        why = _misfit(config, info, channels, trained.classes if trained else None)
+        if why is None:
             usable.append(info)
+        else:
+            unusable[info.case] = f"{why} Or leave the case out with `cases:`."
     return usable, unusable
+
+
+def _misfit(
+    config: Config, info: CaseInfo, channels: int, known: tuple[int, ...] | None
+) -> str | None:
+    if info.channels != channels:
+        return (
+            f"image has {info.channels} channels, the network reads {channels} as in most cases. "
+            "Ingest it with the same channels."
+        )
+    for label in (one for one in info.labels if one.name in _label_names(config)):
+        if len(label.voxels) > MAX_CLASSES:
+            return _too_many(label.name, len(label.voxels))
+        strange = sorted(set(label.voxels) - set(known or label.voxels))
+        if strange:
+            return (
+                f"label {label.name!r} holds {strange}, the networks were trained on "
+                f"{list(known or ())}. Correct its values, or start a new run."
+            )
+    return None
 
 
 def is_wanted(wanted: str | Sequence[str], case: str) -> bool:
@@ -398,9 +413,7 @@ def _case_plans(
 
 def _holding(dtype: str, highest: int) -> str:
     """Return `dtype`, or the wider one that a class found in other cases needs."""
-    if highest <= np.iinfo(dtype).max:
-        return dtype
-    return str(np.promote_types(dtype, np.min_scalar_type(highest)))
+    return dtype if highest <= np.iinfo(dtype).max else str(np.min_scalar_type(highest))
 
 
 def _group(config: Config, info: CaseInfo) -> str:

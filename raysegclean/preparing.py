@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raysegclean.config import Config
@@ -53,7 +53,8 @@ def prepare(config: Config) -> Prepared:
     params = make_params(method, config.params)
     index = load_index(Archive.open(config.archive), config.index, require_label=config.label)
     unusable = {f.case: f.reason for f in index.failed if is_wanted(config.cases, f.case)}
-    infos, misfits = split_usable(config, select_cases(config.cases, index))
+    lender = _lender(config)
+    infos, misfits = split_usable(config, select_cases(config.cases, index), lender)
     unusable |= misfits
     if not infos and unusable:
         case, reason = min(unusable.items())
@@ -61,7 +62,7 @@ def prepare(config: Config) -> Prepared:
             f"archive {config.archive}: none of {len(unusable)} cases can be used. "
             f"First: case {case}: {reason}"
         )
-    prepared = Prepared(method, params, tuple(infos), unusable, _lender(config))
+    prepared = Prepared(method, params, tuple(infos), unusable, lender)
     prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
     return prepared
 
@@ -87,15 +88,19 @@ def begin(
     plan = prepared.plan(config, gpu=facts.gpus > 0)
     frozen = run.freeze(
         {
-            "identity": plan.identity() | {"method": config.method, "models": config.models},
+            "identity": _identity(config, plan),
             "plan": plan.to_json(),
             "train_key": _train_key(config, plan),
             "config": config.resolved(),
         }
     )
-    plan = with_current_cases(RunPlan.from_json(frozen["plan"]), plan)
+    first = RunPlan.from_json(frozen["plan"])
+    known, strangers = split_usable(config, prepared.infos, first)
+    today = replace(prepared, infos=tuple(known)).plan(config, gpu=facts.gpus > 0)
+    plan = with_current_cases(first, today)
     run.write_state(status="running", epoch=epoch, started=time.time(), cases=len(plan.cases))
     return Session(
+        unusable=prepared.unusable | strangers,
         config=config,
         run=run,
         archive=Archive.open(plan.archive),
@@ -108,6 +113,22 @@ def begin(
         still_ours=still_ours,
         say=say,
     )
+
+
+def _identity(config: Config, plan: RunPlan) -> dict[str, Any]:
+    """Return what a run folder is bound to.
+
+    Settings, and not what followed from the archive: that is frozen at the first start, and new
+    or changed cases are cleaned with it. What only decides about proposals may change: then the
+    label is settled again.
+    """
+    settings = config.resolved()
+    bound = {name: settings[name] for name in ("label", "trusted", "group", "method", "models")}
+    without = {"train": ("placement", "checkpoint_every"), "relabel": ("max_change",)}
+    for section in ("network", "train", "relabel"):
+        left_out = without.get(section, ())
+        bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}
+    return bound | {"voters": asdict(plan.voters)}
 
 
 def _train_key(config: Config, plan: RunPlan) -> str:

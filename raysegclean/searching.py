@@ -133,7 +133,7 @@ class Objective:
         prepared = prepare(config)
         job = (1, _never_taken, log.info)
         session = begin(config, RunFolder(config.run), prepared, connect(), job)
-        session.fail(prepared.unusable)
+        session.fail(session.unusable)
         models = train(session, prepared.infos, on_note=_Marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)

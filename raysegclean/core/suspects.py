@@ -74,7 +74,7 @@ class PolicyParams:
     shift_gain: float = 0.8
     max_shift_vox: float = 3.0
     """A larger offset is no shifted outline, but a missing or a wrong structure."""
-    posterior: float = 0.8
+    posterior: float = 0.5
     """Probability from which a case belongs to a noisy group."""
     min_bic_gain: float = 10.0
     """How much better two components must be than one ("very strong", Kass & Raftery 1995)."""

@@ -59,8 +59,7 @@ class UncertaintyParams:
             raise ConfigError("params.members and params.passes: expected at least 1.")
         if not 0 < self.confidence <= 1:
             raise ConfigError(
-                "params.confidence: expected a share above 0 and up to 1, got "
-                f"{self.confidence}."
+                f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
             )
         if self.delta is not None and not 0 < self.delta < MAX_UNCERTAINTY:
             raise ConfigError(

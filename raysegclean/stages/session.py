@@ -42,6 +42,8 @@ class Session:
     facts: ClusterFacts
     still_ours: Callable[[], None]
     """Raises RunConflict when another job took the run over."""
+    unusable: Mapping[str, str]
+    """Case -> why it cannot be cleaned here, known before anything is computed."""
     say: Callable[[str], None] = log.info
     failed: dict[str, str] = field(default_factory=dict)
     """Case -> why."""

@@ -260,9 +260,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_users_own_method_is_named_by_its_import_path_and_runs_like_the_others(own_module):
     values = {"archive": "a", "label": "organs", "run": "r", "group": "case"}
-    config = make_config(
-        values | {"method": f"{own_module}:MINE", "params": {"limit_vox": 1.0}}
-    )
+    config = make_config(values | {"method": f"{own_module}:MINE", "params": {"limit_vox": 1.0}})
     method = load_method(config.method)
     params = make_params(method, config.params)
     assert method.voters(params).members == 3
