@@ -1,0 +1,119 @@
+"""The plan: every `auto` decided from config and index alone, and refusals before any compute."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.config import make_config
+from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
+from raysegclean.core.geometry import Index3
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.methods.base import Voters
+from raysegclean.nets.receptive import receptive_radius, total_stride
+from raysegclean.plan import RunPlan, make_plan, select_cases, with_current_cases
+
+VOTERS = Voters(members=2)
+edge = st.integers(6, 300)
+
+
+def _info(case: str, shape: Index3 = (40, 50, 36), patient: str | None = "p", **more) -> CaseInfo:
+    voxels = shape[0] * shape[1] * shape[2]
+    summary = LabelSummary("organs", "uint8", {0: voxels - 9, 1: 5, 3: 4}, {}, f"v-{case}")
+    intensity = Intensity(-1000, -900, 400, 900, 0.0, 300.0)
+    info = CaseInfo(
+        case, patient, None, None, shape, 1, "int16", (2.0, 1.0, 1.0), intensity, (summary,), "i"
+    )
+    return replace(info, **more)
+
+
+def _config(**changes):
+    return make_config({"archive": "a", "label": "organs", "run": "r", **changes})
+
+
+def _plan(infos, **changes) -> RunPlan:
+    return make_plan(_config(**changes), infos, VOTERS, gpu=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(edge, edge, edge), st.integers(1, 4))
+def test_patches_and_tiles_keep_to_the_stride_and_the_budget(shape: Index3, levels: int) -> None:
+    network = {"widths": [4] * levels}
+    plan = _plan([_info("a", shape, "1"), _info("b", shape, "2")], network=network)
+    stride = total_stride(plan.network)
+    for edges in (plan.patch_zyx, plan.tile_zyx):
+        assert all(n % s == 0 and n > 0 for n, s in zip(edges, stride, strict=True))
+    assert plan.halo_vox == receptive_radius(plan.network)
+    assert RunPlan.from_json(plan.to_json()) == plan
+
+
+@given(st.lists(st.integers(0, 12), min_size=8, max_size=40), st.integers(2, 4))
+@settings(max_examples=40, deadline=None)
+def test_no_network_trains_on_a_patient_it_judges(patients: list[int], folds: int) -> None:
+    infos = [_info(f"c{n}", patient=str(p)) for n, p in enumerate(patients)]
+    train = {"crossfit": folds}
+    if len(set(patients)) < folds:
+        with pytest.raises(ConfigError, match="patients"):
+            _plan(infos, train=train)
+        return
+    plan = _plan(infos, train=train)
+    patient_of = {info.case: info.patient for info in infos}
+    for fold in range(folds):
+        trained = {patient_of[case] for case in plan.training_cases(fold)}
+        judged = {patient_of[case.case] for case in plan.cases if case.fold == fold}
+        assert judged
+        assert not trained & judged
+
+
+def test_the_plan_does_not_depend_on_the_order_of_the_index() -> None:
+    infos = [_info(f"c{n}", patient=str(n)) for n in range(9)]
+    assert _plan(sorted(infos, key=lambda i: i.case)).train_key() == _plan(infos).train_key()
+
+
+def test_classes_are_all_values_of_all_cases_and_background_comes_first() -> None:
+    assert _plan([_info("a", patient="1"), _info("b", patient="2")]).classes == (0, 1, 3)
+
+
+def test_crossfit_without_patients_is_refused_unless_the_user_says_so() -> None:
+    infos = [_info("a", patient=None), _info("b", patient=None)]
+    with pytest.raises(ConfigError, match="group: case"):
+        _plan(infos)
+    assert _plan(infos, group="case").folds == 2
+
+
+def test_an_empty_selection_is_an_error_that_names_the_archive() -> None:
+    with pytest.raises(InputError, match="no usable case"):
+        _plan([])
+
+
+def test_cases_are_chosen_by_glob_list_file_and_query(tmp_path) -> None:
+    infos = [
+        _info(name, patient=name, site=site)
+        for name, site in (("a1", "A"), ("a2", "B"), ("b1", "A"))
+    ]
+    names = tmp_path / "names.txt"
+    names.write_text("a2 b1")
+
+    def chosen(wanted):
+        return [info.case for info in select_cases(wanted, infos)]
+
+    assert chosen("*") == ["a1", "a2", "b1"]
+    assert chosen("a*") == ["a1", "a2"]
+    assert chosen(("b1", "a1")) == ["a1", "b1"]
+    assert chosen(str(names)) == ["a2", "b1"]
+    assert chosen('site == "A" and spacing_z > 1') == ["a1", "b1"]
+    with pytest.raises(ConfigError, match="condition"):
+        chosen("nonsense == 3")
+
+
+def test_a_changed_case_gets_its_new_version_and_a_new_one_a_fold() -> None:
+    infos = [_info(f"c{n}", patient=str(n)) for n in range(4)]
+    frozen = _plan(infos)
+    changed = replace(infos[0], image_version="other")
+    now = _plan([changed, *infos[1:], _info("new", patient="9")])
+    merged = with_current_cases(frozen, now)
+    assert [c.fold for c in merged.cases[:4]] == [c.fold for c in frozen.cases]
+    assert merged.case("c0").version != frozen.case("c0").version
+    assert merged.case("c1").version == frozen.case("c1").version
+    assert merged.case("new").fold in (0, 1)
