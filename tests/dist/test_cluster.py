@@ -152,6 +152,7 @@ def head(tmp_path_factory):
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=4"]
     command += ["--port=0", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
     command += [f"--ray-client-server-port={free_port()}", f"--object-store-memory={200 << 20}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     ) as process:
