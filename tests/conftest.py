@@ -13,3 +13,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # A stray profile of the person who runs the tests must never reach a real bucket.
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+from hypothesis import settings  # noqa: E402  (after the environment is set)
+
+# A busy machine is no failure: what takes too long is caught by pytest's own timeout.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")

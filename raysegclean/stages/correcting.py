@@ -1,11 +1,13 @@
 """The voxel corrector: with enough trusted cases it takes over in flagged cases.
 
 What all cases of an archive share cannot be seen without trusted labels. Where most trusted cases
-turn out to be wrong, every case counts as flagged.
+turn out to be wrong, every case counts as flagged; where none is, there is nothing to learn from.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -32,17 +34,18 @@ def correct(
     """Return the verdict with the corrector in place of other actions in flagged cases.
 
     Both come back unchanged where the method wants no corrector, or the trusted cases are too few
-    or too empty to fit one.
+    to fit one, or too right.
     """
     if not session.method.corrects(session.params) or len(evidence.trusted) < MIN_TRUSTED:
         return proposals, verdict
     centre = half_sample_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
     offsets = {s.case: s.foreground.offset_vox - centre for s in evidence.scores}
     trusted = [score.case for score in evidence.trusted]
-    rows, most_are_wrong = _sample(session, proposals, offsets, trusted)
-    if rows is None:
-        session.say(f"correct: no boundary in {len(trusted)} trusted cases, nothing to fit on")
+    rows, dice = _sample(session, proposals, offsets, trusted)
+    if rows is None or min(dice) >= RIGHT_DICE:
+        session.say(f"correct: the {len(trusted)} trusted cases show no error to learn from")
         return proposals, verdict
+    most_are_wrong = float(np.median(dice)) < RIGHT_DICE
     cases = [score.case for score in evidence.scores]
     flagged = cases if most_are_wrong else [c for c in cases if verdict.decisions[c].flagged]
     version = ALGORITHM_VERSIONS["correct"]
@@ -72,8 +75,8 @@ def _corrected(verdict: Verdict, cases: Collection[str], trusted: Sequence[str])
 
 def _sample(
     session: Session, proposals: Proposals, offsets: Mapping[str, float], trusted: list[str]
-) -> tuple[str | None, bool]:
-    """Sample and merge the training rows; return their key, and if most trusted cases are wrong."""
+) -> tuple[str | None, list[float]]:
+    """Sample and merge the training rows; return their key, and each trusted case's given Dice."""
     version = ALGORITHM_VERSIONS["correct"]
     keys = {c: digest(version, proposals.keys[c], offsets[c]) for c in trusted}
     job = CorrectJob(proposals.job, keys, offsets)
@@ -84,20 +87,20 @@ def _sample(
         # A shard's sample is smaller than what the merged one may hold.
         rows = replace(rows, limit=MAX_ROWS)
         merged = rows if merged is None else merged.merge(rows)
-    if merged is None or len(np.unique(merged.targets)) < 2:
-        return None, False
+    dice = _given_dice(records)
+    if merged is None or not dice or len(np.unique(merged.targets)) < 2:
+        return None, []
     used = sorted((task, record["key"]) for task, record in records.items())
     name = f"corrector/rows-{digest(used)}.npz"
     session.run.store.put(name, merged.to_bytes())
-    return name, _most_are_wrong(records)
+    return name, dice
 
 
-def _most_are_wrong(records: Mapping[str, dict[str, int]]) -> bool:
-    both: dict[object, int] = {}
-    total: dict[object, int] = {}
+def _given_dice(records: Mapping[str, dict[str, Any]]) -> list[float]:
+    """Return the Dice of given to trusted foreground, per trusted case that has any."""
+    both: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     for record in records.values():
-        case = record["case"]
-        both[case] = both.get(case, 0) + record["both_vox"]
-        total[case] = total.get(case, 0) + record["sum_vox"]
-    dice = [2 * both[case] / total[case] for case in both if total[case]]
-    return bool(dice) and float(np.median(dice)) < RIGHT_DICE
+        both[record["case"]] += record["both_vox"]
+        total[record["case"]] += record["sum_vox"]
+    return [2 * both[case] / total[case] for case in total if total[case]]

@@ -38,7 +38,7 @@ from raysegclean.store.shards import LabelArraySpec, create_label_array, put_sha
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs, write_archive
 
-SHAPE = (20, 56, 60)
+SHAPE = (24, 60, 64)
 SPACING = (2.0, 1.0, 1.0)
 GOOD = ("good0", "good1", "good2", "good3", "wide")
 SAFE = {
@@ -120,11 +120,11 @@ def late_label(folder: Path) -> None:
 
 
 BEFORE_THE_INDEX: dict[Callable[[Path], None], str] = {
-    no_label: r"label 'organs' is missing; the case has other.*Ingest that label",
+    no_label: r"label 'organs' is missing; it has other.*Ingest that label",
     nan_image: r"NaN or infinite voxels between .*Replace them in the source",
     negative_label: r"label holds -1\. Labels start at 0: shift or map",
     instance_label: r"300 values, expected at most 250.*Merge instances",
-    no_voxels: r"image has \(0, 56, 60\) voxels\. Leave it out or ingest it again",
+    no_voxels: r"image has \(0, 60, 64\) voxels\. Leave it out or ingest it again",
     cut_image: r"/0: box .* cannot be decoded .*restore it or ingest",
     cut_label: r"labels/organs/0: box .* cannot be decoded .*restore it or ingest",
     cut_short_ingest: r"no zarr\.json .*Run that ingest again",
