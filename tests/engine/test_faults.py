@@ -25,6 +25,7 @@ from raysegclean.store.run import RunFolder
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_archive
 
 DEADLINE_S = 240.0
+pytestmark = pytest.mark.timeout(4 * DEADLINE_S)
 SCENES = tuple(Scene(f"case{n:02d}", (20, 60 + n, 64), (2.0, 1.0, 1.0)) for n in range(12))
 SLOW_VOTERS = {"voters": "dropout", "members": 1, "passes": 24, "rule": "safe", "delta": 0.3}
 
