@@ -297,7 +297,7 @@ def test_a_stopped_run_says_how_to_resume(tmp_path: Path, signum: signal.Signals
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signum)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert "raysegclean clean clean.yaml --set 'cases=a b'" in err
     assert "Traceback" not in err

@@ -89,11 +89,15 @@ def test_a_decision_does_not_depend_on_the_order_of_the_cases(name):
     assert forward.actions == backward.actions
 
 
-def test_coseg_has_two_peers_that_choose_each_others_samples_and_must_agree():
+def test_coseg_has_two_peers_that_choose_each_others_samples():
     voters = COSEG.voters(CosegParams(start_epoch=5, keep=0.7))
-    assert voters == Voters(
-        members=2, coupling="coseg", keep=0.7, start_epoch=5, needs_agreement=True
-    )
+    assert voters == Voters(members=2, coupling="coseg", keep=0.7, start_epoch=5)
+
+
+def test_the_peers_of_the_published_form_must_agree_and_keep_the_share_of_clean_cases():
+    voters = COSEG.voters(CosegParams(alpha=0.6))
+    assert voters.needs_agreement
+    assert voters.keep == 0.6
 
 
 @pytest.mark.parametrize(("alpha", "noisy"), [(1.0, 0), (0.9, 1), (0.7, 3), (0.5, 5)])
