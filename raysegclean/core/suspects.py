@@ -107,8 +107,9 @@ class Offsets:
     """Beyond this a case stands out."""
     believed: Flags
     """False for cases on a side that fits the networks no worse than the centre does: there the
-    centre, not the side, may be what is wrong. False too where the offset is not one of the whole
-    outline (`PolicyParams.min_effect`)."""
+    centre, not the side, may be what is wrong."""
+    least: Values
+    """How far off a case must be for its offset to be one of the whole outline."""
 
     @classmethod
     def measure(
@@ -123,24 +124,27 @@ class Offsets:
         values, known = (_offsets(part, key, bias, params) for part in (scores, trusted))
         known = known[np.isfinite(known)]
         spread = np.array([s.spread_vox for s in of_key(scores, key)])
+        least = np.where(np.isfinite(spread), params.min_effect * spread, 0.0)
+        everywhere = np.ones(len(scores), bool)
         if known.size >= params.min_cases:
             centre = float(np.median(known))
             limit = _movable(_limit(values, centre, params), params)
-            return cls(values - centre, limit, _of_whole(values - centre, spread, params))
+            return cls(values - centre, limit, everywhere, least)
         measured = np.isfinite(values).sum()
         if measured >= params.min_cases:
             centre = half_sample_mode(values)
             limit = _limit(values, centre, params)
             believed = _worse_sides(values - centre, limit, of_key(scores, key), params)
-            believed &= _of_whole(values - centre, spread, params)
-            found = cls(values - centre, _movable(limit, params), believed)
+            found = cls(values - centre, _movable(limit, params), believed, least)
             if found.flags().sum() <= params.max_flagged * measured:
                 return found
-        return cls(np.full(len(scores), np.nan), float("inf"), np.zeros(len(scores), bool))
+        return cls(np.full(len(scores), np.nan), float("inf"), everywhere, least)
 
     def flags(self, strictness: float = 1.0) -> Flags:
-        """Return which cases lie beyond `strictness` times the limit."""
-        return self.believed & (np.abs(self.from_centre) > strictness * self.limit)
+        """Return which cases lie beyond `strictness` times the limit, with their whole outline."""
+        far = np.abs(self.from_centre)
+        whole = far >= strictness * self.least
+        return self.believed & whole & (far > strictness * self.limit)
 
 
 def _limit(values: Values, centre: float, params: PolicyParams) -> float:
@@ -151,11 +155,6 @@ def _limit(values: Values, centre: float, params: PolicyParams) -> float:
 def _movable(limit: float, params: PolicyParams) -> float:
     """Return the limit, but no less than what moves a voxel: half of one after the gain."""
     return max(limit, _LEAST_SHIFT_VOX / params.shift_gain)
-
-
-def _of_whole(from_centre: Values, spread: Values, params: PolicyParams) -> Flags:
-    """Return where the offset is one of the whole outline; a spread that is not known says so."""
-    return ~(np.abs(from_centre) < params.min_effect * spread)
 
 
 def _worse_sides(
