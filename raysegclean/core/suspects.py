@@ -78,6 +78,8 @@ class PolicyParams:
     """Probability from which a case belongs to a noisy group."""
     min_bic_gain: float = 10.0
     """How much better two components must be than one ("very strong", Kass & Raftery 1995)."""
+    min_group_cases: int = 40
+    """Fewer cases than this form no groups: two components are then found by chance too often."""
     min_separation: float = 2.0
     """Ashman's D from which two components count as two groups."""
     min_corruption: float = 0.3
@@ -305,7 +307,7 @@ def _upper_group(
     params: PolicyParams,
 ) -> Group | None:
     usable = left & np.isfinite(values)
-    if usable.sum() < params.min_cases:
+    if usable.sum() < params.min_group_cases:
         return None
     mixture = fit_mixture(values[usable])
     if (
