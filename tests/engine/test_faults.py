@@ -151,6 +151,7 @@ def test_on_files_three_kills_cost_nothing_that_was_committed(tmp_path: Path) ->
     _unlucky_run(tmp_path, str(tmp_path / "archive"), str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_on_s3_three_kills_cost_nothing_that_was_committed(tmp_path: Path, s3_bucket: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     bucket = s3_bucket.rsplit("/", 1)[0]

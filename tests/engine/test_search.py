@@ -107,6 +107,7 @@ def test_a_search_on_trusted_cases_ends_on_two_cores_and_freezes_what_it_chose(
         shutdown_if_ours(facts)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_without_repeating_a_finished_trial(
     archive: Archive, tmp_path: Path
 ) -> None:

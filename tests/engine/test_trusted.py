@@ -22,7 +22,11 @@ from raysegclean.store.run import RunFolder
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]
 
 EXPERT = "expert"
 TRUSTED = tuple(f"trusted{n}" for n in range(8))
