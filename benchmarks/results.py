@@ -37,9 +37,10 @@ Written by `make bench-quality`; every line is one cell that the command can run
 
 Networks are trained on the noisy labels; every case is judged by networks that never saw its
 patient. `argmax` replaces every label by that prediction. `mean shift` moves every outline by the
-archive's mean bias, measured on the truth: an oracle that a user does not have. Nothing here was
-chosen on the cases that are scored, except the default policy, which was developed on
-hippocampus.
+archive's mean bias, measured on the truth: an oracle that a user does not have.
+
+The default policy was developed on the hippocampus cases: several of its numbers were set after
+looking at these very cells. Read its figures there as a fit, not as a forecast.
 
 Dice is averaged over the classes of a case. Times are wall seconds of a cell's first run on 2 cores
 that other work shared, so good to a factor of two or three; a cell that trains includes training.
