@@ -101,6 +101,9 @@ class _Archive:
     groups: Sequence[Group]
     above: Sequence[Mapping[int, Mapping[Kind, float]]]
     """For each group: class -> kind -> confidence."""
+    alone: bool
+    """Whether there are cases enough to move a class that the foreground does not agree with:
+    in a small archive one badly learnt class of one fold looks the same."""
 
     @classmethod
     def measure(
@@ -109,6 +112,7 @@ class _Archive:
         keys = [FOREGROUND, *sorted({c for s in scores for c in s.classes})]
         offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
         moved = offsets[FOREGROUND].flags()
+        alone = len(scores) >= params.min_group_cases
         for key in keys[1:]:
             moved = moved | offsets[key].flags(params.class_strictness)
         groups = find_groups(scores, keys, moved, params)
@@ -117,14 +121,17 @@ class _Archive:
             {c: _thresholds(of_key(scores, c), g.members, clean, params) for c in keys[1:]}
             for g in groups
         ]
-        return cls(params, offsets, groups, above)
+        return cls(params, offsets, groups, above, alone)
 
     def decide_class(self, row: int, value: int) -> ClassDecision:
         """Return the decision for class `value` of the case at position `row`."""
         offset = float(self.offsets[value].from_centre[row])
-        shift = self._shift_vox(row, value)
+        shift, with_foreground = self._shift_vox(row, value)
         if shift is not None and abs(shift) > self.params.max_shift_vox:
             why = f"boundary off by {shift:+.2f} voxels, more than a shifted outline can be"
+            return ClassDecision(Action.REVIEW, why, offset_vox=offset)
+        if shift is not None and not self.alone and not with_foreground:
+            why = f"boundary off by {shift:+.2f} voxels, in an archive too small to be sure"
             return ClassDecision(Action.REVIEW, why, offset_vox=offset)
         if shift is not None:
             why = f"boundary off by {shift:+.2f} voxels from the archive's centre"
@@ -141,13 +148,16 @@ class _Archive:
                 )
         return ClassDecision(Action.KEEP, "like most cases", offset_vox=offset)
 
-    def _shift_vox(self, row: int, value: int) -> float | None:
-        """Return the offset to undo: the foreground's where the class agrees, else its own."""
+    def _shift_vox(self, row: int, value: int) -> tuple[float | None, bool]:
+        """Return the offset to undo, and whether the foreground agrees with it.
+
+        It is the foreground's where the class agrees, else the class's own.
+        """
         whole, mine = self.offsets[FOREGROUND], self.offsets[value]
         pooled, own = float(whole.from_centre[row]), float(mine.from_centre[row])
         if whole.flags()[row] and not abs(own - pooled) > mine.limit:
-            return pooled
-        return own if mine.flags(self.params.class_strictness)[row] else None
+            return pooled, True
+        return (own if mine.flags(self.params.class_strictness)[row] else None), False
 
 
 def _why_replace(group: Group, row: int) -> str:

@@ -129,9 +129,16 @@ def test_networks_of_one_fold_that_draw_wider_do_not_flag_its_cases():
     assert set(actions(decisions, "good")) == {Action.KEEP}
 
 
+def test_in_a_small_archive_one_class_that_is_off_alone_goes_to_a_person():
+    good, bad = class_score(0.1), class_score(1.6, corruption=0.9)
+    decisions = decide([*clean_archive(20), case("bad", class_score(0.35), good, bad)])
+    assert decisions["bad"].classes[1].action is Action.KEEP
+    assert decisions["bad"].classes[2].action is Action.REVIEW
+
+
 def test_one_class_that_is_off_is_shifted_alone():
     good, bad = class_score(0.1), class_score(1.6, corruption=0.9)
-    decisions = decide([*clean_archive(30), case("bad", class_score(0.35), good, bad)])
+    decisions = decide([*clean_archive(45), case("bad", class_score(0.35), good, bad)])
     assert decisions["bad"].classes[1].action is Action.KEEP
     assert decisions["bad"].classes[2].action is Action.SHIFT
     assert decisions["bad"].classes[2].shift_vox == pytest.approx(1.2, abs=0.15)

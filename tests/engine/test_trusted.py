@@ -75,7 +75,7 @@ class Biased:
 
     def __init__(self, folder: Path) -> None:
         small = [Scene(name, (16, 44, 48)) for name in (*TRUSTED, "other0", "other1")]
-        large = [Scene(f"large{n}", (24, 90, 70), (2.0, 1.0, 1.0)) for n in range(3)]
+        large = [Scene(f"large{n}", (24, 90, 70)) for n in range(3)]
         self.folder = folder
         self.archive, self.truth = write_biased(folder / "a", small + large, lambda _: True)
         self.before = {case: self.labels(case) for case in self.archive.case_ids()}
