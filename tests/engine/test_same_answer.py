@@ -29,8 +29,8 @@ SCENES = (
     *(Scene(f"odd{n}", (5 + n, 21 - n, 17 + 2 * n), (2.0, 1.0, 1.0)) for n in range(9)),
 )
 VOTERS: Mapping[str, dict[str, Any]] = {
-    "coseg": {"method": "coseg", "params": {"retrain": False}},
-    "ensemble": {"method": "uncertainty", "params": {"members": 2}},
+    "coseg": {"method": "coseg", "params": {"alpha": 0.5, "retrain": False}},
+    "ensemble": {"method": "uncertainty", "params": {"members": 2, "rule": "safe", "delta": 0.24}},
     "dropout": {
         "method": "uncertainty",
         "params": {"voters": "dropout", "members": 1, "passes": 3, "rule": "safe", "delta": 0.2},
