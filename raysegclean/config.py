@@ -117,6 +117,9 @@ class Train(_Section):
     crossfit: Whole = _setting("a number of folds >= 2, or 0 for in-sample voters", 2)
     seed: Whole = _setting("a whole number >= 0", 0)
     lr: Positive | Auto = _setting("a learning rate above 0, or auto", "auto")
+    loss: Literal["ce_dice", "gce", "nr_dice", "sce", "t_loss"] = _setting(
+        "ce_dice, gce, nr_dice, sce or t_loss", "ce_dice"
+    )
     flips: tuple[Literal["z", "y", "x"], ...] = _setting(
         "a list of axes out of z, y, x along which the labels are symmetric", ()
     )

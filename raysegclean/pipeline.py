@@ -20,6 +20,7 @@ from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
 from raysegclean.preparing import begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
+from raysegclean.stages.asking import answered
 from raysegclean.stages.correcting import correct
 from raysegclean.stages.gathering import gather
 from raysegclean.stages.proposing import propose
@@ -98,7 +99,7 @@ def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
     models = train(session, infos)
     proposals = propose(session, models)
     evidence = gather(session, proposals)
-    verdict = session.method.policy(evidence, session.params)
+    verdict = answered(session, proposals, session.method.policy(evidence, session.params))
     proposals, verdict = correct(session, proposals, evidence, verdict)
     settlement = settle(session, proposals, verdict)
     if session.method.retrains(session.params):

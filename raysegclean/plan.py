@@ -378,10 +378,9 @@ def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainCon
         precision="bf16"
         if wanted.precision == "bf16" or (gpu and wanted.precision == "auto")
         else "fp32",
-        peers=voters.members,
-        coupling=voters.coupling,
-        keep=voters.keep,
-        start_epoch=voters.start_epoch,
+        peers=max(1, voters.members),
+        hook=voters.hook,
+        loss=wanted.loss,
         checkpoint_every=max(50, steps // 10)
         if wanted.checkpoint_every == "auto"
         else wanted.checkpoint_every,

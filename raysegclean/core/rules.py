@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raysegclean.core.boundary import Spacing, shift_halo_vox, shift_label
 from raysegclean.core.casescore import Kind
-from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY, threshold_level
+from raysegclean.core.evidence import LEVELS, threshold_level
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
 
@@ -35,6 +35,12 @@ class Reason(IntEnum):
     """The voxel corrector, fitted on trusted cases, prefers another class."""
     FLIP = 4
     """The published rule of uncertainty relabelling: the uncertainty exceeds delta."""
+    BIAS = 5
+    """Spatial Correction: the prediction, with the bias of its boundary taken out, differs."""
+    POSTERIOR = 6
+    """Transition matrix: another true class is more probable, given label and prediction."""
+    VOTE = 7
+    """Several methods agree; 128 and above say which (`vote_reason`)."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,19 @@ class Actions:
     removed goes by the given class, what is added or swapped by the candidate."""
     correct: frozenset[int] = frozenset()
     """Classes in which the corrector's candidates are taken."""
-    replace_below: float | None = None
-    """Uncertainty below which any candidate replaces the label (voxel by voxel, in all classes)."""
+    replace_below: Mapping[int, float] = field(default_factory=dict)
+    """Given class, background too -> score below which any candidate replaces it, voxel by voxel;
+    as a share of the score's range."""
     flip_above: float | None = None
-    """Uncertainty above which a binary label is flipped (published form only)."""
+    """Score above which a binary label is flipped (published form of uncertainty only)."""
+    correct_reason: Reason = Reason.CORRECT
+    """Why voxels of `correct` change."""
 
     @property
     def quiet(self) -> bool:
         """True when nothing can change."""
-        by_class = self.shift_vox or self.replace_above or self.correct
-        return not by_class and self.replace_below is None and self.flip_above is None
+        by_class = self.shift_vox or self.replace_above or self.correct or self.replace_below
+        return not by_class and self.flip_above is None
 
     def without(self, classes: frozenset[int]) -> "Actions":
         """Return the actions without any for `classes`."""
@@ -65,8 +74,9 @@ class Actions:
             shift_vox={c: v for c, v in self.shift_vox.items() if c not in classes},
             replace_above={c: v for c, v in self.replace_above.items() if c not in classes},
             correct=self.correct - classes,
-            replace_below=None if classes else self.replace_below,
+            replace_below={} if classes else self.replace_below,
             flip_above=None if classes else self.flip_above,
+            correct_reason=self.correct_reason,
         )
 
     def halo_vox(self, spacing_mm: Spacing) -> Index3:
@@ -107,10 +117,10 @@ def settle(
             given_zyx, actions.shift_vox, classes=range(1, classes), spacing_mm=spacing_mm
         )[core.slices].astype(np.uint8)
         _take(label, reason, moved, moved != given_core, Reason.SHIFT)
-    if proposal is not None and (actions.replace_above or actions.replace_below is not None):
+    if proposal is not None and (actions.replace_above or actions.replace_below):
         _take_candidates(label, reason, given_core, proposal, actions, classes)
     if proposal is not None and proposal.correction_zyx is not None:
-        _correct(label, reason, given_core, proposal.correction_zyx, actions.correct)
+        _correct(label, reason, given_core, proposal.correction_zyx, actions)
     if proposal is not None and actions.flip_above is not None:
         _flip(label, reason, given_core, proposal, actions.flip_above)
     reason[label == given_core] = Reason.UNCHANGED
@@ -176,9 +186,15 @@ def _take_candidates(
         np.where(predicted == 0, levels[Kind.REMOVED][given], levels[Kind.SWAPPED][predicted]),
     )
     accepted = (proposal.candidate_zyx > 0) & (proposal.confidence_zyx >= needed)
-    if actions.replace_below is not None and proposal.uncertainty_zyx is not None:
-        certain = proposal.uncertainty_zyx < _uncertainty_level(actions.replace_below)
-        accepted |= (proposal.confidence_zyx > 0) & certain
+    if actions.replace_below and proposal.score_zyx is not None:
+        bounds = np.zeros(256, np.int64)
+        for channel, below in actions.replace_below.items():
+            bounds[channel] = threshold_level(below)
+        accepted |= (
+            (proposal.candidate_zyx > 0)
+            & (proposal.confidence_zyx > 0)
+            & (proposal.score_zyx < bounds[given])
+        )
     _take(label, reason, predicted, accepted, Reason.REPLACE)
 
 
@@ -187,14 +203,14 @@ def _correct(
     reason: NDArray[np.uint8],
     given: Label,
     correction: NDArray[np.uint8],
-    classes: frozenset[int],
+    actions: Actions,
 ) -> None:
     """Take the corrector's class where every foreground class of the change is open to it."""
     is_open = np.zeros(256, np.bool_)
-    is_open[[0, *classes]] = True
+    is_open[[0, *actions.correct]] = True
     corrected = np.where(correction > 0, correction - (correction > 0), given).astype(np.uint8)
     where = (correction > 0) & is_open[given] & is_open[corrected]
-    _take(label, reason, corrected, where, Reason.CORRECT)
+    _take(label, reason, corrected, where, actions.correct_reason)
 
 
 def _flip(
@@ -204,10 +220,6 @@ def _flip(
     proposal: Proposal,
     threshold: float,
 ) -> None:
-    assert proposal.uncertainty_zyx is not None
-    uncertain = proposal.uncertainty_zyx >= _uncertainty_level(threshold)
+    assert proposal.score_zyx is not None
+    uncertain = proposal.score_zyx >= threshold_level(threshold)
     _take(label, reason, (1 - given).astype(np.uint8), uncertain, Reason.FLIP)
-
-
-def _uncertainty_level(threshold: float) -> int:
-    return threshold_level(threshold, maximum=MAX_UNCERTAINTY)

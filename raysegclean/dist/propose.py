@@ -64,7 +64,7 @@ class ProposeStage:
         case = self._predictor.cases[task.case]
         classes = len(self._plan.classes)
         box, with_trusted = loaded.image.box, loaded.trusted_zyx is not None
-        proposal = _empty_proposal(box, self._plan.voters.keeps_uncertainty)
+        proposal = _empty_proposal(box, bool(self._plan.voters.score))
         stats = trusted_stats = CaseStats.zero(classes)
         for core, passes in self._predictor.tiles(case, loaded.image):
             sums = EvidenceSum()
@@ -100,7 +100,7 @@ class ProposeStage:
             evidence,
             given,
             needs_agreement=voters.needs_agreement,
-            keeps_uncertainty=voters.keeps_uncertainty,
+            score=voters.score,
         )
 
     def _create_folder(self, case: str) -> ProposalFolder:
@@ -152,16 +152,16 @@ def labels_of(
     return given, reader.channels(case.case, plan.trusted_label, box)
 
 
-def _empty_proposal(box: Box, with_uncertainty: bool) -> Proposal:
-    blank = [np.zeros(box.shape_zyx, np.uint8) for _ in range(3 if with_uncertainty else 2)]
-    return Proposal(blank[0], blank[1], blank[2] if with_uncertainty else None)
+def _empty_proposal(box: Box, with_score: bool) -> Proposal:
+    blank = [np.zeros(box.shape_zyx, np.uint8) for _ in range(3 if with_score else 2)]
+    return Proposal(blank[0], blank[1], blank[2] if with_score else None)
 
 
 def _place(whole: Proposal, tile: Proposal, part: tuple[slice, slice, slice]) -> None:
     whole.candidate_zyx[part] = tile.candidate_zyx
     whole.confidence_zyx[part] = tile.confidence_zyx
-    if whole.uncertainty_zyx is not None and tile.uncertainty_zyx is not None:
-        whole.uncertainty_zyx[part] = tile.uncertainty_zyx
+    if whole.score_zyx is not None and tile.score_zyx is not None:
+        whole.score_zyx[part] = tile.score_zyx
 
 
 def _offsets(

@@ -191,7 +191,7 @@ def _units(job: TrainJob, folds: Sequence[int], gpus: float) -> list[_Unit]:
     apart = job.placement == "ranks" or (job.placement == "auto" and 0 < wanted <= gpus)
     if not apart or len(members) == 1:
         return [_Unit(fold, members, split=False) for fold in folds]
-    if job.train.coupling == "coseg":
+    if job.train.exchanges != "nothing":
         return [_Unit(fold, members, split=True) for fold in folds]
     return [_Unit(fold, (member,), split=False) for fold in folds for member in members]
 

@@ -7,19 +7,23 @@ value in a module outside the package, named in the config as `method: my_packag
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from raysegclean.core.casescore import CaseDecision, CaseScore
+from raysegclean.core.looks import Answer, Ask, Revision
+from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
 from raysegclean.core.scores import case_actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 
 __all__ = [
     "BUILT_IN",
     "ArchiveEvidence",
+    "Asking",
     "Method",
     "Verdict",
     "Voters",
@@ -40,18 +44,20 @@ class Voters:
 
     members: int
     """Networks per fold."""
-    coupling: Literal["independent", "coseg"] = "independent"
-    """Whether members train alone, or choose each other's samples."""
-    keep: float = 1.0
-    """Share of cases whose samples a peer passes on, from `start_epoch` on."""
-    start_epoch: int = 0
-    """Epoch (a tenth of the steps) at which peers begin to choose."""
+    hook: HookSpec = PLAIN_HOOK
+    """What the method does while training; hooks that exchange lessons make the members peers."""
+    network: str = ""
+    """The network that the method brings, by import path; empty: the configured one."""
     passes: int = 0
     """Dropout passes per member; 0 switches dropout off."""
+    views: tuple[str, ...] = ()
+    """Test-time views of the image, beside the plain one (`nets.views`)."""
     needs_agreement: bool = False
     """Whether a voxel on which the voters disagree can be proposed."""
-    keeps_uncertainty: bool = False
-    """Whether the uncertainty of every voxel is stored beside the candidates."""
+    score: Score = ""
+    """A second quantity that is stored per voxel beside the candidates; empty: none."""
+    labels: tuple[str, ...] = ()
+    """Labels of the archive that vote in place of networks; then `members` is 0."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ class ArchiveEvidence:
     """The same of the trusted label, for cases that have one."""
     totals: CaseStats
     """The stats of all cases together."""
+    stats: Mapping[str, CaseStats] = field(default_factory=dict)
+    """The stats of each case."""
+    spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Voxel size of each case, z y x."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,18 @@ class Verdict:
     """What the rule may do per case; a case that is missing stays as given."""
     chosen: Mapping[str, float] = field(default_factory=dict)
     """Thresholds that were solved from the evidence."""
+    revision: Revision | None = None
+    """A last look that writes a label; `Actions.correct` says where it is taken."""
 
     @classmethod
     def of(cls, decisions: Mapping[str, CaseDecision]) -> "Verdict":
         """Return the verdict whose actions are just what the decisions say."""
         actions = {case: case_actions(decision) for case, decision in decisions.items()}
         return cls(decisions, {case: a for case, a in actions.items() if not a.quiet})
+
+
+Asking = Generator[Ask, Mapping[str, Answer], Verdict]
+"""A policy that needs a second look: it yields what it asks, and is sent the answers by case."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Method:
     name: str
     params: type
     voters: Callable[[Any], Voters]
-    policy: Callable[[ArchiveEvidence, Any], Verdict]
+    policy: Callable[[ArchiveEvidence, Any], Verdict | Asking]
     retrains: Callable[[Any], bool]
     """Whether the last stage trains a network on the cleaned labels."""
     corrects: Callable[[Any], bool]

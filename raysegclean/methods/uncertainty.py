@@ -72,7 +72,7 @@ def _voters(params: UncertaintyParams) -> Voters:
     return Voters(
         members=params.members,
         passes=params.passes if params.voters == "dropout" else 0,
-        keeps_uncertainty=params.rule != "default",
+        score="aleatoric" if params.rule != "default" else "",
     )
 
 
@@ -81,15 +81,17 @@ def _policy(evidence: ArchiveEvidence, params: UncertaintyParams) -> Verdict:
         policy = PolicyParams(min_confidence=params.confidence)
         return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
     delta = params.delta or solve_delta(evidence.totals) or FALLBACK_DELTA[params.rule]
+    share = delta / MAX_UNCERTAINTY
     if params.rule == "published":
         if evidence.totals.classes != 2:
             raise ConfigError(
                 f"params.rule: published flips binary labels, and this label has "
                 f"{evidence.totals.classes - 1} classes. Use rule: safe or rule: default."
             )
-        actions = Actions(flip_above=delta)
+        actions = Actions(flip_above=share)
     else:
-        actions = Actions(replace_below=delta)
+        below = dict.fromkeys(range(evidence.totals.classes), share)
+        actions = Actions(replace_below=below)
     voxelwise = ClassDecision(Action.REPLACE, f"rule {params.rule}, delta {delta:.4f}")
     classes = dict.fromkeys(range(1, evidence.totals.classes), voxelwise)
     return Verdict(

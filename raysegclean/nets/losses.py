@@ -7,11 +7,13 @@ it is deterministic on every device. Voxels labelled `IGNORE` take part in nothi
 Source: Co-Seg (Huang et al. 2021, arXiv 2102.00523), equations 1 to 3.
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
 
 from raysegclean.core.sampling import IGNORE
 
-__all__ = ["sample_score", "segmentation_loss"]
+__all__ = ["LOSSES", "sample_score", "segmentation_loss"]
 
 _SPACE = (-3, -2, -1)
 _SMOOTH = 1.0
@@ -63,3 +65,9 @@ def sample_score(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     cost = -given.clamp(min=-9.210340371976182).sum(dim=_SPACE)
     voxels = foreground.sum(dim=_SPACE)
     return torch.where(voxels > 0, cost / voxels.clamp(min=1), torch.nan)
+
+
+LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "ce_dice": segmentation_loss,
+}
+"""What `train.loss` may name."""

@@ -9,6 +9,7 @@ from raysegclean.dist.progress import Progress
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
+from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
@@ -44,7 +45,7 @@ def retrain(session: Session) -> str:
     versions = [(info.case, info.label(label).version) for info in infos]
     key = "final-" + digest("final", session.train_key, versions)
     job = _job(session, infos, label=label, key=key, folds=(tuple(i.case for i in infos),))
-    alone = replace(job.train, peers=1, coupling="independent", keep=1.0)
+    alone = replace(job.train, peers=1, hook=PLAIN_HOOK)
     ((network,),) = train_group(replace(job, train=alone), on_progress=session.say)
     session.run.write_state(final_network=network)
     return network

@@ -38,7 +38,7 @@ def _random_proposal(seed: int, label: np.ndarray) -> Proposal:
     return Proposal(
         candidate_zyx=np.where(differs, predicted + 1, 0).astype(np.uint8),
         confidence_zyx=np.where(differs, rng.integers(0, 256, SHAPE), 0).astype(np.uint8),
-        uncertainty_zyx=rng.integers(0, 128, SHAPE).astype(np.uint8),
+        score_zyx=rng.integers(0, 128, SHAPE).astype(np.uint8),
     )
 
 
@@ -78,7 +78,7 @@ def test_blocks_with_the_halo_of_their_actions_settle_like_the_whole(
     whole = _settle(label, proposal, actions)
     for core in (Box((0, 0, 0), (cut, 12, 12)), Box((cut, 0, 0), SHAPE)):
         window = core.grown(actions.halo_vox(ISOTROPIC)).clipped(WHOLE)
-        parts = (proposal.candidate_zyx, proposal.confidence_zyx, proposal.uncertainty_zyx)
+        parts = (proposal.candidate_zyx, proposal.confidence_zyx, proposal.score_zyx)
         block = settle(
             label[window.slices],
             core.relative_to(window),

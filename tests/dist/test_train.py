@@ -19,6 +19,7 @@ from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import common_step
 from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
 from raysegclean.nets.numerics import fix_numerics
+from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.nets.training import (
     Batch,
     LocalExchange,
@@ -36,9 +37,7 @@ COSEG = TrainConfig(
     steps=120,
     batch=3,
     peers=2,
-    coupling="coseg",
-    keep=0.7,
-    start_epoch=1,
+    hook=HookSpec.of(COSEG_HOOK, keep=0.7, start_epoch=1),
     epoch_steps=12,
     checkpoint_every=10,
     seed=5,
@@ -195,7 +194,7 @@ def test_peers_in_two_ranks_are_the_peers_of_one_process_even_when_one_is_killed
 
 @pytest.mark.slow
 def test_independent_members_are_trainings_of_their_own_with_the_same_weights(job, cluster):
-    config = replace(COSEG, coupling="independent", keep=1.0, steps=40)
+    config = replace(COSEG, hook=HookSpec(), steps=40)
     notes = []
     job = replace(job, folds=FOLDS[:1], placement="ranks", train=config)
     keys = train_group(job, on_note=notes.append)
@@ -205,7 +204,7 @@ def test_independent_members_are_trainings_of_their_own_with_the_same_weights(jo
 
 @pytest.mark.slow
 def test_two_data_parallel_workers_average_the_gradients_of_their_halves_of_the_batch(job, cluster):
-    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=30, batch=4)
+    config = replace(COSEG, peers=1, hook=HookSpec(), steps=30, batch=4)
     job = replace(job, folds=FOLDS[:1], train=config, workers=2)
     ((key,),) = train_group(job)
     net, _, _ = load_network(Store.open(job.run_uri).get(key))
@@ -233,7 +232,7 @@ def test_a_damaged_case_is_named_and_training_goes_on(job, cluster, balls, tmp_p
     for shard in (tmp_path / "damaged" / "case1.ome.zarr" / "0" / "c").rglob("*"):
         if shard.is_file():
             shard.write_bytes(b"")
-    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=20)
+    config = replace(COSEG, peers=1, hook=HookSpec(), steps=20)
     job = replace(job, archive_uri=archive.store.uri, folds=FOLDS[:1], train=config)
     train_group(job)
     assert "goes on without case case1" in caplog.text
@@ -241,7 +240,7 @@ def test_a_damaged_case_is_named_and_training_goes_on(job, cluster, balls, tmp_p
 
 @pytest.mark.slow
 def test_a_training_with_nothing_left_to_read_is_an_error_and_not_a_network(job, cluster, tmp_path):
-    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=20)
+    config = replace(COSEG, peers=1, hook=HookSpec(), steps=20)
     job = replace(job, archive_uri=str(tmp_path / "gone"), folds=FOLDS[:1], train=config)
     with pytest.raises(InputError, match="fold 0: no case is left"):
         train_group(job)

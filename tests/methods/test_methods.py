@@ -24,6 +24,7 @@ from raysegclean.methods.base import (
 )
 from raysegclean.methods.coseg import COSEG, CosegParams
 from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams, solve_delta
+from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 
 RNG = np.random.default_rng(0)
 
@@ -91,7 +92,8 @@ def test_a_decision_does_not_depend_on_the_order_of_the_cases(name):
 
 def test_coseg_has_two_peers_that_choose_each_others_samples():
     voters = COSEG.voters(CosegParams(start_epoch=5, keep=0.7))
-    assert voters == Voters(members=2, coupling="coseg", keep=0.7, start_epoch=5)
+    hook = HookSpec.of(COSEG_HOOK, keep=0.7, start_epoch=5)
+    assert voters == Voters(members=2, hook=hook)
 
 
 def test_the_peers_of_the_published_form_must_agree_and_keep_the_share_of_clean_cases():
@@ -121,9 +123,9 @@ def test_dropout_and_ensembles_differ_in_their_voters_alone():
     dropout = UNCERTAINTY.voters(UncertaintyParams(members=3, voters="dropout", passes=5))
     assert (ensemble.members, ensemble.passes) == (3, 0)
     assert (dropout.members, dropout.passes) == (3, 5)
-    assert not ensemble.keeps_uncertainty
+    assert not ensemble.score
     for rule in ("safe", "published"):
-        assert UNCERTAINTY.voters(UncertaintyParams(rule=rule)).keeps_uncertainty
+        assert UNCERTAINTY.voters(UncertaintyParams(rule=rule)).score == "aleatoric"
 
 
 def test_the_safe_rule_replaces_below_delta_and_the_published_one_flips_above_it():
@@ -218,6 +220,7 @@ from dataclasses import dataclass
 
 from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
 from raysegclean.errors import ConfigError
+from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 
 
