@@ -112,6 +112,12 @@ class Method:
     """Whether the last stage trains a network on the cleaned labels."""
     corrects: Callable[[Any], bool]
     """Whether the voxel corrector takes over in flagged cases, given enough trusted cases."""
+    needs_trusted: Callable[[Any], bool] | bool = False
+    """Whether it cannot work without a trusted label; then a run without one is refused early."""
+
+    def wants_trusted(self, params: Any) -> bool:
+        """Return whether a run with these params needs at least one trusted case."""
+        return self.needs_trusted(params) if callable(self.needs_trusted) else self.needs_trusted
 
 
 def load_method(name: str) -> Method:

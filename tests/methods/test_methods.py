@@ -99,7 +99,7 @@ def test_coseg_has_two_peers_that_choose_each_others_samples():
 def test_the_peers_of_the_published_form_must_agree_and_keep_the_share_of_clean_cases():
     voters = COSEG.voters(CosegParams(alpha=0.6))
     assert voters.needs_agreement
-    assert voters.keep == 0.6
+    assert dict(voters.hook.params)["keep"] == 0.6
 
 
 @pytest.mark.parametrize(("alpha", "noisy"), [(1.0, 0), (0.9, 1), (0.7, 3), (0.5, 5)])
@@ -114,7 +114,7 @@ def test_published_coseg_replaces_in_the_worst_cases_by_score_per_voxel(alpha, n
         # Peers that agree are enough: any level but the one of those that do not.
         assert set(verdict.actions[case].replace_above[1].values()) == {1 / LEVELS}
         assert set(verdict.actions[case].replace_above[1]) == set(Kind)
-    assert COSEG.voters(CosegParams(alpha=alpha)).keep == alpha
+    assert dict(COSEG.voters(CosegParams(alpha=alpha)).hook.params)["keep"] == alpha
     assert not COSEG.corrects(CosegParams(alpha=alpha)), "the published form has no corrector"
 
 
@@ -134,10 +134,12 @@ def test_the_safe_rule_replaces_below_delta_and_the_published_one_flips_above_it
     published = UNCERTAINTY.policy(cases, UncertaintyParams(rule="published", delta=0.12))
     assert safe.chosen == published.chosen == {"delta": 0.12}
     for case in ("a", "b"):
-        assert (safe.actions[case].replace_below, safe.actions[case].flip_above) == (0.12, None)
+        # Rules compare shares of the score's range, which ends at 0.5.
+        assert safe.actions[case].replace_below == {0: 0.24, 1: 0.24}
+        assert safe.actions[case].flip_above is None
         assert (published.actions[case].replace_below, published.actions[case].flip_above) == (
-            None,
-            0.12,
+            {},
+            0.24,
         )
     assert not UNCERTAINTY.corrects(UncertaintyParams(rule="safe"))
 
