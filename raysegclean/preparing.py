@@ -63,8 +63,26 @@ def prepare(config: Config) -> Prepared:
             f"First: case {case}: {reason}"
         )
     prepared = Prepared(method, params, tuple(infos), unusable, lender)
-    prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
+    plan = prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
+    if method.wants_trusted(params):
+        _check_trusted(config, plan)
     return prepared
+
+
+def _check_trusted(config: Config, plan: RunPlan) -> None:
+    """Refuse a method that learns from trusted labels where no case has one."""
+    if any(case.trusted for case in plan.cases):
+        return
+    found = (
+        f"none of {len(plan.cases)} cases has the label {plan.trusted_label!r}"
+        if plan.trusted_label
+        else "`trusted:` is not set"
+    )
+    raise ConfigError(
+        f"method: {config.method} learns from cases with a trusted label, and {found}. Set "
+        "`trusted: {label: NAME}` to the label of an expert that at least one case has, or use "
+        "another method."
+    )
 
 
 def _lender(config: Config) -> RunPlan | None:
