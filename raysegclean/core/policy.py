@@ -111,10 +111,10 @@ class _Archive:
     ) -> "_Archive":
         keys = [FOREGROUND, *sorted({c for s in scores for c in s.classes})]
         offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
-        moved = offsets[FOREGROUND].flags()
+        moved = offsets[FOREGROUND].moved(params.min_shifted)
         alone = len(scores) >= params.min_group_cases
         for key in keys[1:]:
-            moved = moved | offsets[key].flags(params.class_strictness)
+            moved = moved | offsets[key].moved(params.min_shifted, params.class_strictness)
         groups = find_groups(scores, keys, moved, params)
         clean = ~moved & ~np.any([g.members for g in groups], axis=0) if groups else ~moved
         above = [
@@ -126,14 +126,8 @@ class _Archive:
     def decide_class(self, row: int, value: int) -> ClassDecision:
         """Return the decision for class `value` of the case at position `row`."""
         offset = float(self.offsets[value].from_centre[row])
-        shift, with_foreground = self._shift_vox(row, value)
-        if shift is not None and abs(shift) > self.params.max_shift_vox:
-            why = f"boundary off by {shift:+.2f} voxels, more than a shifted outline can be"
-            return ClassDecision(Action.REVIEW, why, offset_vox=offset)
-        if shift is not None and not self.alone and not with_foreground:
-            why = f"boundary off by {shift:+.2f} voxels, in an archive too small to be sure"
-            return ClassDecision(Action.REVIEW, why, offset_vox=offset)
-        if shift is not None:
+        shift, doubt = self._shift_vox(row, value)
+        if shift is not None and not doubt:
             why = f"boundary off by {shift:+.2f} voxels from the archive's centre"
             amount = self.params.shift_gain * shift
             return ClassDecision(Action.SHIFT, why, shift_vox=amount, offset_vox=offset)
@@ -146,18 +140,30 @@ class _Archive:
                     offset_vox=offset,
                     posterior=float(group.posterior[row]),
                 )
+        if shift is not None:
+            why = f"boundary off by {shift:+.2f} voxels, {doubt}"
+            return ClassDecision(Action.REVIEW, why, offset_vox=offset)
         return ClassDecision(Action.KEEP, "like most cases", offset_vox=offset)
 
-    def _shift_vox(self, row: int, value: int) -> tuple[float | None, bool]:
-        """Return the offset to undo, and whether the foreground agrees with it.
+    def _shift_vox(self, row: int, value: int) -> tuple[float | None, str]:
+        """Return the offset to undo, if any, and what speaks against undoing it.
 
         It is the foreground's where the class agrees, else the class's own.
         """
-        whole, mine = self.offsets[FOREGROUND], self.offsets[value]
+        params, whole, mine = self.params, self.offsets[FOREGROUND], self.offsets[value]
         pooled, own = float(whole.from_centre[row]), float(mine.from_centre[row])
-        if whole.flags()[row] and not abs(own - pooled) > mine.limit:
-            return pooled, True
-        return (own if mine.flags(self.params.class_strictness)[row] else None), False
+        together = bool(whole.flags()[row]) and not abs(own - pooled) > mine.limit
+        strictness = 1.0 if together else params.class_strictness
+        shift, offsets = (pooled, whole) if together else (own, mine)
+        if not offsets.flags(strictness)[row]:
+            return None, ""
+        if abs(shift) > params.max_shift_vox:
+            return shift, "more than a shifted outline can be"
+        if not self.alone and not together:
+            return shift, "in an archive too small to be sure"
+        if not offsets.moved(params.min_shifted, strictness)[row]:
+            return shift, "as in few other cases"
+        return shift, ""
 
 
 def _why_replace(group: Group, row: int) -> str:

@@ -74,8 +74,13 @@ class PolicyParams:
     shift_gain: float = 0.8
     max_shift_vox: float = 3.0
     """A larger offset is no shifted outline, but a missing or a wrong structure."""
-    posterior: float = 0.5
+    min_shifted: float = 0.05
+    """When a smaller share of the cases is off, that is no way of drawing but a few odd cases."""
+    posterior: float = 0.65
     """Probability from which a case belongs to a noisy group."""
+    odd_sds: float = 4.0
+    """A case whose offset spreads along its outline by this many robust sds more than usual is
+    one that the networks do not understand: it leaves its noisy group."""
     min_bic_gain: float = 10.0
     """How much better two components must be than one ("very strong", Kass & Raftery 1995)."""
     min_group_cases: int = 40
@@ -147,6 +152,12 @@ class Offsets:
         far = np.abs(self.from_centre)
         whole = far >= strictness * self.least
         return self.believed & whole & (far > strictness * self.limit)
+
+    def moved(self, min_share: float, strictness: float = 1.0) -> Flags:
+        """Return the flagged cases where they are many enough to be a way of drawing, else none."""
+        flags = self.flags(strictness)
+        known = np.isfinite(self.from_centre).sum()
+        return flags if flags.sum() >= min_share * known else np.zeros_like(flags)
 
 
 def _limit(values: Values, centre: float, params: PolicyParams) -> float:
@@ -317,13 +328,25 @@ def _upper_group(
     ):
         return None
     posterior = np.where(usable, mixture.posterior(values), 0.0)
-    members = posterior > params.posterior
+    odd = _odd(scores, params)
+    members = (posterior > params.posterior) & ~odd
     if not 0 < members.sum() <= params.max_flagged * usable.sum():
         return None
     corruption = np.array([s.log_corruption for s in scores])
-    if _effect(corruption[members], corruption[usable & ~members]) < params.min_corruption:
+    if _effect(corruption[members], corruption[usable & ~members & ~odd]) < params.min_corruption:
         return None
     return Group(key, evidence, members, posterior, mixture.bic_gain)
+
+
+def _odd(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
+    """Return the cases in which label and networks differ by far more places than usual."""
+    spread = np.array([s.spread_vox for s in scores])
+    known = spread[np.isfinite(spread)]
+    if known.size < params.min_cases:
+        return np.zeros(len(scores), bool)
+    centre = float(np.median(known))
+    usual = 1.4826 * float(np.median(np.abs(known - centre)))
+    return np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual
 
 
 def _effect(group: Values, others: Values) -> float:

@@ -1,5 +1,7 @@
 """The policy on archives of numbers: planted errors are found, clean archives are left alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,19 +140,26 @@ def test_in_a_small_archive_one_class_that_is_off_alone_goes_to_a_person():
 
 def test_one_class_that_is_off_is_shifted_alone():
     good, bad = class_score(0.1), class_score(1.6, corruption=0.9)
-    decisions = decide([*clean_archive(45), case("bad", class_score(0.35), good, bad)])
-    assert decisions["bad"].classes[1].action is Action.KEEP
-    assert decisions["bad"].classes[2].action is Action.SHIFT
-    assert decisions["bad"].classes[2].shift_vox == pytest.approx(1.2, abs=0.15)
+    off = [case(f"bad{i}", class_score(0.35), good, bad) for i in range(3)]
+    decisions = decide([*clean_archive(45), *off])
+    assert decisions["bad0"].classes[1].action is Action.KEEP
+    assert decisions["bad0"].classes[2].action is Action.SHIFT
+    assert decisions["bad0"].classes[2].shift_vox == pytest.approx(1.2, abs=0.15)
+
+
+def test_one_case_in_fifty_that_is_off_is_odd_and_goes_to_a_person():
+    bad = class_score(1.6, corruption=0.9)
+    decisions = decide([*clean_archive(49), case("bad", bad, bad, bad)])
+    assert decisions["bad"].classes[1].action is Action.REVIEW
+    assert "as in few other cases" in decisions["bad"].classes[1].why
 
 
 def test_a_large_organ_that_is_off_does_not_move_a_small_one_that_is_not():
     wide = class_score(1.4, corruption=0.9)
-    decisions = decide(
-        [*clean_archive(30), case("bad", wide, wide, class_score(0.1, corruption=0.9))]
-    )
-    assert decisions["bad"].classes[1].action is Action.SHIFT
-    assert decisions["bad"].classes[2].action is Action.KEEP
+    small = class_score(0.1, corruption=0.9)
+    decisions = decide([*clean_archive(30), *(case(f"bad{i}", wide, wide, small) for i in (1, 2))])
+    assert decisions["bad1"].classes[1].action is Action.SHIFT
+    assert decisions["bad1"].classes[2].action is Action.KEEP
 
 
 def test_a_missing_structure_is_no_shifted_outline_and_goes_to_a_person():
@@ -168,6 +177,19 @@ def test_cut_off_outlines_get_back_what_they_lack_and_lose_nothing():
     assert found.above[Kind.ADDED] < 0.6
     assert Kind.REMOVED not in found.above and found.min_confidence == NEVER
     assert "added" in found.why and found.posterior > 0.8
+
+
+def test_a_case_that_the_networks_do_not_understand_leaves_its_noisy_group():
+    def spread(score, vox):
+        parts = {c: replace(one, spread_vox=vox) for c, one in score.classes.items()}
+        return CaseScore(score.case, replace(score.foreground, spread_vox=vox), parts)
+
+    rng = np.random.default_rng(3)
+    cut = cut_off_cases(30)
+    usual = [spread(s, rng.normal(0.7, 0.05)) for s in [*clean_archive(40), *cut[1:]]]
+    decisions = decide([*usual, spread(cut[0], 1.7)])
+    assert decisions["cut000"].classes[1].action is Action.KEEP
+    assert decisions["cut001"].classes[1].action is Action.REPLACE
 
 
 def test_when_half_is_cut_off_the_better_fitting_half_is_taken_for_right():
