@@ -99,7 +99,8 @@ def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
     models = train(session, infos)
     proposals = propose(session, models)
     evidence = gather(session, proposals)
-    verdict = answered(session, proposals, session.method.policy(evidence, session.params))
+    policy = session.method.policy(evidence, session.params)
+    proposals, verdict = answered(session, proposals, policy)
     proposals, verdict = correct(session, proposals, evidence, verdict)
     settlement = settle(session, proposals, verdict)
     if session.method.retrains(session.params):

@@ -138,7 +138,8 @@ class Objective:
         models = train(session, prepared.infos, on_note=_Marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)
-        verdict = answered(session, proposals, session.method.policy(evidence, session.params))
+        policy = session.method.policy(evidence, session.params)
+        proposals, verdict = answered(session, proposals, policy)
         proposals, verdict = correct(session, proposals, evidence, verdict)
         return _score(session, proposals, evidence, verdict)
 

@@ -6,18 +6,21 @@ voxel lies in the given and in the predicted classes, and what the given label l
 
 Guaranteed: a block with a halo of `corrector_halo_vox` gives, inside its core, what the whole case
 gives; the training rows are the same set for any cut of the cases into blocks, because a row is
-kept by the hash of its position. What is stored are the rows (`CorrectorRows.to_bytes`, no
-pickles): the trees are refitted from them, which takes seconds and gives the same trees with the
-same version of scikit-learn.
+kept by the hash of its position. What travels are the rows (`CorrectorRows.to_bytes`, no pickles):
+each worker refits the trees from them, which takes seconds and gives the same trees with the same
+version of scikit-learn. `RowsLook` and `CorrectorReviser` are what the engine runs on its workers.
 
 Not guaranteed: that a class survives. Whoever settles the case guards its last component.
 """
 
+import base64
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +29,16 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from raysegclean.core.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
 from raysegclean.core.geometry import Box, Index3
+from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.errors import ConfigError, InputError
 
 __all__ = [
     "MAX_ROWS",
     "Corrector",
     "CorrectorBlock",
+    "CorrectorReviser",
     "CorrectorRows",
+    "RowsLook",
     "band_features",
     "corrector_halo_vox",
     "fit_corrector",
@@ -170,21 +176,29 @@ class CorrectorRows:
     def to_bytes(self) -> bytes:
         """Return the rows as a compressed npz file without pickles."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            hashes=self.hashes,
-            features=self.features,
-            targets=self.targets,
-            limit=np.int64(self.limit),
-        )
+        np.savez_compressed(buffer, allow_pickle=False, **self.to_arrays())
         return buffer.getvalue()
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the rows as named arrays."""
+        return {
+            "hashes": self.hashes,
+            "features": self.features,
+            "targets": self.targets,
+            "limit": np.array(self.limit, np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "CorrectorRows":
+        """Read what `to_arrays` wrote."""
+        return cls(arrays["hashes"], arrays["features"], arrays["targets"], int(arrays["limit"]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "CorrectorRows":
         """Read what `to_bytes` wrote; `InputError` when it is something else."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as a:
-                return cls(a["hashes"], a["features"], a["targets"], int(a["limit"]))
+                return cls.from_arrays(a)
         except (ValueError, KeyError, OSError) as error:
             raise InputError(
                 f"stored training rows of the corrector are unreadable ({error}); delete them, "
@@ -276,3 +290,75 @@ def fit_corrector(parts: Iterable[CorrectorRows]) -> Corrector:
     )
     order = np.argsort(merged.hashes, kind="stable")
     return Corrector(trees.fit(merged.features[order], merged.targets[order]))
+
+
+@dataclass(frozen=True)
+class RowsLook:
+    """Second look at trusted cases: training rows, and how far given and trusted label agree.
+
+    The value of a case is `offset_vox`. The answer has the arrays of `CorrectorRows`, and the
+    counts `both_vox` and `sum_vox` of which the Dice of the foreground follows.
+    """
+
+    limit: int = 20_000
+    """Rows per case."""
+    needs_features = False
+
+    def halo_vox(self, spacing_mm: Spacing) -> Index3:
+        """Return the halo of the features."""
+        return corrector_halo_vox(spacing_mm)
+
+    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:
+        """Return the rows of one block; its case must have a trusted label."""
+        assert block.trusted_zyx is not None
+        mine = _corrector_block(block, values)
+        rows = sample_rows(
+            mine, block.trusted_zyx, case=block.case, window=block.window, limit=self.limit
+        )
+        given, trusted = (
+            label[block.core.slices] > 0 for label in (block.given_zyx, block.trusted_zyx)
+        )
+        counts = {"both_vox": (given & trusted).sum(), "sum_vox": given.sum() + trusted.sum()}
+        return rows.to_arrays() | {name: np.asarray(n, np.int64) for name, n in counts.items()}
+
+    def merge(self, first: Answer, second: Answer) -> Answer:
+        """Return the rows of lowest hash of both, and the sums of the counts."""
+        rows = CorrectorRows.from_arrays(first).merge(CorrectorRows.from_arrays(second))
+        counts = {name: np.asarray(first[name] + second[name]) for name in ("both_vox", "sum_vox")}
+        return rows.to_arrays() | counts
+
+
+@dataclass(frozen=True)
+class CorrectorReviser:
+    """Revision of flagged cases by the trees; the value of a case is `offset_vox`."""
+
+    rows: str
+    """Training rows, `CorrectorRows.to_bytes` in base64."""
+
+    @classmethod
+    def of(cls, rows: CorrectorRows) -> "CorrectorReviser":
+        """Return the reviser that was fitted on these rows."""
+        return cls(base64.b64encode(rows.to_bytes()).decode())
+
+    def halo_vox(self, spacing_mm: Spacing) -> Index3:
+        """Return the halo of the features."""
+        return corrector_halo_vox(spacing_mm)
+
+    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Return what the trees prefer in the block's core."""
+        return _fitted(self.rows).apply(_corrector_block(block, values)).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _fitted(rows: str) -> Corrector:
+    return fit_corrector([CorrectorRows.from_bytes(base64.b64decode(rows))])
+
+
+def _corrector_block(block: VoterBlock, values: Mapping[str, Any]) -> CorrectorBlock:
+    return CorrectorBlock(
+        given_zyx=block.given_zyx,
+        prob_czyx=block.prob_czyx,
+        core=block.core,
+        offset_vox=float(values["offset_vox"]),
+        spacing_mm=block.spacing_mm,
+    )

@@ -1,6 +1,7 @@
 """What every stage that runs networks shares: reading windows, and the voters' passes over them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raysegclean.core.evidence import EvidenceSum
 from raysegclean.core.geometry import Box
 from raysegclean.core.sampling import channels_of
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.errors import UnfitEnvironment
-from raysegclean.nets.inference import Tiling, iter_tile_probs
+from raysegclean.nets.inference import Tiling, iter_tile_probs, tiles
 from raysegclean.nets.numerics import fix_numerics, numeric_class
-from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter
+from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter, head_inputs
 from raysegclean.nets.weights import load_network
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
@@ -102,8 +104,42 @@ class Predictor:
         def read(box: Box) -> NDArray[np.float32]:
             return image[(slice(None), *box.relative_to(window.window).slices)]
 
-        tiling = Tiling(self.plan.tile_zyx, self.plan.halo_vox, voter.stride_zyx)
-        return iter_tile_probs(voter, read, window.box, case.shape_zyx, tiling)
+        return iter_tile_probs(voter, read, window.box, case.shape_zyx, self._tiling(voter))
+
+    def means(
+        self, case: CasePlan, window: Window, *, with_features: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return the mean probabilities of the window's box (C, Z, Y, X), and its features.
+
+        Features (F, Z, Y, X) are what the head of the fold's first network reads in its first
+        pass, computed tile by tile like the probabilities; None unless asked for.
+        """
+        box, voter = window.box, self._voter(case.fold)
+        prob_czyx: NDArray[np.float32] = np.empty(
+            (len(self.plan.classes), *box.shape_zyx), np.float32
+        )
+        features_fzyx: NDArray[np.float32] | None = None
+        cut = tiles(box, case.shape_zyx, self._tiling(voter))
+        listening: AbstractContextManager[list[Tensor]] = (
+            head_inputs(voter) if with_features else nullcontext([])
+        )
+        with listening as inputs:
+            for tile, (core, passes) in zip(cut, self.tiles(case, window), strict=True):
+                part = (slice(None), *core.relative_to(box).slices)
+                sums = EvidenceSum()
+                inputs.clear()
+                for one_czyx in passes:
+                    sums.add(one_czyx)
+                prob_czyx[part] = sums.mean_czyx().cpu().numpy()
+                if with_features:
+                    mine = inputs[0][(slice(None), *core.relative_to(tile.window).slices)]
+                    if features_fzyx is None:
+                        features_fzyx = np.empty((len(mine), *box.shape_zyx), np.float32)
+                    features_fzyx[part] = mine.cpu().numpy()
+        return prob_czyx, features_fzyx
+
+    def _tiling(self, voter: Voter) -> Tiling:
+        return Tiling(self.plan.tile_zyx, self.plan.halo_vox, voter.stride_zyx)
 
     def _load_voter(self, fold: int) -> Voter:
         store = Store.open(self._job.models_run)

@@ -13,7 +13,8 @@ as the window reaches `halo_vox` beyond it (or to the volume's border), up to ro
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -23,7 +24,7 @@ from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.receptive import receptive_radius, total_stride
 from raysegclean.nets.unet import NetworkSpec, UNet, fold_batchnorm, prepare_network
 
-__all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter"]
+__all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter", "head_inputs"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -104,6 +105,11 @@ class NetworkVoter:
         self.halo_vox = self._network.halo_vox
         self.stride_zyx = self._network.stride_zyx
 
+    @property
+    def head(self) -> torch.nn.Module:
+        """The network's last layer."""
+        return self._network.net.head
+
     def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the softmax."""
         yield self._network.finish(self._network.begin(window_czyx))
@@ -140,6 +146,11 @@ class DropoutVoter:
         self.halo_vox = self._network.halo_vox
         self.stride_zyx = self._network.stride_zyx
 
+    @property
+    def head(self) -> torch.nn.Module:
+        """The network's last layer."""
+        return self._network.net.head
+
     def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the softmax under each set of masks."""
         finest = self._network.begin(window_czyx)
@@ -168,3 +179,31 @@ class EnsembleVoter:
         """Yield every member's passes in turn."""
         for member in self.members:
             yield from member.passes(window_czyx)
+
+
+@contextmanager
+def head_inputs(voter: Voter) -> Iterator[list[torch.Tensor]]:
+    """Give a list that receives what the head of the voter's first network reads: its features.
+
+    Only the first pass since the list was last cleared counts, (F, Z, Y, X) float32 of the whole
+    window on the voter's device. Raises ConfigError where that network has no `head`.
+    """
+    while isinstance(voter, EnsembleVoter):
+        voter = voter.members[0]
+    head = getattr(voter, "head", None)
+    if not isinstance(head, torch.nn.Module):
+        raise ConfigError(
+            f"voter {voter.name!r} has no layer `head`, whose input are the features that this "
+            "method compares. Name the last 1x1x1 layer of your network `head`, or use unet."
+        )
+    found: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not found:
+            found.append(inputs[0][0].detach().float())
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()

@@ -10,6 +10,7 @@ from raysegclean.core.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
+from raysegclean.stages.training import hook_reports
 
 __all__ = ["case_offsets", "case_stats", "gather"]
 
@@ -30,6 +31,9 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         scores=_scores(session, stats, offsets),
         trusted=_scores(session, trusted_stats, trusted),
         totals=totals,
+        stats=stats,
+        spacing_mm={case.case: case.spacing_mm for case in session.plan.cases},
+        reports=hook_reports(session, proposals.job.models),
     )
 
 
