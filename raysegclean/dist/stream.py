@@ -39,6 +39,7 @@ from raysegclean.core.sampling import (
     flip,
     pad_to_box,
     place_patch,
+    present_channels,
 )
 from raysegclean.dist.cluster import data_rules
 from raysegclean.errors import InputError, MissingObject
@@ -104,6 +105,11 @@ class PatchSource:
     def patch_bytes(self) -> int:
         """Bytes of one row: float32 channels and an int16 label."""
         return int(np.prod(self.patch_zyx)) * (4 * self.channels + 2)
+
+    @cached_property
+    def present(self) -> dict[str, tuple[int, ...]]:
+        """Case -> the channels that its whole label holds."""
+        return present_channels(self.table, self.classes)
 
     def cut(self, step: int, rank: int, ranks: int) -> Rows:
         """Return the samples of `rank` at `step` as columns.

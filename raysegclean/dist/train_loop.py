@@ -126,7 +126,11 @@ class _Worker:
         self.damaged: set[int] = set()
         self.mesh = self._mesh()
         self.trainer = Trainer(
-            plan.network, plan.config, fold=plan.fold, place=_place(plan, self.mesh, self.device)
+            plan.network,
+            plan.config,
+            fold=plan.fold,
+            place=_place(plan, self.mesh, self.device),
+            present=ray.get(source).present,
         )
         self.resume()
 
@@ -227,10 +231,10 @@ class _Worker:
         """Put the finished networks; the driver removes the checkpoints once it has seen them."""
         if not self.saves:
             return
-        for member, net in self.trainer.nets.items():
-            facts = self.plan.facts | {"fold": self.plan.fold, "member": member}
-            data = save_network(net, self.plan.network, facts)
-            self.store.put(model_key(self.plan.key, self.plan.fold, member), data)
+        for number, member in self.trainer.members.items():
+            facts = {"fold": self.plan.fold, "member": number, "report": member.hook.report()}
+            data = save_network(member.net, self.plan.network, self.plan.facts | facts)
+            self.store.put(model_key(self.plan.key, self.plan.fold, number), data)
 
 
 class _Meter:

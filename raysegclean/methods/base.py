@@ -74,6 +74,8 @@ class ArchiveEvidence:
     """The stats of each case."""
     spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """Voxel size of each case, z y x."""
+    reports: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Fold -> what the hook of each of its networks reported (`nets.hooks.Hook.report`)."""
 
 
 @dataclass(frozen=True)

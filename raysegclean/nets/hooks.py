@@ -11,12 +11,13 @@ numbers but those keyed by the batch's step, so a resumed training goes on bit f
 """
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
+from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.selection import SmallLoss
@@ -71,6 +72,11 @@ class HookContext:
     epoch_steps: int
     loss: Loss
     """The configured loss (`train.loss`)."""
+    stride_zyx: Index3 = (1, 1, 1)
+    """The network reads images whose edges are multiples of this."""
+    present: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Training case -> channels that its whole given label holds, background included; a patch
+    shows only some of them."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,13 @@ class Hook(Protocol):
         """Take over what `state` returned."""
         ...
 
+    def report(self) -> dict[str, Any]:
+        """Return, once training has ended, plain values that the policy is to know.
+
+        They are saved beside the weights and reach it as `ArchiveEvidence.reports`.
+        """
+        ...
+
 
 class PlainHook:
     """Learn the given label of every sample alike."""
@@ -147,6 +160,10 @@ class PlainHook:
 
     def load(self, state: dict[str, Any]) -> None:
         """Accept the empty state."""
+
+    def report(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
 
 
 class CosegHook(PlainHook):

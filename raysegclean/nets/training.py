@@ -18,7 +18,7 @@ be lost. Not guaranteed: the same for another number of data-parallel ranks, or 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
@@ -40,6 +40,7 @@ from raysegclean.nets.hooks import (
     make_hook,
 )
 from raysegclean.nets.losses import LOSSES
+from raysegclean.nets.receptive import total_stride
 from raysegclean.nets.unet import NetworkSpec, UNet, build_network, prepare_network
 
 __all__ = [
@@ -251,13 +252,24 @@ class Trainer:
         *,
         fold: int = 0,
         place: Place | None = None,
+        present: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
-        """Build fresh networks, each from its own seed (seed, fold, peer), each with its hook."""
+        """Build fresh networks, each from its own seed (seed, fold, peer), each with its hook.
+
+        `present` is what hooks are told of the training cases (`HookContext.present`).
+        """
         self.config = config
         self.fold = fold
         self.place = place or Place.alone(config.peers)
         self.at_step = 0
-        context = HookContext(spec.classes, config.steps, config.epoch_steps, LOSSES[config.loss])
+        context = HookContext(
+            classes=spec.classes,
+            steps=config.steps,
+            epoch_steps=config.epoch_steps,
+            loss=LOSSES[config.loss],
+            stride_zyx=total_stride(spec),
+            present=present or {},
+        )
         self.members = {
             peer: Member(
                 build_network(spec, member_seed(config.seed, fold, peer)),

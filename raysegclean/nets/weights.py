@@ -18,7 +18,14 @@ import torch
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.nets.unet import NetworkSpec, UNet, build_network
 
-__all__ = ["load_network", "load_state", "save_network", "save_state", "spec_from_dict"]
+__all__ = [
+    "load_facts",
+    "load_network",
+    "load_state",
+    "save_network",
+    "save_state",
+    "spec_from_dict",
+]
 
 _FORMAT = "raysegclean-network-1"
 _DIGEST_BYTES = 16
@@ -88,6 +95,14 @@ def save_network(net: UNet, spec: NetworkSpec, extra: Mapping[str, Any] | None =
             "extra": dict(extra or {}),
         }
     )
+
+
+def load_facts(data: bytes) -> dict[str, Any]:
+    """Return the extra values that a network was saved with, without building the network.
+
+    Raises InputError when the bytes are damaged.
+    """
+    return dict(load_state(data).get("extra", {}))
 
 
 def load_network(data: bytes) -> tuple[UNet, NetworkSpec, dict[str, Any]]:

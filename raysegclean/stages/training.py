@@ -1,7 +1,8 @@
 """Train the voters, and at the end the final network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from raysegclean.core.cases import CaseInfo
 from raysegclean.core.identity import digest
@@ -10,11 +11,12 @@ from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
 from raysegclean.nets.hooks import PLAIN_HOOK
+from raysegclean.nets.weights import load_facts
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
 
-__all__ = ["Models", "retrain", "train"]
+__all__ = ["Models", "hook_reports", "retrain", "train"]
 
 Models = tuple[tuple[str, ...], ...]
 """Keys of the finished networks in the run folder, by fold and member."""
@@ -33,6 +35,17 @@ def train(
     job = _job(session, infos, label=plan.label, key=session.train_key, folds=folds)
     keys = train_group(job, on_progress=session.say, on_note=on_note)
     return tuple(tuple(names) for names in keys)
+
+
+def hook_reports(session: Session, models: Models) -> dict[int, list[Mapping[str, Any]]]:
+    """Return what the hooks reported at the end of training, by fold; nothing of plain ones."""
+    if session.plan.voters.hook == PLAIN_HOOK:
+        return {}
+    store = Store.open(session.config.models or session.run.uri)
+    return {
+        fold: [load_facts(store.get(key)).get("report", {}) for key in keys]
+        for fold, keys in enumerate(models)
+    }
 
 
 def retrain(session: Session) -> str:
