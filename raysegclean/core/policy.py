@@ -64,7 +64,7 @@ def decide(
     """Return the decision of the default policy for every case.
 
     (a) Where the boundary of the foreground, or of one class, lies off the archive's central offset
-    by more than max(floor, sds x robust sd), it is shifted back (POLICY 6). (b) Cases that form a
+    by more than max(floor, sds x robust sd), it is shifted back. (b) Cases that form a
     noisy group by their rate of candidates, or by corruption score, take the candidates that the
     group has in excess of the clean cases (`suspects.excess_threshold`). (c) All others are kept.
 
@@ -72,7 +72,7 @@ def decide(
         scores: the given label of every case against networks that did not train on it.
         params: thresholds.
         trusted: the same scores of trusted labels instead of given ones, for cases that have one;
-            with `min_cases` of them they set the central offset, so that a bias of the whole
+            with `min_trusted` of them they set the central offset, so that a bias of the whole
             archive can be seen.
 
     Returns:
@@ -80,7 +80,7 @@ def decide(
     """
     params = params or PolicyParams()
     _refuse_duplicates(scores)
-    if len(scores) < params.min_cases and len(trusted) < params.min_cases:
+    if len(scores) < params.min_cases and len(trusted) < params.min_trusted:
         return _all_keep(
             scores, f"only {len(scores)} cases, {params.min_cases} are needed to judge"
         )

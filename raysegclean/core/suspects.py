@@ -55,6 +55,8 @@ class PolicyParams:
 
     min_cases: int = 8
     """Fewer comparable cases than this decide nothing."""
+    min_trusted: int = 8
+    """From this many trusted cases on their labels say where a right boundary lies."""
     max_flagged: float = 0.6
     """When more than this share looks wrong, the archive's centre is not known: nothing is done."""
     min_boundary_vox: int = 20
@@ -102,6 +104,8 @@ class PolicyParams:
                 raise ConfigError(f"policy {name} must be in (0, 1], got {value}")
         if self.min_cases < 4:
             raise ConfigError(f"policy min_cases must be at least 4, got {self.min_cases}")
+        if self.min_trusted < 1:
+            raise ConfigError(f"policy min_trusted must be at least 1, got {self.min_trusted}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class Offsets:
         spread = np.array([s.spread_vox for s in of_key(scores, key)])
         least = np.where(np.isfinite(spread), params.min_effect * spread, 0.0)
         everywhere = np.ones(len(scores), bool)
-        if known.size >= params.min_cases:
+        if known.size >= params.min_trusted:
             centre = float(np.median(known))
             limit = _movable(_limit(values, centre, params), params)
             return cls(values - centre, limit, everywhere, least)
