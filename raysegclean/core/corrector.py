@@ -1,8 +1,8 @@
 """The voxel corrector: learned on a few trusted cases how given labels go wrong near boundaries.
 
 Gradient-boosted trees see, for each voxel of the boundary band, what the networks say, how deep the
-voxel lies in the given and in the predicted classes, and what the given label looks like around it
-(POLICY 6). They are fitted on cases that have a trusted label and applied in flagged cases only.
+voxel lies in the given and in the predicted classes, and what the given label looks like around it.
+They are fitted on cases that have a trusted label and applied in flagged cases only.
 
 Guaranteed: a block with a halo of `corrector_halo_vox` gives, inside its core, what the whole case
 gives; the training rows are the same set for any cut of the cases into blocks, because a row is
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 MAX_ROWS = 150_000
-"""Training voxels that suffice (POLICY 6)."""
+"""Training voxels that suffice."""
 
 _CLIP_VOX = 5.0
 _GIVEN_BAND_VOX, _PREDICTED_BAND_VOX = 4.0, 3.0
@@ -269,7 +269,7 @@ def fit_corrector(parts: Iterable[CorrectorRows]) -> Corrector:
     """Fit the trees on rows of trusted cases; the order of `parts` does not matter.
 
     100 iterations, rate .08, 15 leaves, at least 200 samples a leaf (fewer when there are few
-    rows), L2 5: POLICY 6. Raises `ConfigError` when the rows hold fewer than two classes.
+    rows), L2 5. Raises `ConfigError` when the rows hold fewer than two classes.
     """
     merged: CorrectorRows | None = None
     for rows in parts:

@@ -27,7 +27,7 @@ PROB_SCALE = 1 << 24
 """Fixed-point scale of sums of p."""
 
 MIN_PROB = 1e-4
-"""Probabilities below this count as this, so that one voxel cannot dominate a case (POLICY 6)."""
+"""Probabilities below this count as this, so that one voxel cannot dominate a case."""
 
 Counts = NDArray[np.int64]
 
