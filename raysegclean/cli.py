@@ -271,7 +271,10 @@ def _simulate_arguments(parser: Parser) -> None:
     parser.add_argument("target", metavar="DST", help="path or URI of the copy")
     _with_label(parser, "label to corrupt; the original stays as NAME_truth")
     parser.add_argument(
-        "--noise", required=True, metavar="NAME", help="boundary, bias, polygon, drop or shift"
+        "--noise",
+        required=True,
+        metavar="NAME",
+        help="boundary, bias, markov, polygon, smooth, drop, shift or swap",
     )
     parser.add_argument("--fraction", type=float, default=0.5, help="share of cases (0.5)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same noise")
