@@ -33,6 +33,7 @@ __all__ = [
 
 BUILT_IN: Mapping[str, str] = {
     "coseg": "raysegclean.methods.coseg:COSEG",
+    "spatial": "raysegclean.methods.spatial:SPATIAL",
     "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
 }
 """Names of the methods that ship with the package, and where they are."""
