@@ -71,9 +71,9 @@ def ingest(source: Path, data: str, target: Path) -> Archive:
     return Archive.open(target)
 
 
-def read_cells(folder: Path) -> list[dict[str, Any]]:
-    """Return all cells of a folder, by name."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+def read_cells(folder: Path, names: str = "*.json") -> list[dict[str, Any]]:
+    """Return the cells of a folder whose file names match, sorted by name."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(names))]
 
 
 def write_cell(path: Path, cell: Mapping[str, Any]) -> None:

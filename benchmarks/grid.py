@@ -8,15 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "AIMS",
     "BASELINES",
     "DATA",
     "HELD_OUT",
     "METHODS",
+    "NO_NETWORK",
     "PHANTOM",
+    "PLAIN",
     "PUBLISHED",
     "RANKING",
     "SCENARIOS",
     "TRAIN",
+    "TRUSTED",
     "Data",
     "Entry",
     "Phantom",
@@ -159,13 +163,14 @@ class Entry:
     family: who trained the networks that vote: methods of one family share them, and its first
     entry trains them; "none" has no network. knows_share: the method is told the share of noisy
     cases (`alpha`). binary: it flips labels, and so has no answer for more than one class. votes:
-    it votes over the labels of the lines before it.
+    it votes over the labels of these lines.
     """
 
     method: str
     family: str
     params: Values = field(default_factory=dict)
     knows_share: bool = False
+    needs_trusted: bool = False
     binary: bool = False
     votes: tuple[str, ...] = ()
 
@@ -178,12 +183,12 @@ METHODS: Mapping[str, Entry] = {
     "tta": Entry("uncertainty", PLAIN, {"voters": "tta", "members": 1}),
     "confident": Entry("confident", PLAIN),
     "transition": Entry("transition", PLAIN),
-    "spatial": Entry("spatial", PLAIN),
+    "spatial": Entry("spatial", PLAIN, needs_trusted=True),
     "coseg": Entry("coseg", "coseg"),
     "coteaching": Entry("coteaching", "coteaching"),
     "cores": Entry("cores", "cores"),
     "adele": Entry("adele", "adele"),
-    "reweight": Entry("reweight", "reweight"),
+    "reweight": Entry("reweight", "reweight", needs_trusted=True),
     "multisa": Entry("multisa", "multisa"),
     "integrity": Entry("integrity", NO_NETWORK),
     "combine": Entry("combine", NO_NETWORK, votes=("uncertainty", "coseg", "confident")),
@@ -194,7 +199,7 @@ METHODS: Mapping[str, Entry] = {
         {"voters": "ensemble", "members": 2, "rule": "published"},
         binary=True,
     ),
-    "spatial-published": Entry("spatial", PLAIN, {"rule": "published"}),
+    "spatial-published": Entry("spatial", PLAIN, {"rule": "published"}, needs_trusted=True),
     "confident-published": Entry("confident", PLAIN, {"rule": "published"}),
     "transition-published": Entry("transition", PLAIN, {"rule": "published"}),
     "cores-published": Entry("cores", "cores", {"rule": "published"}),
@@ -208,6 +213,23 @@ BASELINES: Mapping[str, str] = {
     "majority": "the majority of all seven annotators, which no method sees",
 }
 """Lines that need no method of this package."""
+
+_LEAST_E: Values = {
+    "boundary": 0.6,
+    "polygon": 0.3,
+    "bias": 0.4,
+    "markov": 0.4,
+    "drop": 0.5,
+    "boundary-all": 0.4,
+    "bias-all": 0.4,
+    "markov-all": 0.4,
+    "polygon-all": 0.25,
+}
+AIMS: Mapping[tuple[str, str], float] = {
+    **{("hippocampus", name): least for name, least in _LEAST_E.items()},
+    **{("phantom", name): round(least + 0.1, 2) for name, least in _LEAST_E.items()},
+}
+"""The E that the best method is to reach, per data set and scenario."""
 
 HELD_OUT: Sequence[tuple[str, str]] = (
     ("phantom", "boundary"),
@@ -281,18 +303,31 @@ PUBLISHED: Sequence[Repeat] = (
 """Settings of the papers, repeated in shape on the data at hand."""
 
 
+BINARY = ("lung", "crowd")
+"""Data sets with one class."""
+
+
 def names(scenario: Scenario, data: str) -> tuple[str, ...]:
     """Return the lines of a scenario's table, in the order in which they can be run."""
-    lines = [n for n in METHODS if not scenario.methods or n in scenario.methods]
-    if scenario.methods == ():
-        lines = [n for n in lines if data in ("lung", "crowd") or not METHODS[n].binary]
+    lines = ["nothing"]
+    lines += [n for n, e in METHODS.items() if not e.votes and _fits(n, e, scenario, data)]
+    lines += [n for n, e in METHODS.items() if e.votes and _fits(n, e, scenario, data)]
+    if "uncertainty" in lines:
         lines.append("argmax")
     if scenario.trusted:
         lines.append("label shift")
     if scenario.noise == "annotator":
         lines.append("majority")
-    lines.sort(key=lambda n: n in METHODS and bool(METHODS[n].votes))
-    return ("nothing", *lines)
+    return tuple(lines)
+
+
+def _fits(name: str, entry: Entry, scenario: Scenario, data: str) -> bool:
+    return not (
+        (scenario.methods and name not in scenario.methods)
+        or (entry.needs_trusted and not scenario.trusted)
+        or (entry.binary and data not in BINARY)
+        or (entry.knows_share and scenario.share == 1)
+    )
 
 
 def owner(family: str) -> str:
