@@ -14,7 +14,7 @@ from raysegclean.core.items import ShardTask
 from raysegclean.core.rules import Reason, TakenBack
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
-from raysegclean.nets.inference import window_bytes
+from raysegclean.nets.memory import window_bytes
 from raysegclean.nets.receptive import total_stride
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
@@ -85,7 +85,8 @@ def plan(config: Config) -> PlanReport:
 
 
 def _passes(plan: RunPlan) -> int:
-    return plan.voters.members * max(1, plan.voters.passes)
+    voters = plan.voters
+    return voters.members * max(1, voters.passes) * (1 + len(voters.views))
 
 
 def _overhead(plan: RunPlan) -> float:

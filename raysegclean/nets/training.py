@@ -6,19 +6,22 @@ No Ray, no files: batches come in, numbers go out, and `Trainer.state` is all th
 needs.
 
 The schedule, in steps: learn with batch statistics for three quarters; then, for a twentieth,
-only measure: recalibrate the running statistics on the uniformly drawn samples, by a plain
-cumulative average; then learn on with those statistics frozen. Patches drawn by class have other
-statistics than the volumes that the network will predict, and a network that is trained to the end
-on the former is wrong on the latter.
+only measure: recalibrate the running statistics of batch norms on the uniformly drawn samples, by
+a plain cumulative average; then learn on in eval mode, with those statistics frozen. Patches drawn
+by class have other statistics than the volumes that the network will predict, and a network that is
+trained to the end on the former is wrong on the latter. A network without batch norm has nothing to
+measure and learns on.
 
 Guaranteed, on CPU with a fixed number of threads: the same weights, bit for bit, whether training
 ran through or was resumed at any step, and whether peers share a process or sit in two ranks.
 All randomness is keyed by (seed, fold, peer, step, rank); there is no generator whose state could
-be lost. Not guaranteed: the same for another number of data-parallel ranks, or on GPU.
+be lost: one that a user's network draws from is seeded with the key. Not guaranteed: the same for
+another number of data-parallel ranks, or on GPU.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
@@ -40,8 +43,9 @@ from raysegclean.nets.hooks import (
     make_hook,
 )
 from raysegclean.nets.losses import LOSSES
+from raysegclean.nets.networks import UNET, build_network, prepare_network
 from raysegclean.nets.receptive import total_stride
-from raysegclean.nets.unet import NetworkSpec, UNet, build_network, prepare_network
+from raysegclean.nets.unet import NetworkSpec
 
 __all__ = [
     "Batch",
@@ -205,7 +209,7 @@ def member_seed(*numbers: int) -> int:
 class Member:
     """One network with what it needs to learn."""
 
-    def __init__(self, net: UNet, config: TrainConfig, hook: Hook, device: str) -> None:
+    def __init__(self, net: nn.Module, config: TrainConfig, hook: Hook, device: str) -> None:
         self.net = prepare_network(net, device)
         self.hook = hook
         self.optimiser = torch.optim.AdamW(
@@ -262,6 +266,8 @@ class Trainer:
         self.fold = fold
         self.place = place or Place.alone(config.peers)
         self.at_step = 0
+        self.draws = spec.name != UNET
+        """Whether a network may draw random numbers of its own."""
         context = HookContext(
             classes=spec.classes,
             steps=config.steps,
@@ -281,7 +287,7 @@ class Trainer:
         }
 
     @property
-    def nets(self) -> dict[int, UNet]:
+    def nets(self) -> dict[int, nn.Module]:
         """The networks by peer."""
         return {peer: member.net for peer, member in self.members.items()}
 
@@ -297,7 +303,9 @@ class Trainer:
                 "start the stream at the checkpoint's step"
             )
         batch = batch.to(self.place.device)
-        recalibrates = self.config.recalibrate_at <= self.at_step < self.config.frozen_at
+        measures = any(member.norms for member in self.members.values())
+        due = self.config.recalibrate_at <= self.at_step < self.config.frozen_at
+        recalibrates = due and measures
         report = self._recalibrate(batch) if recalibrates else self._learn(batch)
         self.at_step += 1
         return report
@@ -305,10 +313,7 @@ class Trainer:
     def _learn(self, batch: Batch) -> StepReport:
         logits = {peer: self._forward(peer, batch.image) for peer in self.members}
         lessons = self._lessons(logits, batch)
-        losses = {
-            peer: member.hook.loss(member.net, logits[peer], lessons[peer], batch)
-            for peer, member in self.members.items()
-        }
+        losses = {peer: self._loss(peer, logits[peer], lessons[peer], batch) for peer in logits}
         lr = self.config.lr_at(self.at_step)
         for peer, member in self.members.items():
             weights = lessons[peer].weights
@@ -325,10 +330,7 @@ class Trainer:
     @torch.no_grad()
     def _lessons(self, logits: dict[int, torch.Tensor], batch: Batch) -> dict[int, Lesson]:
         """Return what each network hosted here learns: its own lesson, or that of its peer."""
-        mine = {
-            peer: member.hook.lesson(member.net, logits[peer].detach(), batch)
-            for peer, member in self.members.items()
-        }
+        mine = {peer: self._lesson(peer, logits[peer].detach(), batch) for peer in logits}
         exchanges, swap = self.config.exchanges, self.place.exchange.swap
         if exchanges == "nothing":
             return mine
@@ -338,11 +340,34 @@ class Trainer:
         labels = swap({peer: lesson.label for peer, lesson in mine.items()})
         return {peer: Lesson(labels[peer], weights[peer]) for peer in mine}
 
+    def _lesson(self, peer: int, logits: torch.Tensor, batch: Batch) -> Lesson:
+        member = self.members[peer]
+        with self._keyed_randomness(peer, 1):
+            return member.hook.lesson(member.net, logits, batch)
+
+    def _loss(self, peer: int, logits: torch.Tensor, lesson: Lesson, batch: Batch) -> torch.Tensor:
+        member = self.members[peer]
+        with self._keyed_randomness(peer, 2):
+            return member.hook.loss(member.net, logits, lesson, batch)
+
+    @contextmanager
+    def _keyed_randomness(self, peer: int, use: int = 0) -> Iterator[None]:
+        """Seed torch's generators, for networks that draw from them, and put them back."""
+        if not self.draws:
+            yield
+            return
+        device = torch.device(self.place.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank, use)
+            torch.manual_seed(member_seed(*key))
+            yield
+
     def _forward(self, peer: int, image: torch.Tensor) -> torch.Tensor:
         net = self.members[peer].net.train(self.at_step < self.config.recalibrate_at)
         key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank)
         bf16 = self.config.precision == "bf16"
         with (
+            self._keyed_randomness(peer),
             dropout_masks(net, key, per_sample=True),
             torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
         ):
@@ -351,12 +376,13 @@ class Trainer:
 
     @torch.no_grad()
     def _recalibrate(self, batch: Batch) -> StepReport:
-        for member in self.members.values():
+        for peer, member in self.members.items():
             for norm in member.norms:
                 if self.at_step == self.config.recalibrate_at:
                     norm.reset_running_stats()
                 norm.momentum = None  # the plain mean over the batches since the reset
-            member.net.train()(batch.uniform_image)
+            with self._keyed_randomness(peer):
+                member.net.train()(batch.uniform_image)
             if self.at_step == self.config.frozen_at - 1:
                 for norm in member.norms:
                     stats = (norm.running_mean, norm.running_var)

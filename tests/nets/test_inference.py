@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from raysegclean.core.geometry import Box
 from raysegclean.errors import ConfigError
 from raysegclean.nets.inference import Tiling, iter_tile_probs, padded_shape, read_window, tiles
+from raysegclean.nets.networks import build_network
 from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.nets.unet import NetworkSpec, UNet, build_network
+from raysegclean.nets.unet import NetworkSpec, UNet
 from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter
 
 torch.set_num_threads(1)
@@ -217,8 +218,9 @@ def test_a_tiling_off_the_lattice_of_the_voter_is_refused() -> None:
 
 MEASURE = """
 import sys, torch
-from raysegclean.nets.inference import window_bytes
-from raysegclean.nets.unet import NetworkSpec, build_network
+from raysegclean.nets.memory import window_bytes
+from raysegclean.nets.networks import build_network
+from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import NetworkVoter
 
 def peak():  # not ru_maxrss, which begins with the size of the process that started this one

@@ -5,8 +5,9 @@ import torch
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import channel_mask
+from raysegclean.nets.networks import build_network
 from raysegclean.nets.receptive import receptive_radius
-from raysegclean.nets.unet import NetworkSpec, build_network
+from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, head_inputs
 
 torch.set_num_threads(1)
