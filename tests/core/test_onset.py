@@ -1,5 +1,7 @@
 """When a class has been learnt: slow classes too, noise never, and the same after a resume."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,7 +125,7 @@ def test_a_class_is_switched_on_once_it_is_learnt_and_no_other():
         on.append(watch.on.tolist())
     assert on[24] == [False, False, False]
     assert on[-1] == [False, True, False]
-    assert sum(a != b for a, b in zip(on, on[1:], strict=False)) == 1, "what is on stays on"
+    assert sum(a != b for a, b in pairwise(on)) == 1, "what is on stays on"
     # Nine tenths of the slope are lost after 25 ln 10 = 58 steps, or 12 epochs.
     assert watch.onset[1] == pytest.approx(12, abs=5)
 
