@@ -26,6 +26,7 @@ from raysegclean.methods.base import Voters
 from raysegclean.nets.receptive import receptive_radius, total_stride
 from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec, plan_strides
+from raysegclean.nets.views import halo_of_views, resolve_views
 from raysegclean.store.objects import Store
 
 __all__ = [
@@ -139,7 +140,10 @@ def make_plan(
         )
     classes = _classes(config, infos) if lender is None else _lent_classes(config, infos, lender)
     network = _network(config, infos, len(classes)) if lender is None else lender.network
-    halo = _halo(config, network)
+    trained = tuple("zyx".index(axis) for axis in config.train.flips)
+    flips = trained if lender is None else lender.flips
+    voters = replace(voters, views=resolve_views(voters.views, flips, network.strides))
+    halo = halo_of_views(_halo(config, network), voters.views)
     folds = max(1, config.train.crossfit)
     plan = RunPlan(
         archive=Store.open(config.archive).uri,
@@ -154,7 +158,7 @@ def make_plan(
         normaliser=plan_normaliser(infos, config.network.normalise),
         train=_train(config, voters, len(infos), gpu=gpu),
         patch_zyx=_patch(config, infos, network, gpu=gpu),
-        flips=tuple("zyx".index(axis) for axis in config.train.flips),
+        flips=flips,
         tile_zyx=_tile(config, infos, network, halo, gpu=gpu),
         halo_vox=halo,
         shard_vox=config.relabel.shard_vox,
@@ -187,7 +191,6 @@ def _borrowing(plan: RunPlan, lender: RunPlan) -> RunPlan:
         normaliser=lender.normaliser,
         train=lender.train,
         patch_zyx=lender.patch_zyx,
-        flips=lender.flips,
     )
 
 

@@ -18,6 +18,7 @@ from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.errors import UnfitEnvironment
 from raysegclean.nets.inference import Tiling, iter_tile_probs, tiles
 from raysegclean.nets.numerics import fix_numerics, numeric_class
+from raysegclean.nets.views import ViewsVoter
 from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter, head_inputs
 from raysegclean.nets.weights import load_network
 from raysegclean.plan import CasePlan, RunPlan
@@ -148,6 +149,10 @@ class Predictor:
         return voters[0] if len(voters) == 1 else EnsembleVoter(voters)
 
     def _member(self, weights: bytes, number: int) -> Voter:
+        voter, views = self._network(weights, number), self.plan.voters.views
+        return ViewsVoter(voter, views) if views else voter
+
+    def _network(self, weights: bytes, number: int) -> Voter:
         net, spec, _ = load_network(weights)
         train, passes = self.plan.train, self.plan.voters.passes
         if not passes:

@@ -1,4 +1,4 @@
-"""Uncertainty relabelling (Redekop & Chernyavskiy 2021), with ensembles or Monte Carlo dropout.
+"""Uncertainty relabelling (Redekop & Chernyavskiy 2021): ensembles, dropout or test-time views.
 
 `rule: published` flips every voxel of a binary label whose aleatoric uncertainty exceeds delta,
 even where network and label agree: it is there for repeating the paper. `rule: safe` is its
@@ -19,10 +19,11 @@ from raysegclean.core.rules import Actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.nets.views import parse_views
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
 
-VOTERS = ("ensemble", "dropout")
+VOTERS = ("ensemble", "dropout", "tta")
 RULES = ("default", "safe", "published")
 
 FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
@@ -33,11 +34,15 @@ FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
 class UncertaintyParams:
     """Settings of uncertainty relabelling."""
 
-    voters: Literal["ensemble", "dropout"] = "ensemble"
+    voters: Literal["ensemble", "dropout", "tta"] = "ensemble"
     members: int = 2
     """Networks per fold."""
     passes: int = 8
     """Dropout passes per network, for `voters: dropout`."""
+    views: str = "flips brighter darker contrast"
+    """Views beside the plain one, for `voters: tta`: names out of `nets.views.VIEWS`, separated by
+    spaces. `flips` stands for the axes of train.flips: flipped along another axis, where left
+    against right carries the label, a network that never saw it answers wrongly."""
     rule: Literal["default", "safe", "published"] = "default"
     delta: float | None = None
     """Uncertainty threshold; for two classes p (1 - p), at most 0.25. Null: solved on trusted
@@ -57,6 +62,8 @@ class UncertaintyParams:
                 )
         if self.members < 1 or self.passes < 1:
             raise ConfigError("params.members and params.passes: expected at least 1.")
+        if not parse_views(self.views) and self.voters == "tta":
+            raise ConfigError("params.views: expected at least one view for voters: tta, got none.")
         if not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
@@ -72,6 +79,7 @@ def _voters(params: UncertaintyParams) -> Voters:
     return Voters(
         members=params.members,
         passes=params.passes if params.voters == "dropout" else 0,
+        views=parse_views(params.views) if params.voters == "tta" else (),
         score="aleatoric" if params.rule != "default" else "",
     )
 
