@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 BUILT_IN: Mapping[str, str] = {
+    "confident": "raysegclean.methods.confident:CONFIDENT",
     "coseg": "raysegclean.methods.coseg:COSEG",
     "spatial": "raysegclean.methods.spatial:SPATIAL",
     "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
