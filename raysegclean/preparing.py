@@ -10,6 +10,9 @@ from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method, load_method, make_params
+from raysegclean.nets.hooks import HookContext, make_hook
+from raysegclean.nets.losses import LOSSES
+from raysegclean.nets.receptive import total_stride
 from raysegclean.plan import (
     RunPlan,
     is_wanted,
@@ -66,7 +69,22 @@ def prepare(config: Config) -> Prepared:
     plan = prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
     if method.wants_trusted(params):
         _check_trusted(config, plan)
+    if lender is None:
+        _check_hook(plan)
     return prepared
+
+
+def _check_hook(plan: RunPlan) -> None:
+    """Refuse what the method's hook refuses, as labels of the wrong kind, before it is trained."""
+    train = plan.train
+    context = HookContext(
+        classes=len(plan.classes),
+        steps=train.steps,
+        epoch_steps=train.epoch_steps,
+        loss=LOSSES[train.loss],
+        stride_zyx=total_stride(plan.network),
+    )
+    make_hook(train.hook, context)
 
 
 def _check_trusted(config: Config, plan: RunPlan) -> None:

@@ -57,6 +57,15 @@ def test_and_where_no_case_has_the_label(
         prepare(config)
 
 
+def test_a_method_whose_hook_cannot_learn_these_labels_is_refused(
+    archive: Archive, tmp_path: Path
+) -> None:
+    params = {"rule": "published", "relabel_from": 1, "delta": 0.1}
+    config = config_for(archive, tmp_path / "run", method="uncertainty", params=params)
+    with pytest.raises(ConfigError, match=r"params\.rule: published flips binary labels.*2 classes"):
+        prepare(config)
+
+
 def test_one_trusted_case_is_enough_and_params_may_do_without(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
