@@ -62,7 +62,9 @@ def test_a_method_whose_hook_cannot_learn_these_labels_is_refused(
 ) -> None:
     params = {"rule": "published", "relabel_from": 1, "delta": 0.1}
     config = config_for(archive, tmp_path / "run", method="uncertainty", params=params)
-    with pytest.raises(ConfigError, match=r"params\.rule: published flips binary labels.*2 classes"):
+    with pytest.raises(
+        ConfigError, match=r"params\.rule: published flips binary labels.*2 classes"
+    ):
         prepare(config)
 
 
