@@ -34,6 +34,7 @@ __all__ = [
 BUILT_IN: Mapping[str, str] = {
     "confident": "raysegclean.methods.confident:CONFIDENT",
     "coseg": "raysegclean.methods.coseg:COSEG",
+    "coteaching": "raysegclean.methods.coteaching:COTEACHING",
     "spatial": "raysegclean.methods.spatial:SPATIAL",
     "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
 }
