@@ -60,11 +60,15 @@ def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
         for case in sorted(answers)
     ]
     rows = reduce(CorrectorRows.merge, parts) if parts else None
-    if rows is None or not dice or len(np.unique(rows.targets)) < 2 or min(dice) >= RIGHT_DICE:
+    known_wrong = {case for case, value in dice.items() if value < RIGHT_DICE}
+    if rows is None or not known_wrong or len(np.unique(rows.targets)) < 2:
         return verdict
-    most_are_wrong = float(np.median(dice)) < RIGHT_DICE
-    cases = [score.case for score in evidence.scores]
-    flagged = cases if most_are_wrong else [c for c in cases if verdict.decisions[c].flagged]
+    most_are_wrong = float(np.median(list(dice.values()))) < RIGHT_DICE
+    flagged = [
+        case
+        for case in (score.case for score in evidence.scores)
+        if most_are_wrong or case in known_wrong or verdict.decisions[case].flagged
+    ]
     revision = Revision(CorrectorReviser.of(rows), {case: values[case] for case in flagged})
     return replace(_corrected(verdict, flagged, trusted), revision=revision)
 
@@ -85,7 +89,7 @@ def _corrected(verdict: Verdict, cases: Collection[str], trusted: Sequence[str])
     )
 
 
-def _given_dice(answers: Mapping[str, Answer]) -> list[float]:
-    """Return the Dice of given to trusted foreground, per trusted case that has any."""
-    counts = [(int(a["both_vox"]), int(a["sum_vox"])) for a in answers.values()]
-    return [2 * both / total for both, total in counts if total]
+def _given_dice(answers: Mapping[str, Answer]) -> dict[str, float]:
+    """Return the Dice of given to trusted foreground of each trusted case that has any."""
+    counts = {case: (int(a["both_vox"]), int(a["sum_vox"])) for case, a in answers.items()}
+    return {case: 2 * both / total for case, (both, total) in counts.items() if total}
