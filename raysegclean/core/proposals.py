@@ -14,8 +14,9 @@ from raysegclean.core.evidence import MAX_UNCERTAINTY, Evidence, quantise
 
 __all__ = ["SCORES", "Proposal", "Score", "propose", "score_of"]
 
-Score = Literal["", "aleatoric", "given_prob", "margin"]
-"""Which quantity of every voxel is stored beside the candidates; empty: none."""
+Score = Literal["", "aleatoric", "given_prob", "margin", "who"]
+"""Which quantity of every voxel is stored beside the candidates; empty: none. `who` is no number:
+its bits say which labels voted (`core.votes`)."""
 
 SCORES: tuple[Score, ...] = ("aleatoric", "given_prob", "margin")
 

@@ -18,7 +18,20 @@ from raysegclean.core.evidence import LEVELS, threshold_level
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
 
-__all__ = ["NO_ACTIONS", "Actions", "Reason", "Settled", "TakenBack", "settle", "take_back"]
+__all__ = [
+    "NO_ACTIONS",
+    "VOTE_BIT",
+    "Actions",
+    "Reason",
+    "Settled",
+    "TakenBack",
+    "reason_code",
+    "reason_name",
+    "reason_names",
+    "settle",
+    "take_back",
+    "vote_reason",
+]
 
 Label = NDArray[np.uint8]
 
@@ -43,6 +56,39 @@ class Reason(IntEnum):
     """Several methods agree; 128 and above say which (`vote_reason`)."""
 
 
+VOTE_BIT = 128
+"""Reason codes with this bit are votes; the other bits say which labels were for the change."""
+
+
+def vote_reason(mask: int) -> int:
+    """Return the code of a change that the labels in `mask` (bit i for label i) voted for."""
+    return VOTE_BIT | mask
+
+
+def reason_name(code: int, labels: Sequence[str] = ()) -> str:
+    """Return a reason in words; `labels` are those that voted, in their order.
+
+    >>> reason_name(2), reason_name(128 | 0b101, ("a", "b", "c"))
+    ('replace', 'vote:a+c')
+    """
+    if code < VOTE_BIT:
+        return Reason(code).name.lower()
+    bits = [bit for bit in range(7) if code >> bit & 1]
+    return "vote:" + "+".join(labels[b] if b < len(labels) else str(b + 1) for b in bits)
+
+
+def reason_names(labels: Sequence[str] = ()) -> dict[int, str]:
+    """Return every reason that can occur, by code."""
+    votes = (vote_reason(mask) for mask in range(1, 1 << len(labels)))
+    return {code: reason_name(code, labels) for code in (*map(int, Reason), *votes)}
+
+
+def reason_code(name: str, labels: Sequence[str] = ()) -> int | None:
+    """Return the code of a reason in words, None where there is none; `vote` means any vote."""
+    codes = {known.lower(): code for code, known in reason_names(labels).items() if code}
+    return codes.get(name.lower())
+
+
 @dataclass(frozen=True)
 class Actions:
     """What may change in one case; classes are channel indices, absent classes stay as given."""
@@ -61,6 +107,8 @@ class Actions:
     """Score above which a binary label is flipped (published form of uncertainty only)."""
     correct_reason: Reason = Reason.CORRECT
     """Why voxels of `correct` change."""
+    by_vote: bool = False
+    """Whether the score of a candidate says which labels voted for it (`vote_reason`)."""
 
     @property
     def quiet(self) -> bool:
@@ -77,6 +125,7 @@ class Actions:
             replace_below={} if classes else self.replace_below,
             flip_above=None if classes else self.flip_above,
             correct_reason=self.correct_reason,
+            by_vote=self.by_vote,
         )
 
     def halo_vox(self, spacing_mm: Spacing) -> Index3:
@@ -134,6 +183,7 @@ class TakenBack:
     case: str | None = None
     channel: int | None = None
     reason: int | None = None
+    """`Reason.VOTE` means every vote."""
 
 
 def take_back(
@@ -149,7 +199,9 @@ def take_back(
             continue
         mine = settled.reason_zyx > 0
         if one.reason is not None:
-            mine &= settled.reason_zyx == one.reason
+            same = settled.reason_zyx == one.reason
+            votes = settled.reason_zyx >= VOTE_BIT
+            mine &= same | votes if one.reason == Reason.VOTE else same
         if one.channel is not None:
             mine &= (given_zyx == one.channel) | (settled.label_zyx == one.channel)
         back |= mine
@@ -196,6 +248,8 @@ def _take_candidates(
             & (proposal.score_zyx < bounds[given])
         )
     _take(label, reason, predicted, accepted, Reason.REPLACE)
+    if actions.by_vote and proposal.score_zyx is not None:
+        reason[accepted] = VOTE_BIT | proposal.score_zyx[accepted]
 
 
 def _correct(

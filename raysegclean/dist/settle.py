@@ -20,6 +20,7 @@ from raysegclean.core.proposals import Proposal
 from raysegclean.core.regions import change_components
 from raysegclean.core.rules import (
     NO_ACTIONS,
+    VOTE_BIT,
     Actions,
     Reason,
     Settled,
@@ -192,9 +193,16 @@ def change_counts(loaded: Loaded, settled: Settled, case: CasePlan, classes: int
         "kept_vox": np.bincount(given[~changed], minlength=classes).tolist(),
         "after_vox": np.bincount(after.ravel(), minlength=classes).tolist(),
         "deep_vox": deep,
-        "reasons": np.bincount(settled.reason_zyx.ravel(), minlength=len(Reason)).tolist(),
+        "reasons": _reason_counts(settled.reason_zyx),
         "changed_vox": int(changed.sum()),
     }
+
+
+def _reason_counts(reason_zyx: NDArray[np.uint8]) -> list[int]:
+    """Return voxels per reason; all votes count as one, whoever voted."""
+    known = np.where(reason_zyx >= VOTE_BIT, np.uint8(Reason.VOTE), reason_zyx)
+    counts: list[int] = np.bincount(known.ravel(), minlength=len(Reason)).tolist()
+    return counts
 
 
 def _overlap(

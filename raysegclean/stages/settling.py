@@ -19,7 +19,7 @@ from raysegclean.core.components import BlockComponents
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.packing import text_to_arrays
 from raysegclean.core.regions import change_regions
-from raysegclean.core.rules import Actions, Reason, TakenBack
+from raysegclean.core.rules import Actions, TakenBack, reason_name, reason_names
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
@@ -344,7 +344,7 @@ def _write_tables(
             "actions": {case: _plain(one) for case, one in actions.items()},
             "held": {case: {str(c): why for c, why in one.items()} for case, one in held.items()},
             "chosen": dict(verdict.chosen),
-            "reasons": {int(reason): reason.name.lower() for reason in Reason},
+            "reasons": reason_names(session.plan.voters.labels),
         },
     )
 
@@ -356,8 +356,9 @@ def _changes(session: Session, records: Mapping[str, Mapping[str, Any]]) -> list
         if "regions" in record:
             found = BlockComponents.from_arrays(text_to_arrays(record["regions"]))
             blocks.setdefault(record["case"], []).append(found)
+    labels = session.plan.voters.labels
     return [
-        asdict(region) | {"reason": Reason(region.reason).name.lower()}
+        asdict(region) | {"reason": reason_name(region.reason, labels)}
         for case in session.plan.cases
         if case.case in blocks
         for region in change_regions(case.case, blocks[case.case], case.spacing_mm)
