@@ -52,7 +52,7 @@ __all__ = [
     "validate_params",
 ]
 
-METHODS = ("confident", "coseg", "coteaching", "spatial", "uncertainty")
+METHODS = ("confident", "coseg", "coteaching", "spatial", "transition", "uncertainty")
 """The methods that come with the package; any other is named by import path, `package:Name`."""
 
 _IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"

@@ -14,7 +14,6 @@ Not guaranteed: that a class survives. Whoever settles the case guards its last 
 """
 
 import base64
-import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from raysegclean.core.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
 from raysegclean.core.geometry import Box, Index3
+from raysegclean.core.hashing import position_hash
 from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.errors import ConfigError, InputError
 
@@ -226,22 +226,10 @@ def sample_rows(
     features, band = band_features(block)
     origin = np.add(window.start_zyx, block.core.start_zyx, dtype=np.int64)
     where = np.argwhere(band).astype(np.int64) + origin
-    hashes = _position_hash(case, where)
+    hashes = position_hash(case, *where.T)
     kept = np.argsort(hashes, kind="stable")[:limit]
     targets = trusted_zyx[block.core.slices][band].astype(np.uint8)
     return CorrectorRows(hashes[kept], features[kept], targets[kept], limit)
-
-
-def _position_hash(case: str, where: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Hash positions with splitmix64, which is a bijection: no two voxels of a case collide."""
-    seed = int.from_bytes(hashlib.blake2b(case.encode(), digest_size=8).digest(), "little")
-    z, y, x = where.astype(np.uint64).T
-    with np.errstate(over="ignore"):
-        h = ((z << np.uint64(42)) | (y << np.uint64(21)) | x) ^ np.uint64(seed)
-        h += np.uint64(0x9E3779B97F4A7C15)
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(h ^ (h >> np.uint64(31)), np.uint64)
 
 
 @dataclass(frozen=True)

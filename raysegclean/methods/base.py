@@ -36,6 +36,7 @@ BUILT_IN: Mapping[str, str] = {
     "coseg": "raysegclean.methods.coseg:COSEG",
     "coteaching": "raysegclean.methods.coteaching:COTEACHING",
     "spatial": "raysegclean.methods.spatial:SPATIAL",
+    "transition": "raysegclean.methods.transition:TRANSITION",
     "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
 }
 """Names of the methods that ship with the package, and where they are."""
