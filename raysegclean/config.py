@@ -91,9 +91,13 @@ class Trusted(_Section):
 
 
 class Network(_Section):
-    """The network that every voter is made of; `name` may be an import path."""
+    """The network that every voter is made of; `name` may be an import path.
 
-    name: Literal["unet"] | ImportPath = _setting("unet, or an import path package:Name", "unet")
+    With `torchscript` a finished network votes and none is trained; the file is code that is run.
+    """
+
+    name: Literal["unet"] | ImportPath = _setting("unet, or an import path package:build", "unet")
+    torchscript: Text | None = _setting("a path or URI of a TorchScript file, or null", None)
     dims: Literal[2, 3] = _setting("2 (reads slices) or 3", 3)
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = _setting(
         "channels per level, a list of whole numbers >= 1", (8, 16, 32)
@@ -372,7 +376,14 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
         text = "one fold leaves nothing to train on. Set 2 or more, or 0 for in-sample voters."
         found.append((("train", "crossfit"), text))
     strides, widths = config.network.strides, config.network.widths
-    if strides != "auto" and len(strides) != len(widths) - 1:
+    if config.network.torchscript is not None and config.network.name != "unet":
+        text = "a TorchScript file takes the place of a network. Keep one of name and torchscript."
+        found.append((("network", "torchscript"), text))
+    if config.network.torchscript is not None and config.models is not None:
+        text = "networks of an earlier run vote already. Keep one of models and torchscript."
+        found.append((("network", "torchscript"), text))
+    own = config.network.torchscript is None
+    if own and strides != "auto" and len(strides) != len(widths) - 1:
         text = f"expected {len(widths) - 1} triples for {len(widths)} widths; got {len(strides)}."
         found.append((("network", "strides"), text))
     found.extend(
@@ -394,4 +405,5 @@ _NO_WITH_USERS = (
 def _uris(config: Config) -> Iterable[tuple[KeyPath, str]]:
     for key in ("archive", "run", "index", "models"):
         yield (key,), getattr(config, key) or ""
+    yield ("network", "torchscript"), config.network.torchscript or ""
     yield ("output", "archive"), config.output.archive or ""

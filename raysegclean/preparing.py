@@ -164,6 +164,8 @@ def _identity(config: Config, plan: RunPlan) -> dict[str, Any]:
     for section in ("network", "train", "relabel"):
         left_out = without.get(section, ())
         bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}
+    if plan.network.script:  # the file may move, but not change
+        bound["network"] |= {"torchscript": plan.network.script}
     return bound | {"voters": asdict(plan.voters)}
 
 

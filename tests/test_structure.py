@@ -24,6 +24,7 @@ LEVELS = [
     {"nets", "store"},
     {"methods"},
     {"config"},
+    {"netplan"},
     {"report", "plan", "check"},
     {"dist"},
     {"stages"},

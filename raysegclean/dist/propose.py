@@ -20,6 +20,7 @@ from raysegclean.core.proposals import Proposal, propose
 from raysegclean.core.stats import CaseStats, block_stats
 from raysegclean.dist.predict import Channels, Predictor, Reader, VoteJob, Window
 from raysegclean.dist.proposals import ProposalFolder, record_of
+from raysegclean.nets.inference import Seams
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
 
@@ -66,7 +67,8 @@ class ProposeStage:
         box, with_trusted = loaded.image.box, loaded.trusted_zyx is not None
         proposal = _empty_proposal(box, bool(self._plan.voters.score))
         stats = trusted_stats = CaseStats.zero(classes)
-        for core, passes in self._predictor.tiles(case, loaded.image):
+        seams = Seams() if self._plan.blended else None
+        for core, passes in self._predictor.tiles(case, loaded.image, seams):
             sums = EvidenceSum()
             for prob_czyx in passes:
                 sums.add(prob_czyx)
@@ -82,6 +84,8 @@ class ProposeStage:
                 tile = self._propose(against, truth)
                 trusted_stats = trusted_stats.merge(block_stats(against, tile, truth, classes))
         fields: dict[str, Any] = {"stats": stats.to_text()}
+        if seams is not None:
+            fields["seams"] = [seams.square, seams.count]
         if with_trusted:
             fields["trusted_stats"] = trusted_stats.to_text()
         if len(case.grid(self._plan.shard_vox)) == 1:

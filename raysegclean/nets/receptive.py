@@ -31,7 +31,17 @@ from raysegclean.errors import ConfigError
 from raysegclean.nets.networks import UNET, build_network, stride_of
 from raysegclean.nets.unet import NetworkSpec
 
-__all__ = ["Geometry", "geometry_of", "measure", "receptive_radius", "seam_error", "total_stride"]
+__all__ = [
+    "Forward",
+    "Geometry",
+    "geometry_of",
+    "measure",
+    "moves_with_image",
+    "reach_of",
+    "receptive_radius",
+    "seam_error",
+    "total_stride",
+]
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -96,17 +106,37 @@ def measure(
     Weights are taken as they are. Raises RuntimeError, as torch does, when a window of some
     multiple of the stride cannot be read.
     """
+    reach = reach_of(forward, channels, stride_zyx, dtype)
+    moves = reach is not None and moves_with_image(forward, channels, stride_zyx, reach, dtype)
+    return reach if moves else None
+
+
+def reach_of(
+    forward: Forward, channels: int, stride_zyx: Index3, dtype: torch.dtype = torch.float32
+) -> Index3 | None:
+    """Return how far the logits of a stride cell look; None if there is no end to it."""
     reach: list[int] = []
     for axis in range(3):
         found = _reach_of_cell(forward, axis, (channels, *stride_zyx), dtype)
         if found is None:
             return None
         reach.append(found)
-    for axis in range(3):
-        if not _moves_with_image(forward, axis, (channels, *stride_zyx), reach[axis], dtype):
-            return None
     z, y, x = reach
     return z, y, x
+
+
+def moves_with_image(
+    forward: Forward,
+    channels: int,
+    stride_zyx: Index3,
+    radius_vox: Index3,
+    dtype: torch.dtype = torch.float32,
+) -> bool:
+    """Tell whether a window moved by one stride gives the moved answer, a radius from its ends."""
+    return all(
+        _moves_along(forward, axis, (channels, *stride_zyx), radius_vox[axis], dtype)
+        for axis in range(3)
+    )
 
 
 def _reach_of_cell(
@@ -133,14 +163,13 @@ def _reach_of_cell(
 
 
 @torch.no_grad()
-def _moves_with_image(
+def _moves_along(
     forward: Forward,
     axis: int,
     channels_stride: tuple[int, int, int, int],
     radius: int,
     dtype: torch.dtype,
 ) -> bool:
-    """Tell whether a window moved by one stride gives the moved answer, a radius from its ends."""
     stride = channels_stride[1 + axis]
     length = (2 * -(-radius // stride) + 4) * stride
     for image in _images(channels_stride, axis, length + stride, dtype):

@@ -1,5 +1,6 @@
 """Gather, on the driver: from the records of all shards to the evidence of the archive."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,11 +9,14 @@ from raysegclean.core.casescore import CaseScore
 from raysegclean.core.scores import case_score
 from raysegclean.core.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
+from raysegclean.netplan import network_notes
+from raysegclean.nets.inference import Seams
+from raysegclean.plan import RunPlan
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import hook_reports
 
-__all__ = ["case_offsets", "case_stats", "gather"]
+__all__ = ["case_offsets", "case_stats", "gather", "voter_notes"]
 
 
 def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
@@ -35,6 +39,20 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         spacing_mm={case.case: case.spacing_mm for case in session.plan.cases},
         reports=hook_reports(session, proposals.job.models),
     )
+
+
+def voter_notes(plan: RunPlan, records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what must be known of the voters to judge a result, in sentences.
+
+    `records` are those of the propose stage; the seams that they measured are in the notes.
+    """
+    notes = network_notes(plan.network, blended=plan.blended)
+    square = sum(record["seams"][0] for record in records.values() if "seams" in record)
+    shared = sum(record["seams"][1] for record in records.values() if "seams" in record)
+    if shared:
+        error = math.sqrt(square / Seams.SCALE / shared)
+        notes += (f"Windows differ by {error:.4f} in probability, on {shared} shared voxels.",)
+    return notes
 
 
 def case_stats(

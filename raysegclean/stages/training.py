@@ -10,6 +10,7 @@ from raysegclean.dist.progress import Progress
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
+from raysegclean.netplan import read_script
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.nets.weights import load_facts
 from raysegclean.stages.session import Session
@@ -27,8 +28,10 @@ def train(
     infos: Sequence[CaseInfo],
     on_note: Callable[[Progress], None] | None = None,
 ) -> Models:
-    """Return the voters of every fold: lent ones, finished ones, or newly trained ones."""
+    """Return the voters of every fold: a script, lent, finished, or newly trained networks."""
     plan = session.plan
+    if plan.network.script:
+        return ((_adopted(session),),)
     if session.config.models is not None:
         return _lent(session, session.config.models)
     folds = tuple(plan.training_cases(fold) for fold in range(plan.folds))
@@ -39,13 +42,23 @@ def train(
 
 def hook_reports(session: Session, models: Models) -> dict[int, list[Mapping[str, Any]]]:
     """Return what the hooks reported at the end of training, by fold; nothing of plain ones."""
-    if session.plan.voters.hook == PLAIN_HOOK:
+    if session.plan.voters.hook == PLAIN_HOOK or session.plan.network.script:
         return {}
     store = Store.open(session.config.models or session.run.uri)
     return {
         fold: [load_facts(store.get(key)).get("report", {}) for key in keys]
         for fold, keys in enumerate(models)
     }
+
+
+def _adopted(session: Session) -> str:
+    """Copy the TorchScript file into the run folder, where every worker finds the same bytes."""
+    key = f"models/{session.train_key}/network.torchscript"
+    store = session.run.store
+    if store.head(key) is None:
+        store.put(key, read_script(session.config).data)
+    session.say("train: nothing to train, a TorchScript file votes")
+    return key
 
 
 def retrain(session: Session) -> str:

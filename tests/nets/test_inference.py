@@ -229,7 +229,7 @@ def peak():  # not ru_maxrss, which begins with the size of the process that sta
 
 torch.set_num_threads(1)
 classes, width = int(sys.argv[1]), int(sys.argv[2])
-spec = NetworkSpec(classes=classes, widths=(width, 8), strides=((2, 2, 2),))
+spec = NetworkSpec(classes=classes, widths=(width, 8), strides=((2, 2, 2),), name=sys.argv[3])
 voter = NetworkVoter(build_network(spec), spec)
 list(voter.passes(torch.zeros(1, 8, 8, 8)))
 before = peak()
@@ -239,8 +239,12 @@ print((peak() - before) / window_bytes(spec, (80, 80, 80)))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize(("classes", "width"), [(3, 8), (12, 8)])
-def test_memory_stays_within_its_estimate_and_not_far_below(classes: int, width: int) -> None:
-    command = [sys.executable, "-c", MEASURE, str(classes), str(width)]
+@pytest.mark.parametrize(
+    ("classes", "width", "name"),
+    [(3, 8, "unet"), (12, 8, "unet"), (3, 8, "raysegclean.nets.unet:build")],
+    ids=["formula", "many classes", "measured"],
+)
+def test_memory_stays_within_its_estimate_and_not_far_below(classes, width, name) -> None:
+    command = [sys.executable, "-c", MEASURE, str(classes), str(width), name]
     used = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0.5 < used <= 1.0
