@@ -127,3 +127,24 @@ def unseeded(spec):
 
 
 NOT_CALLABLE = 3
+
+
+def dynunet(spec, norm="INSTANCE"):
+    """MONAI's form of nnU-Net's network."""
+    from monai.networks.nets import DynUNet
+
+    strides = [(1, 1, 1), *spec.strides]
+    return DynUNet(
+        spatial_dims=3,
+        in_channels=spec.in_channels,
+        out_channels=spec.classes,
+        kernel_size=[spec.kernel_zyx for _ in strides],
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=spec.widths,
+        norm_name=(norm, {"affine": True}),
+    )
+
+
+def dynunet_batch(spec):
+    return dynunet(spec, "BATCH")
