@@ -187,8 +187,13 @@ def change_counts(loaded: Loaded, settled: Settled, case: CasePlan, classes: int
                 loaded.given_zyx == channel, case.spacing_mm, limit_vox=DEEP_VOX + 1
             )[loaded.core.slices]
             deep[channel] = int((touched & (np.abs(outline) > DEEP_VOX)).sum())
-    truth = {} if loaded.trusted_zyx is None else _overlap(after, loaded.trusted_zyx, classes)
-    return truth | {
+    more = {} if loaded.trusted_zyx is None else _overlap(after, loaded.trusted_zyx, classes)
+    if loaded.proposal is not None:
+        predicted = loaded.proposal.predicted_zyx(given)
+        more["predicted_vox"] = np.bincount(predicted.ravel(), minlength=classes).tolist()
+        for name, label in (("agreed_vox", after), ("agreed_before_vox", given)):
+            more[name] = np.bincount(label[label == predicted], minlength=classes).tolist()
+    return more | {
         "given_vox": np.bincount(given.ravel(), minlength=classes).tolist(),
         "kept_vox": np.bincount(given[~changed], minlength=classes).tolist(),
         "after_vox": np.bincount(after.ravel(), minlength=classes).tolist(),

@@ -46,6 +46,9 @@ COUNTS = (
     "reasons",
     "trusted_vox",
     "right_vox",
+    "predicted_vox",
+    "agreed_vox",
+    "agreed_before_vox",
 )
 """Lists of a settle record that add up over the shards of a case."""
 
@@ -106,6 +109,7 @@ def _held_back(
     allowed, held = {}, {}
     for case, counts in _sum_by_case(records.values()).items():
         why = _objections(counts, session.config.relabel.max_change)
+        why = _misfits(counts, actions[case].min_fit) | why
         allowed[case] = actions[case].without(frozenset(why))
         if why:
             held[case] = {session.plan.classes[channel]: text for channel, text in why.items()}
@@ -153,6 +157,24 @@ def _objections(counts: Mapping[str, list[int]], max_change: float) -> dict[int,
             found[channel] = (
                 f"{deep} voxels away from the given outline would change, "
                 f"{deep / max(given, 1):.0%} of the class; max_change is {max_change:.0%}"
+            )
+    return found
+
+
+def _misfits(counts: Mapping[str, list[int]], min_fit: Mapping[int, float]) -> dict[int, str]:
+    """Return the channels whose shifted outline fits the networks too badly to be believed."""
+    found = {}
+    for channel, wanted in min_fit.items():
+        before, after = (
+            2
+            * counts[agreed][channel]
+            / max(1, counts[size][channel] + counts["predicted_vox"][channel])
+            for agreed, size in (("agreed_before_vox", "given_vox"), ("agreed_vox", "after_vox"))
+        )
+        if after < max(wanted, before):
+            found[channel] = (
+                f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
+                f"one by {before:.2f}; at least {max(wanted, before):.2f} is needed to believe it"
             )
     return found
 
