@@ -52,7 +52,16 @@ __all__ = [
     "validate_params",
 ]
 
-METHODS = ("confident", "coseg", "coteaching", "spatial", "transition", "uncertainty")
+METHODS = (
+    "adele",
+    "confident",
+    "cores",
+    "coseg",
+    "coteaching",
+    "spatial",
+    "transition",
+    "uncertainty",
+)
 """The methods that come with the package; any other is named by import path, `package:Name`."""
 
 _IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"

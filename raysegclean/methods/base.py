@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 BUILT_IN: Mapping[str, str] = {
+    "adele": "raysegclean.methods.adele:ADELE",
     "confident": "raysegclean.methods.confident:CONFIDENT",
+    "cores": "raysegclean.methods.cores:CORES",
     "coseg": "raysegclean.methods.coseg:COSEG",
     "coteaching": "raysegclean.methods.coteaching:COTEACHING",
     "spatial": "raysegclean.methods.spatial:SPATIAL",

@@ -4,6 +4,7 @@ Nothing here is stored. A hook corrects the given label anew at every step, so a
 network no longer believes in is gone, and a resumed training has nothing to restore.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -71,11 +72,12 @@ def corrected(
     return torch.where(halved[:, None, None, None], label, new)
 
 
-def passes_sieve(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+def passes_sieve(logits: torch.Tensor, label: torch.Tensor, level: float = 0.5) -> torch.Tensor:
     """Return (B, Z, Y, X) bool: log p(label) >= mean of log p over {label, predicted, background}.
 
     logits: (B, K, Z, Y, X). Each class counts once, as in `core.proposals.score_of`; voxels without
-    a label pass. With two classes it is just "the prediction is the label".
+    a label pass. With two classes it is just "the prediction is the label". Below a `level` of one
+    half a voxel passes unless it is disbelieved by so much: the level is that of the stored margin.
     """
     log_prob = torch.softmax(logits.float(), dim=1).clamp(min=_TINY).log()
     given = label.clamp(min=0)
@@ -83,9 +85,10 @@ def passes_sieve(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     mine = log_prob.gather(1, given[:, None])[:, 0]
     best = log_prob.gather(1, predicted[:, None])[:, 0]
     third = (given != 0) & (predicted != 0)
+    others = 1 + (predicted != given).int() + third.int()
     # Differences of close numbers are exact, sums are not.
     excess = (best - mine) * (predicted != given) + (log_prob[:, 0] - mine) * third
-    return (label == IGNORE) | (excess <= 0)
+    return (label == IGNORE) | (excess <= others * math.log((1 - level) / level))
 
 
 def masked_mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

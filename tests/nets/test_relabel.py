@@ -124,6 +124,17 @@ def test_with_many_classes_confident_disagreement_is_still_sieved_out():
     assert passes_sieve(logits, torch.full((1, 1, 1, 1), 0)).all()
 
 
+@given(seed=st.integers(0, 10_000), level=st.floats(0.05, 0.5))
+def test_a_lower_level_drops_what_is_disbelieved_by_as_much(seed, level):
+    logits, label = scene(seed, 2)
+    prob = torch.softmax(logits.double(), dim=1)
+    mine = prob.gather(1, label.clamp(min=0)[:, None])[:, 0]
+    margin = 0.5 * (mine.log() - (1 - mine).log())
+    clear = (label != IGNORE) & ((torch.sigmoid(margin) - level).abs() > 1e-4) & (mine < 0.499)
+    passes = passes_sieve(logits, label, level)
+    assert torch.equal(passes[clear], (torch.sigmoid(margin) > level)[clear])
+
+
 def test_unlabelled_voxels_pass():
     logits, label = scene(0, 3)
     assert passes_sieve(logits, torch.full_like(label, IGNORE)).all()
