@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = [
     "AIMS",
+    "AS_PUBLISHED",
     "BASELINES",
     "DATA",
     "HELD_OUT",
@@ -102,8 +103,8 @@ OUTLINES: Mapping[str, tuple[str, Values]] = {
     "smooth": ("smooth", {"descriptors": 2}),
 }
 """Redekop's noises."""
-REDEKOP = ("uncertainty-published", "uncertainty", "reweight")
-SPATIAL = ("label shift", "spatial", "spatial-published")
+REDEKOP = ("uncertainty-published", "uncertainty", "relabelling", "reweight")
+SPATIAL = ("label shift", "spatial-shift", "spatial-published", "spatial")
 CO_SEG = ("coseg-published", "coseg")
 
 
@@ -175,6 +176,7 @@ class Entry:
     votes: tuple[str, ...] = ()
 
 
+AS_PUBLISHED = "-published"
 PLAIN = "plain"
 NO_NETWORK = "none"
 METHODS: Mapping[str, Entry] = {
@@ -184,6 +186,7 @@ METHODS: Mapping[str, Entry] = {
     "confident": Entry("confident", PLAIN),
     "transition": Entry("transition", PLAIN),
     "spatial": Entry("spatial", PLAIN, needs_trusted=True),
+    "relabelling": Entry("uncertainty", "relabelling", {"members": 2, "relabel_from": "auto"}),
     "coseg": Entry("coseg", "coseg"),
     "coteaching": Entry("coteaching", "coteaching"),
     "cores": Entry("cores", "cores"),
@@ -191,18 +194,20 @@ METHODS: Mapping[str, Entry] = {
     "reweight": Entry("reweight", "reweight", needs_trusted=True),
     "multisa": Entry("multisa", "multisa"),
     "integrity": Entry("integrity", NO_NETWORK),
-    "combine": Entry("combine", NO_NETWORK, votes=("uncertainty", "coseg", "confident")),
+    "combine": Entry("combine", NO_NETWORK, votes=("uncertainty", "coseg", "coteaching")),
     "coseg-published": Entry("coseg", "coseg-published", knows_share=True),
+    "coteaching-published": Entry("coteaching", "coteaching-published", {"rule": "published"}),
     "uncertainty-published": Entry(
         "uncertainty",
         PLAIN,
         {"voters": "ensemble", "members": 2, "rule": "published"},
         binary=True,
     ),
-    "spatial-published": Entry("spatial", PLAIN, {"rule": "published"}, needs_trusted=True),
-    "confident-published": Entry("confident", PLAIN, {"rule": "published"}),
+    "confident-published": Entry("confident", PLAIN, {"rule": "cleanlab"}),
     "transition-published": Entry("transition", PLAIN, {"rule": "published"}),
-    "cores-published": Entry("cores", "cores", {"rule": "published"}),
+    "spatial-published": Entry("spatial", PLAIN, {"rule": "published"}, needs_trusted=True),
+    "spatial-shift": Entry("spatial", PLAIN, {"rule": "shift"}, needs_trusted=True),
+    "cores-published": Entry("cores", "cores-published", {"rule": "published"}),
     "adele-published": Entry("adele", "adele", {"rule": "published"}),
 }
 
@@ -253,7 +258,7 @@ class Repeat:
     paper: str
 
 
-_REDEKOP_LINES = ("given", "reweight", "uncertainty-published", "uncertainty", "truth")
+_REDEKOP_LINES = ("given", *REDEKOP, "truth")
 PUBLISHED: Sequence[Repeat] = (
     Repeat(
         "Co-Seg, Type I",
@@ -307,11 +312,17 @@ BINARY = ("lung", "crowd")
 """Data sets with one class."""
 
 
-def names(scenario: Scenario, data: str) -> tuple[str, ...]:
-    """Return the lines of a scenario's table, in the order in which they can be run."""
+def names(scenario: Scenario, data: str, seed: int) -> tuple[str, ...]:
+    """Return the lines of a scenario's table, in the order in which they can be run.
+
+    The papers' own rules are repeated with the first seed only.
+    """
+    methods = {n: e for n, e in METHODS.items() if _fits(n, e, scenario, data)}
+    if seed != DATA[data].seeds[0]:
+        methods = {n: e for n, e in methods.items() if not n.endswith(AS_PUBLISHED)}
     lines = ["nothing"]
-    lines += [n for n, e in METHODS.items() if not e.votes and _fits(n, e, scenario, data)]
-    lines += [n for n, e in METHODS.items() if e.votes and _fits(n, e, scenario, data)]
+    lines += [n for n, e in methods.items() if not e.votes]
+    lines += [n for n, e in methods.items() if e.votes]
     if "uncertainty" in lines:
         lines.append("argmax")
     if scenario.trusted:

@@ -39,7 +39,7 @@ Measure = Callable[[Key, Path], dict[str, Any]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing of the chosen cells, then write the page from all cells there are."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.ERROR)
     deadline = time.monotonic() + 60 * options.minutes
     if not options.page_only:
         _run_all(options, deadline)
@@ -112,7 +112,7 @@ def _grid_keys(options: argparse.Namespace) -> Iterator[Key]:
     for data, settings in DATA.items():
         for seed in settings.seeds:
             for scenario in settings.scenarios:
-                for line in names(SCENARIOS[scenario], data):
+                for line in names(SCENARIOS[scenario], data, seed):
                     if (
                         _wanted(options, "data", data)
                         and _wanted(options, "scenario", scenario)
@@ -142,7 +142,7 @@ def _published_keys(options: argparse.Namespace) -> Iterator[Key]:
         if _wanted(options, "data", repeat.data):
             seed = DATA[repeat.data].seeds[0]
             for scenario in repeat.scenarios:
-                for line in names(SCENARIOS[scenario], repeat.data):
+                for line in names(SCENARIOS[scenario], repeat.data, seed):
                     if _wanted(options, "scenario", scenario):
                         yield Key(repeat.data, scenario, line, seed)
 

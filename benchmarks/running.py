@@ -28,6 +28,7 @@ from cells import (
 )
 from grid import BASELINES, DATA, METHODS, NO_NETWORK, PLAIN, SCENARIOS, Entry, owner
 
+from raysegclean.check import check
 from raysegclean.config import Config, make_config
 from raysegclean.dist.cluster import connect
 from raysegclean.errors import ConfigError
@@ -119,8 +120,16 @@ def _cleaned(key: Key, archive: Archive, counted: Sequence[str]) -> dict[str, An
         "wall_s": wall_s,
         "train_s": train_s,
         "failed_cases": len(report.failed),
-        "ranks": suspicions(RunFolder(config.run).read_table("cases.parquet"), counted),
+        "ranks": _ranks(config, counted),
     }
+
+
+def _ranks(config: Config, cases: Sequence[str]) -> dict[str, float]:
+    """Return how suspicious each case is; the checks rank all cases themselves."""
+    if config.method == "integrity":
+        worst_first = check(config.archive, config.label).worst_first
+        return {case: -float(place) for place, case in enumerate(worst_first) if case in cases}
+    return suspicions(RunFolder(config.run).read_table("cases.parquet"), cases)
 
 
 def config_of(key: Key, archive: Archive) -> Config:
@@ -168,11 +177,15 @@ def _params(key: Key, entry: Entry) -> Mapping[str, Any]:
         params["alpha"] = round(1 - SCENARIOS[key.scenario].share, 6)
     if entry.votes:
         voting = [Key(key.data, key.scenario, line, key.seed) for line in entry.votes]
-        missing = [one.line for one in voting if not one.path.exists()]
+        missing = [one.line for one in voting if not _is_done(one)]
         if missing:
             raise Unavailable(f"it votes over the labels of {', '.join(missing)}; run them first")
         params["labels"] = " ".join(label_of(one) for one in voting)
     return params
+
+
+def _is_done(key: Key) -> bool:
+    return key.path.exists() and "rows" in json.loads(key.path.read_text())
 
 
 def label_of(key: Key) -> str:

@@ -136,10 +136,10 @@ def test_the_page_tells_winner_seeds_times_and_what_is_missing() -> None:
     assert "0.70, not met" in text
     assert "phantom, boundary, tta: E -0.50" in text, "worse than doing nothing"
     assert "- phantom, boundary, confident, seed 1: no memory" in text
-    assert "hippocampus, polygon: nothing (seed 1), uncertainty (seed 1)" in text
+    assert "- hippocampus: boundary, polygon, bias," in text
     boundary = next(line for line in text.splitlines() if line.startswith("- phantom, boundary: "))
-    assert "coseg (" not in boundary
-    assert "tta (seed 2)" in boundary
+    assert " coseg," not in boundary
+    assert ", tta (seed 2), confident (seed 2), transition, " in boundary
 
 
 def test_the_page_needs_no_cell() -> None:
@@ -219,8 +219,8 @@ def test_every_cell_has_a_file_of_its_own() -> None:
         Key(data, scenario, line, seed)
         for data, settings in DATA.items()
         for scenario in (*settings.scenarios, *(s for r in PUBLISHED for s in r.scenarios))
-        for line in names(SCENARIOS[scenario], data)
         for seed in (1, 2, 12)
+        for line in names(SCENARIOS[scenario], data, seed)
     ]
     assert len({key.path for key in keys}) == len(set(keys))
     assert all(" " not in key.name and "/" not in key.name for key in keys)
