@@ -60,7 +60,7 @@ class PolicyParams:
     """From this many trusted cases on their labels say where a right boundary lies."""
     max_flagged: float = 0.6
     """When more than this share looks wrong, the archive's centre is not known: nothing is done."""
-    min_agreement: float = 0.75
+    min_agreement: float = 0.72
     """Networks that agree less with half of the labels of a class (Dice) have not learnt it; they
     may ask for a person, but not edit."""
     min_boundary_vox: int = 20
