@@ -357,7 +357,7 @@ def _odd(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
         return np.zeros(len(scores), bool)
     centre = float(np.median(known))
     usual = 1.4826 * float(np.median(np.abs(known - centre)))
-    return np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual
+    return np.asarray(np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual, np.bool_)
 
 
 def _effect(group: Values, others: Values) -> float:
