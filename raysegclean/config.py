@@ -54,10 +54,14 @@ __all__ = [
 
 METHODS = (
     "adele",
+    "combine",
     "confident",
     "cores",
     "coseg",
     "coteaching",
+    "integrity",
+    "multisa",
+    "reweight",
     "spatial",
     "transition",
     "uncertainty",

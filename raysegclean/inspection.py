@@ -11,7 +11,7 @@ import numpy as np
 
 from raysegclean.config import Config, make_config
 from raysegclean.core.items import ShardTask
-from raysegclean.core.rules import Reason, TakenBack
+from raysegclean.core.rules import TakenBack, reason_code, reason_names
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
 from raysegclean.netplan import network_notes, seam_error_of
@@ -211,7 +211,7 @@ def undo(
     """
     run = _existing(run_uri)
     job, _ = _settled_job(run)
-    entry = TakenBack(case, _channel(job.plan, cls), _reason(reason))
+    entry = TakenBack(case, _channel(job.plan, cls), _reason(job.plan, reason))
     if case is not None:
         job.plan.case(case)
     undone = [*(run.read_json("undone.json") or []), asdict(entry)]
@@ -228,13 +228,14 @@ def _channel(plan: RunPlan, cls: int | None) -> int | None:
     return plan.classes.index(cls)
 
 
-def _reason(name: str | None) -> int | None:
+def _reason(plan: RunPlan, name: str | None) -> int | None:
     if name is None:
         return None
-    names = {one.name.lower(): int(one) for one in Reason if one}
-    if name.lower() not in names:
-        raise ConfigError(f"--reason {name}: expected one of {', '.join(names)}.")
-    return names[name.lower()]
+    code = reason_code(name, plan.voters.labels)
+    if code is None:
+        known = [one for code, one in reason_names(plan.voters.labels).items() if code]
+        raise ConfigError(f"--reason {name}: expected one of {', '.join(known)}.")
+    return code
 
 
 def _existing(run_uri: str) -> RunFolder:

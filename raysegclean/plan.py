@@ -55,8 +55,10 @@ class CasePlan:
     dtype: str
     """Of the output label: the given one's, widened where it cannot hold every class."""
     version: str
-    """Identity of the image and of the given label."""
+    """Identity of the image, of the given label, and of labels that vote."""
     trusted: bool
+    trusted_version: str = ""
+    """Identity of the trusted label, where there is one."""
 
     def grid(self, shard_vox: int) -> Grid:
         """Return the shards of the case's output label."""
@@ -121,8 +123,14 @@ class RunPlan:
         versions = [(c.case, c.fold, c.version) for c in self.cases]
         return digest(
             "train", versions, self.classes, self.network, self.normaliser, self.train,
-            self.patch_zyx, self.flips, self.crossfit,
+            self.patch_zyx, self.flips, self.crossfit, *self._trusted_versions(),
         )  # fmt: skip
+
+    def _trusted_versions(self) -> list[tuple[str, str]]:
+        """Return what networks learn from trusted cases, where the method's hook asks for them."""
+        if not self.train.needs_trusted:
+            return []
+        return [(c.case, c.trusted_version) for c in self.cases if c.trusted]
 
 
 def make_plan(
@@ -147,13 +155,13 @@ def make_plan(
     classes = _classes(config, infos) if lender is None else _lent_classes(config, infos, lender)
     lent = None if lender is None else Lent(lender.network, lender.patch_zyx, lender.flips)
     net = plan_network(config, infos, len(classes), voters, gpu=gpu, lent=lent)
-    folds = 1 if net.network.script else max(1, config.train.crossfit)
+    folds = 1 if net.network.script or not voters.members else max(1, config.train.crossfit)
     plan = RunPlan(
         archive=Store.open(config.archive).uri,
         label=config.label,
         trusted_label=config.trusted.label if config.trusted else None,
         classes=classes,
-        cases=_case_plans(config, infos, folds if lender is None else 1, classes),
+        cases=_case_plans(config, infos, folds if lender is None else 1, classes, voters),
         folds=folds,
         crossfit=folds > 1,
         voters=net.voters,
@@ -349,9 +357,13 @@ def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainCon
 
 
 def _case_plans(
-    config: Config, infos: Sequence[CaseInfo], folds: int, classes: tuple[int, ...]
+    config: Config,
+    infos: Sequence[CaseInfo],
+    folds: int,
+    classes: tuple[int, ...],
+    voters: Voters,
 ) -> tuple[CasePlan, ...]:
-    groups = {info.case: _group(config, info) for info in infos}
+    groups = {info.case: _group(config, info, voters) for info in infos}
     fold_of = _folds(list(groups.values()), folds, config.train.seed)
     trusted = config.trusted.label if config.trusted else None
     return tuple(
@@ -363,8 +375,12 @@ def _case_plans(
             spacing_mm=info.spacing_mm,
             intensity=info.intensity,
             dtype=_holding(info.label(config.label).dtype, classes[-1]),
-            version=digest(info.image_version, info.label(config.label).version),
+            version=digest(
+                info.image_version,
+                *(info.label(name).version for name in (config.label, *voters.labels)),
+            ),
             trusted=any(summary.name == trusted for summary in info.labels),
+            trusted_version=next((s.version for s in info.labels if s.name == trusted), ""),
         )
         for info in infos
     )
@@ -375,8 +391,8 @@ def _holding(dtype: str, highest: int) -> str:
     return dtype if highest <= np.iinfo(dtype).max else str(np.min_scalar_type(highest))
 
 
-def _group(config: Config, info: CaseInfo) -> str:
-    if config.group == "case" or _trains_in_sample(config):
+def _group(config: Config, info: CaseInfo, voters: Voters) -> str:
+    if config.group == "case" or _trains_in_sample(config, voters):
         return info.patient or info.case if config.group == "patient" else info.case
     if info.patient is None:
         raise ConfigError(
@@ -387,9 +403,10 @@ def _group(config: Config, info: CaseInfo) -> str:
     return info.patient
 
 
-def _trains_in_sample(config: Config) -> bool:
+def _trains_in_sample(config: Config, voters: Voters) -> bool:
     """Tell whether nobody asks who trained on what."""
-    return config.train.crossfit == 0 or config.network.torchscript is not None
+    nothing_trains = config.network.torchscript is not None or not voters.members
+    return config.train.crossfit == 0 or nothing_trains
 
 
 def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:

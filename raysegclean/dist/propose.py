@@ -24,7 +24,7 @@ from raysegclean.nets.inference import Seams
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
 
-__all__ = ["MeasureStage", "ProposeStage", "labels_of"]
+__all__ = ["MeasureStage", "ProposeStage", "Proposed", "labels_of", "offset_fields"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ProposeStage:
             fields["trusted_stats"] = trusted_stats.to_text()
         if len(case.grid(self._plan.shard_vox)) == 1:
             labels = (loaded.given_zyx, loaded.trusted_zyx)
-            fields |= _offsets(case, labels, proposal, classes, Box.whole(case.shape_zyx))
+            fields |= offset_fields(case, labels, proposal, classes, Box.whole(case.shape_zyx))
         return Proposed(proposal, fields)
 
     def write(self, task: ShardTask, result: Proposed) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class MeasureStage:
         """Return the offsets of the shard's core."""
         core, given, trusted, proposal = loaded
         case = self._cases[task.case]
-        return _offsets(case, (given, trusted), proposal, len(self._plan.classes), core)
+        return offset_fields(case, (given, trusted), proposal, len(self._plan.classes), core)
 
     def write(self, task: ShardTask, result: dict[str, Any]) -> dict[str, Any]:
         """Return the ledger's record; there is nothing to write."""
@@ -168,7 +168,7 @@ def _place(whole: Proposal, tile: Proposal, part: tuple[slice, slice, slice]) ->
         whole.score_zyx[part] = tile.score_zyx
 
 
-def _offsets(
+def offset_fields(
     case: CasePlan,
     labels: tuple[Channels, Channels | None],
     proposal: Proposal,

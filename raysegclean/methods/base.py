@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raysegclean.core.casescore import CaseDecision, CaseScore
+from raysegclean.core.facts import LabelFacts
 from raysegclean.core.looks import Answer, Ask, Revision
 from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
@@ -33,10 +34,14 @@ __all__ = [
 
 BUILT_IN: Mapping[str, str] = {
     "adele": "raysegclean.methods.adele:ADELE",
+    "combine": "raysegclean.methods.combine:COMBINE",
     "confident": "raysegclean.methods.confident:CONFIDENT",
     "cores": "raysegclean.methods.cores:CORES",
     "coseg": "raysegclean.methods.coseg:COSEG",
     "coteaching": "raysegclean.methods.coteaching:COTEACHING",
+    "integrity": "raysegclean.methods.integrity:INTEGRITY",
+    "multisa": "raysegclean.methods.multisa:MULTISA",
+    "reweight": "raysegclean.methods.reweight:REWEIGHT",
     "spatial": "raysegclean.methods.spatial:SPATIAL",
     "transition": "raysegclean.methods.transition:TRANSITION",
     "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
@@ -64,6 +69,8 @@ class Voters:
     """A second quantity that is stored per voxel beside the candidates; empty: none."""
     labels: tuple[str, ...] = ()
     """Labels of the archive that vote in place of networks; then `members` is 0."""
+    facts: bool = False
+    """Whether the facts of the given labels are wanted (`core.facts`); then `members` is 0."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,10 @@ class ArchiveEvidence:
     """Voxel size of each case, z y x."""
     reports: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Fold -> what the hook of each of its networks reported (`nets.hooks.Hook.report`)."""
+    classes: tuple[int, ...] = ()
+    """Label values; the position is the channel."""
+    facts: Mapping[str, LabelFacts] = field(default_factory=dict)
+    """The facts of each given label, for methods that want them."""
 
 
 @dataclass(frozen=True)

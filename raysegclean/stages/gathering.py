@@ -6,6 +6,7 @@ from typing import Any
 
 from raysegclean.core.boundary import OffsetSums
 from raysegclean.core.casescore import CaseScore
+from raysegclean.core.facts import BlockFacts, LabelFacts, label_facts
 from raysegclean.core.scores import case_score
 from raysegclean.core.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
@@ -15,6 +16,7 @@ from raysegclean.plan import RunPlan
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import hook_reports
+from raysegclean.store.facts import about_case
 
 __all__ = ["case_offsets", "case_stats", "gather", "voter_notes"]
 
@@ -38,7 +40,25 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         stats=stats,
         spacing_mm={case.case: case.spacing_mm for case in session.plan.cases},
         reports=hook_reports(session, proposals.job.models),
+        classes=session.plan.classes,
+        facts=_facts(session, proposed) if session.plan.voters.facts else {},
     )
+
+
+def _facts(session: Session, records: Iterable[Mapping[str, Any]]) -> dict[str, LabelFacts]:
+    """Return the facts of each given label from the records of its shards."""
+    about: dict[str, LabelFacts] = {}
+    blocks: dict[str, list[BlockFacts]] = {}
+    for record in records:
+        case = session.plan.case(record["case"])
+        blocks.setdefault(case.case, []).append(BlockFacts.from_text(record["facts"]))
+        if "affine" in record:
+            about[case.case] = about_case(case, record["affine"], record["label_spacing_mm"])
+    return {
+        case: label_facts(blocks[case], one)
+        for case, one in about.items()
+        if case not in session.failed
+    }
 
 
 def voter_notes(plan: RunPlan, records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

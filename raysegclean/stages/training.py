@@ -28,8 +28,13 @@ def train(
     infos: Sequence[CaseInfo],
     on_note: Callable[[Progress], None] | None = None,
 ) -> Models:
-    """Return the voters of every fold: a script, lent, finished, or newly trained networks."""
+    """Return the voters of every fold: a script, lent, finished, or newly trained networks.
+
+    None where labels vote.
+    """
     plan = session.plan
+    if not plan.voters.members:
+        return ()
     if plan.network.script:
         return ((_adopted(session),),)
     if session.config.models is not None:
@@ -107,6 +112,7 @@ def _job(
         run_uri=session.run.uri,
         archive_uri=plan.archive,
         label=label,
+        trusted_label=plan.trusted_label,
         cases=tuple(info for info in infos if info.case not in session.failed),
         folds=tuple(tuple(c for c in fold if c not in session.failed) for fold in folds),
         network=plan.network,
