@@ -110,6 +110,9 @@ class Actions:
     """Score above which a binary label is flipped (published form of uncertainty only)."""
     correct_reason: Reason = Reason.CORRECT
     """Why voxels of `correct` change."""
+    fills: bool = False
+    """Whether a class that the given label lacks may appear whole, because the label is proposed
+    and not corrected; else such a case is held for a person."""
     by_vote: bool = False
     """Whether the score of a candidate says which labels voted for it (`vote_reason`)."""
 
@@ -129,6 +132,7 @@ class Actions:
             replace_below={} if classes else self.replace_below,
             flip_above=None if classes else self.flip_above,
             correct_reason=self.correct_reason,
+            fills=self.fills,
             by_vote=self.by_vote,
         )
 

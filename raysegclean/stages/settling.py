@@ -108,7 +108,8 @@ def _held_back(
     records = session.run_stage("rehearse", SettleStage, job, keys, resources)
     allowed, held = {}, {}
     for case, counts in _sum_by_case(records.values()).items():
-        why = _objections(counts, session.config.relabel.max_change)
+        max_change = session.config.relabel.max_change
+        why = _objections(counts, max_change, fills=actions[case].fills)
         why = _misfits(counts, actions[case].min_fit) | why
         allowed[case] = actions[case].without(frozenset(why))
         if why:
@@ -145,14 +146,18 @@ def _trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
     }
 
 
-def _objections(counts: Mapping[str, list[int]], max_change: float) -> dict[int, str]:
-    """Return the channels that must stay as given, and why."""
+def _objections(
+    counts: Mapping[str, list[int]], max_change: float, *, fills: bool
+) -> dict[int, str]:
+    """Return the channels that must stay as given, and why; `fills` is that of the actions."""
     found = {}
     for channel in range(1, len(counts["given_vox"])):
         given, kept = counts["given_vox"][channel], counts["kept_vox"][channel]
         deep = counts["deep_vox"][channel]
         if given and not kept:
             found[channel] = "no given voxel of the class would remain in the case"
+        elif fills and not given:
+            continue
         elif deep > max_change * max(given, 1):
             found[channel] = (
                 f"{deep} voxels away from the given outline would change, "
