@@ -10,6 +10,7 @@ from raysegclean import preparing
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg import COSEG
+from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive
 
@@ -66,6 +67,24 @@ def test_a_method_whose_hook_cannot_learn_these_labels_is_refused(
         ConfigError, match=r"params\.rule: published flips binary labels.*2 classes"
     ):
         prepare(config)
+
+
+def test_trusted_cases_that_only_one_fold_judges_teach_nobody_else(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.add_label("b", "expert", np.zeros((6, 16, 16), np.uint8), {})
+    config = config_for(archive, tmp_path / "run", method="reweight", trusted={"label": "expert"})
+    with pytest.raises(ConfigError, match=r"all trusted cases fall into fold \d of 2.*crossfit: 0"):
+        prepare(config)
+    prepare(config.with_settings({"train.crossfit": 0}))
+    archive.add_label("a", "expert", np.zeros((6, 16, 16), np.uint8), {})
+    both = prepare(config).plan(config, gpu=False)
+    assert all(case.trusted_version for case in both.cases)
+    again = replace(both, cases=(replace(both.cases[0], trusted_version="new"), *both.cases[1:]))
+    assert again.train_key() != both.train_key(), "other trusted labels make other networks"
+    plain = replace(both, train=replace(both.train, hook=PLAIN_HOOK))
+    unasked = replace(again, train=plain.train)
+    assert unasked.train_key() == plain.train_key()
 
 
 def test_one_trusted_case_is_enough_and_params_may_do_without(

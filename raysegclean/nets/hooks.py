@@ -84,11 +84,13 @@ class Lesson:
     """What a network is to learn from a batch.
 
     label: (B, Z, Y, X) int64 channels, `IGNORE` where nothing is learnt. weights: (B,) >= 0, at
-    least one positive.
+    least one positive. voxel_weights: (B, Z, Y, X) >= 0 for hooks whose own `loss` reads them; they
+    are never exchanged.
     """
 
     label: torch.Tensor
     weights: torch.Tensor
+    voxel_weights: torch.Tensor | None = None
 
 
 class Hook(Protocol):
@@ -96,6 +98,8 @@ class Hook(Protocol):
 
     exchanges: ClassVar[Exchanges]
     """What goes to the peer: nothing, the weights of samples, or the label of voxels as well."""
+    needs_trusted: ClassVar[bool]
+    """Whether every batch brings patches of trusted cases (`Batch.clean`)."""
 
     def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
         """Return what is to be learnt; called once per learning step, without gradients.
@@ -131,6 +135,7 @@ class PlainHook:
     """Learn the given label of every sample alike."""
 
     exchanges: ClassVar[Exchanges] = "nothing"
+    needs_trusted: ClassVar[bool] = False
 
     def __init__(self, context: HookContext) -> None:
         self.context = context

@@ -44,23 +44,31 @@ def _one_hot(label: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def segmentation_loss(
-    logits: torch.Tensor, label: torch.Tensor, dice_weight: float = 1.0
+    logits: torch.Tensor,
+    label: torch.Tensor,
+    dice_weight: float = 1.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return (B,) losses of logits (B, K, Z, Y, X) against labels (B, Z, Y, X) of channel indices.
 
     Cross-entropy is the mean over labelled voxels. Dice is 1 - mean over classes (background
     included) of 2 sum(p g) / (sum p^2 + sum g^2), the squared denominator of equation 3. A sample
-    without any labelled voxel has loss 0.
+    without any labelled voxel has loss 0. weights: (B, Z, Y, X), factors of each voxel's part in
+    every sum; None is 1 for all.
     """
+
+    def weighed(parts: torch.Tensor) -> torch.Tensor:
+        return parts if weights is None else parts * weights.unsqueeze(1)
+
     log_prob = torch.log_softmax(logits.float(), dim=1)
     truth = _one_hot(label, logits.shape[1])
     labelled = truth.any(dim=1, keepdim=True)
     zero = log_prob.new_zeros(())
     voxels = labelled.sum(dim=(1, *_SPACE)).clamp(min=1)
-    entropy = -torch.where(truth, log_prob, zero).sum(dim=(1, *_SPACE)) / voxels
+    entropy = -weighed(torch.where(truth, log_prob, zero)).sum(dim=(1, *_SPACE)) / voxels
     prob = torch.where(labelled, log_prob.exp(), zero)
-    overlap = torch.where(truth, prob, zero).sum(dim=_SPACE)
-    sizes = prob.square().sum(dim=_SPACE) + truth.sum(dim=_SPACE)
+    overlap = weighed(torch.where(truth, prob, zero)).sum(dim=_SPACE)
+    sizes = weighed(prob.square()).sum(dim=_SPACE) + weighed(truth).sum(dim=_SPACE)
     dice = ((2 * overlap + _SMOOTH) / (sizes + _SMOOTH)).mean(dim=1)
     return entropy + dice_weight * (1 - dice)
 
@@ -147,7 +155,7 @@ def sample_score(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Return (B,) how badly each label is explained: cross-entropy per foreground voxel.
 
     The sum of -log p(label), with p clipped at 1e-4, over all labelled voxels, divided by the
-    number of voxels that are foreground in the label or in the prediction (METHODS 7.2 divides by
+    number of voxels that are foreground in the label or in the prediction (the paper divides by
     nothing, which ranks big organs worst). NaN where there is no foreground voxel: such a patch
     says nothing about its case.
     """

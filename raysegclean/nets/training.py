@@ -117,6 +117,11 @@ class TrainConfig:
         return str(getattr(hook_class(self.hook), "exchanges", "nothing"))
 
     @property
+    def needs_trusted(self) -> bool:
+        """Whether the hook learns from patches of trusted cases beside each batch."""
+        return bool(getattr(hook_class(self.hook), "needs_trusted", False))
+
+    @property
     def recalibrate_at(self) -> int:
         """First step that only measures batch statistics."""
         return math.ceil(self.steps * self.freeze_bn_from)
@@ -421,7 +426,10 @@ class Trainer:
 
 def _kept(lesson: Lesson, batch: Batch) -> float:
     """Return the share of the batch's labelled voxels that are learnt from."""
-    voxels = (lesson.label != IGNORE).flatten(1).sum(dim=1)
+    learnt = lesson.label != IGNORE
+    if lesson.voxel_weights is not None:
+        learnt &= lesson.voxel_weights > 0
+    voxels = learnt.flatten(1).sum(dim=1)
     labelled = (batch.label != IGNORE).sum().clamp(min=1)
     return float(voxels[lesson.weights > 0].sum() / labelled)
 

@@ -1,6 +1,6 @@
 """Small patches whose labels hold planted errors, and trainings that take seconds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,9 @@ def trainer_of(hook: HookSpec, steps: int, **changes) -> Trainer:
     return Trainer(SPEC, TrainConfig(**(usual | changes)), present=PRESENT)
 
 
-def run(trainer: Trainer, stop: int) -> Iterator[tuple[Scene, Lesson]]:
+def run(
+    trainer: Trainer, stop: int, scenes: Callable[[int], Scene] = scene_at
+) -> Iterator[tuple[Scene, Lesson]]:
     """Train up to `stop`; yield what each step was, and its lesson where it had one."""
     hook = trainer.members[0].hook
     taken: list[Lesson] = []
@@ -81,7 +83,7 @@ def run(trainer: Trainer, stop: int) -> Iterator[tuple[Scene, Lesson]]:
 
     hook.lesson = listen
     while trainer.at_step < stop:
-        scene = scene_at(trainer.at_step)
+        scene = scenes(trainer.at_step)
         trainer.step(scene.batch)
         if taken:
             yield scene, taken.pop()
@@ -91,16 +93,22 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trainer.nets[0].state_dict().items()}
 
 
-def assert_resumes_alike(hook: HookSpec, steps: int, halves: list[int], **changes) -> None:
+def assert_resumes_alike(
+    hook: HookSpec,
+    steps: int,
+    halves: list[int],
+    scenes: Callable[[int], Scene] = scene_at,
+    **changes,
+) -> None:
     """Train through, and again with a stop at each of `halves`: the same bits, memory included."""
     straight = trainer_of(hook, steps, **changes)
-    list(run(straight, steps))
+    list(run(straight, steps, scenes))
     for half in halves:
         first = trainer_of(hook, steps, **changes)
-        list(run(first, half))
+        list(run(first, half, scenes))
         second = trainer_of(hook, steps, **changes)
         second.load(load_state(save_state(first.state())))
-        list(run(second, steps))
+        list(run(second, steps, scenes))
         for name, value in weights_of(straight).items():
             assert torch.equal(value, weights_of(second)[name]), (half, name)
         assert second.members[0].hook.state() == straight.members[0].hook.state()

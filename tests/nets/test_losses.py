@@ -29,10 +29,17 @@ def scene(seed: int = 0, classes: int = 3, ignored: float = 0.3):
     return torch.from_numpy(logits), torch.from_numpy(label)
 
 
-def by_hand(logits: torch.Tensor, label: torch.Tensor, dice_weight: float) -> list[float]:
+def by_hand(
+    logits: torch.Tensor,
+    label: torch.Tensor,
+    dice_weight: float,
+    shares: torch.Tensor | None = None,
+) -> list[float]:
     """Return cross-entropy + Dice of each sample, voxel by voxel in float64."""
     out = []
-    for sample, truth in zip(logits.double().numpy(), label.numpy(), strict=True):
+    shares = torch.ones(label.shape) if shares is None else shares
+    samples = (one.numpy() for one in (logits.double(), label, shares.double()))
+    for sample, truth, share in zip(*samples, strict=True):
         classes = len(sample)
         entropy, voxels = 0.0, 0
         overlap, squares, sizes = [0.0] * classes, [0.0] * classes, [0.0] * classes
@@ -41,12 +48,12 @@ def by_hand(logits: torch.Tensor, label: torch.Tensor, dice_weight: float) -> li
                 continue
             weights = np.exp(sample[(slice(None), *index)])
             prob = weights / weights.sum()
-            entropy -= math.log(prob[truth[index]])
+            entropy -= share[index] * math.log(prob[truth[index]])
             voxels += 1
             for c in range(classes):
-                overlap[c] += prob[c] * (truth[index] == c)
-                squares[c] += prob[c] ** 2
-                sizes[c] += truth[index] == c
+                overlap[c] += share[index] * prob[c] * (truth[index] == c)
+                squares[c] += share[index] * prob[c] ** 2
+                sizes[c] += share[index] * (truth[index] == c)
         dice = np.mean(
             [(2 * o + 1) / (q + s + 1) for o, q, s in zip(overlap, squares, sizes, strict=True)]
         )
@@ -60,6 +67,15 @@ def test_the_loss_is_cross_entropy_plus_squared_dice(dice_weight, ignored) -> No
     logits, label = scene(ignored=ignored)
     loss = segmentation_loss(logits, label, dice_weight)
     np.testing.assert_allclose(loss.numpy(), by_hand(logits, label, dice_weight), rtol=1e-5)
+
+
+def test_each_voxel_may_have_a_weight_in_every_sum() -> None:
+    logits, label = scene()
+    shares = torch.from_numpy(np.random.default_rng(5).choice([0.0, 0.5, 3.0], label.shape))
+    loss = segmentation_loss(logits, label, weights=shares.float())
+    np.testing.assert_allclose(loss.numpy(), by_hand(logits, label, 1.0, shares), rtol=1e-5)
+    plain = segmentation_loss(logits, label)
+    assert torch.equal(segmentation_loss(logits, label, weights=torch.ones(label.shape)), plain)
 
 
 def test_ignored_voxels_have_no_gradient() -> None:
