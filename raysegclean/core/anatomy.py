@@ -29,22 +29,25 @@ class Frame:
         self.words = _RAS_WORDS if self.anatomical else _AXIS_WORDS
         """For each axis, what its low and its high end are called."""
 
-    def centre_mm(self, case: LabelFacts, centre_zyx: tuple[float, float, float]) -> Values:
-        """Return a position x, y, z in millimetres; only differences within a case mean much."""
-        centre = np.array(centre_zyx[::-1])
+    def centre_mm(self, case: LabelFacts, centres_zyx: Values) -> Values:
+        """Return positions x, y, z (n, 3) in millimetres of voxels z, y, x (n, 3).
+
+        Only differences within a case mean much.
+        """
+        centres = centres_zyx[:, ::-1]
         if self.anatomical:
             affine = np.array(case.affine)
-            return np.asarray(affine[:3, :3] @ centre + affine[:3, 3])
-        return np.asarray(centre * case.spacing_mm[::-1])
+            return np.asarray(centres @ affine[:3, :3].T + affine[:3, 3])
+        return np.asarray(centres * case.spacing_mm[::-1])
 
-    def place(self, case: LabelFacts, centre_zyx: tuple[float, float, float]) -> Values:
-        """Return where in its image a position lies along x, y, z, from 0 to 1."""
-        share = (np.array(centre_zyx[::-1]) + 0.5) / case.shape_zyx[::-1]
+    def place(self, case: LabelFacts, centres_zyx: Values) -> Values:
+        """Return where in its image positions lie along x, y, z (n, 3), from 0 to 1."""
+        share = (centres_zyx[:, ::-1] + 0.5) / case.shape_zyx[::-1]
         if not self.anatomical:
             return np.asarray(share)
         axes, signs = _axes(np.array(case.affine))
-        out = np.empty(3)
-        out[list(axes)] = np.where(np.array(signs) > 0, share, 1 - share)
+        out = np.empty_like(share)
+        out[:, list(axes)] = np.where(np.array(signs) > 0, share, 1 - share)
         return out
 
 

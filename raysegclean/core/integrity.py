@@ -21,7 +21,6 @@ from raysegclean.core.oddities import (
     box_words,
     class_findings,
     nanmedian,
-    touches_border,
 )
 
 __all__ = ["Examination", "examine"]
@@ -89,7 +88,7 @@ def examine(
 
 
 def _notes(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[str]:
-    few = [value for value in archive.values if _holders(archive)[value] < params.few_cases]
+    few = [value for value in archive.values if archive.holders[value] < params.few_cases]
     if few:
         shown = ", ".join(map(str, few[:10])) + (" and more" if len(few) > 10 else "")
         yield (
@@ -98,14 +97,6 @@ def _notes(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[str]:
         )
     if not archive.frame.anatomical:
         yield "not every case has an affine: places and orders are along the axes of the voxels"
-
-
-def _holders(archive: ArchiveFacts) -> Mapping[int, int]:
-    counts: dict[int, int] = defaultdict(int)
-    for case in archive.cases:
-        for value in case.classes:
-            counts[value] += 1
-    return counts
 
 
 def _empty(archive: ArchiveFacts) -> Iterable[Finding]:
@@ -125,7 +116,7 @@ def _empty(archive: ArchiveFacts) -> Iterable[Finding]:
 
 
 def _missing(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
-    holders, drawn = _holders(archive), [case for case in archive.cases if case.classes]
+    holders, drawn = archive.holders, [case for case in archive.cases if case.classes]
     for case in drawn:
         for value in sorted(holders.keys() - case.classes.keys()):
             share = holders[value] / max(1, len(drawn) - 1)
@@ -146,7 +137,7 @@ def _missing(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
 def _strays(
     archive: ArchiveFacts, params: IntegrityParams, declared: Collection[int] | None
 ) -> Iterable[Finding]:
-    holders, many = _holders(archive), len(archive.cases)
+    holders, many = archive.holders, len(archive.cases)
     for value in archive.values:
         known = declared is None or value in declared
         rare = holders[value] <= max(1, params.stray_share * many)
@@ -218,7 +209,7 @@ def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
                 if gap.flank >= SKIPPED_FLANK:
                     gaps[value, gap.axis].append(case)
     for (value, axis), cases in sorted(gaps.items()):
-        held = _holders(archive)[value]
+        held = archive.holders[value]
         if len(cases) - 1 > (1 - params.sure_share) * held:
             continue
         for case in cases:
@@ -262,14 +253,15 @@ def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
 
 
 def _borders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
-    for value in archive.values:
-        cases = [case for case in archive.cases if value in case.classes]
+    few = archive.cut.sum(axis=0)
+    for column, value in enumerate(archive.values):
+        held = archive.holders[value]
         for end, name in enumerate(ENDS):
-            cut = [case for case in cases if touches_border(case, value, end)]
-            usual = len(cut) - 1 > (1 - params.sure_share) * len(cases)
-            if usual or len(cases) < params.few_cases:
+            cut = int(few[column, end])
+            if cut - 1 > (1 - params.sure_share) * held or held < params.few_cases:
                 continue
-            for case in cut:
+            for row in np.flatnonzero(archive.cut[:, column, end]).tolist():
+                case = archive.cases[row]
                 yield Finding(
                     grave=False,
                     score=params.odd_sds,
@@ -278,7 +270,7 @@ def _borders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
                     what=f"class {value} is cut by the border of the image",
                     where=name,
                     value=f"{case.classes[value].ends[end]:.0%} of its largest cross section",
-                    usual=f"{len(cut)} of {len(cases)} cases reach that border",
+                    usual=f"{cut} of {held} cases reach that border",
                     remedy="does the scan end there, or is the label displaced?",
                 )
 

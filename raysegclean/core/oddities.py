@@ -4,8 +4,8 @@ Volume, pieces, intensities, place in the image, place among the other classes, 
 judged against the archive's own robust distribution, where enough cases have the class.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from raysegclean.core.anatomy import Frame
 from raysegclean.core.facts import ClassFacts, LabelFacts
 from raysegclean.core.findings import Feature, Finding, IntegrityParams
 
-__all__ = ["ArchiveFacts", "box_words", "class_findings", "nanmedian", "touches_border"]
+__all__ = ["ArchiveFacts", "box_words", "class_findings", "nanmedian"]
 
 Values = NDArray[np.float64]
 
@@ -53,6 +53,11 @@ class ArchiveFacts:
         return tuple(sorted({value for case in self.cases for value in case.classes}))
 
     @cached_property
+    def holders(self) -> Mapping[int, int]:
+        """Cases that have each label value."""
+        return Counter(value for case in self.cases for value in case.classes)
+
+    @cached_property
     def centre_mm(self) -> Values:
         """(cases, classes, 3): centres on the common axes, NaN where a case lacks a class."""
         return self._positions(self.frame.centre_mm)
@@ -83,12 +88,28 @@ class ArchiveFacts:
             box_words(case.classes[value]) if value in case.classes else "" for case in self.cases
         ]
 
-    def _positions(self, of: Callable[[LabelFacts, tuple[float, float, float]], Values]) -> Values:
+    @cached_property
+    def cut(self) -> NDArray[np.bool_]:
+        """(cases, classes, 6): whether a class reaches the border: z low, z high, y low, ..."""
+        out = np.zeros((len(self.cases), len(self.values), 6), np.bool_)
+        for row, case in enumerate(self.cases):
+            for value, facts in case.classes.items():
+                column = self.column[value]
+                out[row, column, ::2] = np.equal(facts.low_vox, 0)
+                out[row, column, 1::2] = np.equal(facts.high_vox, case.shape_zyx)
+        return out
+
+    @cached_property
+    def column(self) -> Mapping[int, int]:
+        """Position of each label value in the arrays."""
+        return {value: column for column, value in enumerate(self.values)}
+
+    def _positions(self, of: Callable[[LabelFacts, Values], Values]) -> Values:
         out = np.full((len(self.cases), len(self.values), 3), np.nan)
         for row, case in enumerate(self.cases):
-            for column, value in enumerate(self.values):
-                if value in case.classes:
-                    out[row, column] = of(case, case.classes[value].centre_vox)
+            if case.classes:
+                centres = np.array([facts.centre_vox for facts in case.classes.values()])
+                out[row, [self.column[value] for value in case.classes]] = of(case, centres)
         return out
 
 
@@ -102,12 +123,12 @@ def class_findings(
     found: list[Finding] = []
     squares = np.zeros(len(archive.cases))
     where = archive.where(value)
+    rows = {case: row for row, case in enumerate(archive.names)}
     for group in _features(archive, value):
         scores = np.array([feature.scores(params.few_cases) for feature in group])
         squares += np.maximum(scores.max(axis=0) - ORDINARY_SDS, 0) ** 2
         # Of one quantity along three axes, the axis that is furthest off speaks.
         speaks = scores.argmax(axis=0)
-        rows = {case: row for row, case in enumerate(archive.names)}
         for number, feature in enumerate(group):
             findings = feature.findings(archive.names, value, where, params)
             found += [f for f in findings if speaks[rows[f.case]] == number]
@@ -187,7 +208,7 @@ def _intensities(archive: ArchiveFacts, value: int) -> Iterator[Feature]:
 
 
 def _places(archive: ArchiveFacts, value: int) -> list[Feature]:
-    column = archive.values.index(value)
+    column = archive.column[value]
     return [
         Feature(
             what="class {value} lies further {side} than usual in the image",
@@ -207,7 +228,7 @@ def _among_others(archive: ArchiveFacts, value: int) -> list[Feature]:
     The median over the other classes of the difference to the usual offset: one class that is off
     itself moves only its own figure.
     """
-    column = archive.values.index(value)
+    column = archive.column[value]
     offset = archive.centre_mm[:, column, None, :] - archive.centre_mm
     offset[:, column] = np.nan
     away = offset - nanmedian(offset, axis=0)
@@ -229,34 +250,24 @@ def _among_others(archive: ArchiveFacts, value: int) -> list[Feature]:
 
 def _ends(archive: ArchiveFacts, value: int) -> Iterator[Feature]:
     """Yield how flat the class is cut at each of its six ends, inside the image alone."""
+    column = archive.column[value]
     for end in range(6):
         axis, at_high = divmod(end, 2)
-        cut = [
-            case.classes[value].ends[end]
-            if value in case.classes and not touches_border(case, value, end)
-            else np.nan
-            for case in archive.cases
+        ratio = [
+            np.nan if cut or value not in case.classes else case.classes[value].ends[end]
+            for case, cut in zip(archive.cases, archive.cut[:, column, end], strict=True)
         ]
         yield Feature(
             what=f"class {{value}} ends {{side}} flat than usual, at its "
             f"{('low', 'high')[at_high]} {'zyx'[axis]} end",
             sides=("less", "more"),
             unit="of its largest cross section",
-            values=np.array(cut, np.float64),
+            values=np.array(ratio, np.float64),
             remedy="was the annotation cut short?",
             floor=0.08,
             side=1,
             least=FLAT,
         )
-
-
-def touches_border(case: LabelFacts, value: int, end: int) -> bool:
-    """Return whether a class reaches the border of its image: z low, z high, y low and so on."""
-    facts = case.classes[value]
-    axis, at_high = divmod(end, 2)
-    if at_high:
-        return facts.high_vox[axis] == case.shape_zyx[axis]
-    return facts.low_vox[axis] == 0
 
 
 def box_words(facts: ClassFacts) -> str:
@@ -266,7 +277,13 @@ def box_words(facts: ClassFacts) -> str:
 
 
 def nanmedian(values: Values, axis: int) -> Values:
-    """Return the median of what is known along an axis; NaN where nothing is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN is an answer, not a fault
-        return np.asarray(np.nanmedian(values, axis=axis), np.float64)
+    """Return the median of what is known along an axis; NaN where nothing is.
+
+    By sorting, because numpy's own takes eight times as long along the short axis of classes.
+    """
+    ordered = np.sort(values, axis=axis)  # NaN comes last
+    known = np.isfinite(values).sum(axis=axis, keepdims=True)
+    low, high = (np.maximum(known - 1, 0) // 2, known // 2)
+    high = np.minimum(high, np.maximum(known - 1, 0))
+    middle = [np.take_along_axis(ordered, at, axis) for at in (low, high)]
+    return np.asarray(((middle[0] + middle[1]) / 2).squeeze(axis), np.float64)
