@@ -55,7 +55,7 @@ class UncertaintyParams:
     """Probability above which a candidate replaces a label in a flagged case (default rule)."""
     relabel_from: Literal["auto"] | int | None = None
     """Epoch, a tenth of the steps, from which labels are relabelled while networks learn; auto:
-    found as in the poster; null: never. About 1.5 times the time of training."""
+    found as in the poster; null: never. Training takes up to twice as long."""
     relabel_passes: int = 4
     """Dropout passes that this takes; the one that is learnt from counts."""
     retrain: bool = False

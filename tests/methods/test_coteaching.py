@@ -83,6 +83,17 @@ def test_the_published_rule_ranks_all_voxels_together(seed, forget) -> None:
     np.testing.assert_allclose(np.sort(cost[dropped]), worst)
 
 
+@pytest.mark.parametrize(("by_class", "lost"), [(True, 0.2), (False, 1.0)])
+def test_a_small_organ_is_dropped_first_as_published_and_not_by_default(by_class, lost) -> None:
+    # The network explains background well, and the organ, right as its label is, less well.
+    label = np.zeros((2, 10, 10, 10), np.int64)
+    label[:, :1] = 1
+    logits = np.random.default_rng(0).normal(size=(2, 3, 10, 10, 10))
+    logits[:, 0] += 8
+    new = lesson_of(logits, label, 99, forget=0.2, by_class=by_class)
+    assert ((new == IGNORE) & (label == 1)).sum() == lost * (label == 1).sum()
+
+
 def test_of_equal_costs_the_later_voxel_is_dropped() -> None:
     label = torch.tensor([1, 0, 1, 1, IGNORE, 1])
     cost = torch.tensor([2.0, 9.0, 2.0, 1.0, 9.0, 2.0])
