@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format types bench-quality clean distclean
+.PHONY: help venv demo test test-slow lint format types bench-quality bench-methods clean distclean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ types: $(STAMP)  ## Check the types (mypy, strict)
 
 bench-quality: $(STAMP)  ## Measure the quality on real data and write docs/results.md (resumes)
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+bench-methods: $(STAMP)  ## Measure every method on every noise and write docs/scoreboard.md (resumes)
+	$(BIN)/python benchmarks/methods.py $(ARGS)
 
 clean:  ## Remove the demo and all caches
 	rm -rf demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

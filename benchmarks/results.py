@@ -5,14 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measures import (
+    Row,
+    clean_cases,
+    dice,
+    error_removed_of,
+    harm,
+    precision,
+    share_worse,
+    told,
+)
 
-from raysegclean.core.bootstrap import paired_bootstrap
-from raysegclean.core.metrics import clean_summary, recovered_share
+from raysegclean.core.metrics import recovered_share
 
 __all__ = ["write_page"]
 
 Cell = Mapping[str, Any]
-Row = Mapping[str, Any]
 ORDER = ("nothing", "argmax", "mean shift", "coseg", "ensemble", "dropout")
 DEFINITIONS = """\
 # Results
@@ -87,70 +95,29 @@ def _line(cell: Cell, ceiling: float | None) -> str:
     noisy = set(cell["noisy"])
     bad = [row for row in cell["rows"] if row["case"] in noisy]
     good = [row for row in cell["rows"] if row["case"] not in noisy]
-    columns = [cell["method"], *_noisy_columns(bad, ceiling), _harm(cell["rows"]), *_clean(good)]
+    mean_harm, _ = harm(cell["rows"])
+    columns = [cell["method"], *_noisy_columns(bad, ceiling), told(mean_harm), *_clean(good)]
     return "| " + " | ".join([*columns, f"{cell['wall_s']:.0f}"]) + " |"
 
 
 def _noisy_columns(rows: Sequence[Row], ceiling: float | None) -> list[str]:
     if not rows:
         return ["-"] * 7
-    before = np.array([row["change"]["dice_given"] for row in rows])
-    after = np.array([row["dice"] for row in rows])
-    share = (
-        float("nan") if ceiling is None else recovered_share(before.mean(), after.mean(), ceiling)
-    )
-    precision = _ratio(rows, "fixed", ("fixed", "harmed"))
+    before, after, error = dice(rows, given=True), dice(rows), error_removed_of(rows)
+    share = float("nan") if ceiling is None else recovered_share(before, after, ceiling)
     return [
-        f"{before.mean():.3f}",
-        f"{after.mean():.3f}",
-        _error_removed(rows),
-        "-" if np.isnan(share) else f"{share:.2f}",
+        told(before),
+        told(after),
+        f"{error.value:.2f} ({error.low:.2f} to {error.high:.2f})",
+        told(share, ".2f"),
         f"{np.mean([row['nsd'] for row in rows]):.3f}",
-        f"{_share_worse(rows):.0%}",
-        precision,
+        f"{share_worse(rows):.0%}",
+        told(precision(rows), ".2f"),
     ]
-
-
-def _error_removed(rows: Sequence[Row]) -> str:
-    """Return E averaged over classes, with the mean of the classes' interval ends."""
-    found = []
-    for value in sorted({row["label_value"] for row in rows}):
-        mine = [row for row in rows if row["label_value"] == value]
-        found.append(
-            paired_bootstrap(
-                [row["change"]["dice_given"] for row in mine],
-                [row["dice"] for row in mine],
-                [row["patient"] or row["case"] for row in mine],
-            )
-        )
-    value, low, high = (
-        np.mean([getattr(one, n) for one in found]) for n in ("value", "low", "high")
-    )
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _share_worse(rows: Sequence[Row]) -> float:
-    change: dict[str, list[float]] = {}
-    for row in rows:
-        change.setdefault(row["case"], []).append(row["dice"] - row["change"]["dice_given"])
-    return float(np.mean([np.mean(values) < 0 for values in change.values()]))
-
-
-def _ratio(rows: Sequence[Row], name: str, of: Sequence[str]) -> str:
-    whole = sum(row["change"][part] for row in rows for part in of)
-    return f"{sum(row['change'][name] for row in rows) / whole:.2f}" if whole else "-"
-
-
-def _harm(rows: Sequence[Row]) -> str:
-    harms = [row["change"]["harm"] for row in rows if row["change"]["harm"] is not None]
-    return f"{np.mean(harms):.3f}" if harms else "-"
 
 
 def _clean(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return ["-"] * 3
-    by_case: dict[str, list[float]] = {}
-    for row in rows:
-        by_case.setdefault(row["case"], []).append(row["change"]["dice_to_given"])
-    found = clean_summary([float(np.mean(values)) for values in by_case.values()])
+    found = clean_cases(rows)
     return [f"{found.mean:.4f}", f"{found.worst:.3f}", f"{found.share_losing:.1%}"]

@@ -1,57 +1,83 @@
-"""Check an archive without any network: what cannot be used, and what looks implausible.
+"""Check an archive without any network: what cannot be used, and what looks wrong.
 
-Everything comes from the index, so no voxel is read that the index has seen. Findings are ranked:
-grave ones (a case that cannot be used, a class that most cases have and this one lacks) first.
-A volume is judged against the archive's own robust distribution, never against anatomy books.
+The facts of every case are collected in one pass (`store.facts`) and judged together
+(`core.integrity`). Findings are ranked: grave ones first, then by how far from usual they are. A
+case that cannot be read is itself a finding and never stops the others.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import log
+import csv
+import io
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from raysegclean.core.cases import CaseInfo
-from raysegclean.errors import InputError
+from raysegclean.core.facts import LabelFacts
+from raysegclean.core.findings import Finding, ranked
+from raysegclean.core.integrity import examine
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.render import as_text
 from raysegclean.store.archive import Archive
+from raysegclean.store.each import for_each_case
+from raysegclean.store.facts import collect_facts
 from raysegclean.store.index import load_index
+from raysegclean.store.objects import Store
 
-__all__ = ["CheckReport", "Finding", "check", "find_implausible"]
+__all__ = ["CheckReport", "check", "save_findings"]
 
-FEW_CASES = 8
-USUAL_SHARE = 0.8
-ODD_SDS = 5.0
-LEAST_SD = 0.1
-"""Robust sd of log volumes below which differences are ordinary anatomy."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong or odd with one case."""
-
-    grave: bool
-    case: str
-    what: str
-    remedy: str
+UNUSABLE_SCORE = 1000.0
+SHOWN = 50
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Findings, grave ones first."""
+    """Findings, worst first."""
 
     archive: str
+    label: str
     cases: int
     findings: tuple[Finding, ...]
+    worst_first: tuple[str, ...]
+    """All cases, also those without a finding, by how odd they are at most."""
+    notes: tuple[str, ...] = ()
+    """What could not be judged, and why."""
 
     @property
     def exit_code(self) -> int:
         """1 when anything is grave."""
         return int(any(finding.grave for finding in self.findings))
 
+    def text(self) -> str:
+        """Return the table, worst first, for people."""
+        grave = sum(finding.grave for finding in self.findings)
+        odd = len({finding.case for finding in self.findings})
+        head = f"{self.cases} cases, {odd} with findings; {grave} of {len(self.findings)} are grave"
+        table = [_row(finding) for finding in self.findings[:SHOWN]]
+        left = len(self.findings) - len(table)
+        return "\n".join(
+            [
+                head,
+                *([as_text(table)] if table else []),
+                *([f"and {left} more; --out saves all of them"] if left else []),
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
 
-def check(archive_uri: str, label: str) -> CheckReport:
-    """Return what is wrong with the cases of an archive for one label."""
+
+def check(
+    archive_uri: str,
+    label: str,
+    *,
+    classes: Collection[int] | None = None,
+    with_image: bool = True,
+) -> CheckReport:
+    """Return what is wrong with the cases of an archive for one label.
+
+    `classes` are the values that may occur; `with_image` False reads labels alone, which is much
+    less to read and finds less.
+    """
     archive = Archive.open(archive_uri)
     index = load_index(archive, require_label=label)
     if not len(index) + len(index.failed):
@@ -59,68 +85,76 @@ def check(archive_uri: str, label: str) -> CheckReport:
             f"{archive.store.uri}: no case here. Give a folder or prefix of <case>.ome.zarr, or "
             "make one with `raysegclean ingest`."
         )
-    broken = [
-        Finding(True, fault.case, fault.reason, "repair it or leave it out with `cases:`")
-        for fault in index.failed
-    ]
-    found = broken + find_implausible(index.cases, label)
-    found.sort(key=lambda finding: (not finding.grave, finding.case, finding.what))
-    return CheckReport(archive.store.uri, len(index) + len(index.failed), tuple(found))
+    infos = {info.case: info for info in index}
+
+    def facts(case: str) -> LabelFacts:
+        return collect_facts(archive, infos[case], label, with_image=with_image)
+
+    done, failed = for_each_case(infos, facts)
+    broken = [_unusable(fault.case, fault.reason) for fault in (*index.failed, *failed)]
+    found = examine(tuple(done.values()), declared=classes)
+    return CheckReport(
+        archive=archive.store.uri,
+        label=label,
+        cases=len(index) + len(index.failed),
+        findings=ranked([*broken, *found.findings]),
+        worst_first=(*sorted(finding.case for finding in broken), *found.worst_first()),
+        notes=found.notes,
+    )
 
 
-def find_implausible(cases: Sequence[CaseInfo], label: str) -> list[Finding]:
-    """Return empty labels, missing classes, odd volumes and duplicates among usable cases."""
-    return [*_empty(cases, label), *_missing(cases, label), *_volumes(cases, label), *_twins(cases)]
+def save_findings(report: CheckReport, uri: str) -> None:
+    """Write all findings as a table to a path or URI that ends in .csv or .parquet.
+
+    Raises ConfigError for another ending.
+    """
+    rows = [asdict(finding) for finding in report.findings]
+    folder, _, name = uri.rpartition("/")
+    if name.endswith(".parquet"):
+        data = _parquet(rows)
+    elif name.endswith(".csv"):
+        data = _csv(rows)
+    else:
+        raise ConfigError(f"--out {uri}: expected a name that ends in .csv or .parquet.")
+    Store.open(folder or ".").put(name, data)
 
 
-def _empty(cases: Sequence[CaseInfo], label: str) -> Iterable[Finding]:
-    for info in cases:
-        if not any(info.label(label).voxels.get(c) for c in info.label(label).voxels if c):
-            yield Finding(True, info.case, "the label is empty", "draw it or leave the case out")
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    columns = {name: [row[name] for row in rows] for name in Finding.__dataclass_fields__}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
 
 
-def _missing(cases: Sequence[CaseInfo], label: str) -> Iterable[Finding]:
-    holders: dict[int, int] = defaultdict(int)
-    for info in cases:
-        for value in info.label(label).voxels:
-            holders[value] += 1
-    usual = {v for v, count in holders.items() if v and count >= USUAL_SHARE * len(cases)}
-    for info in cases:
-        present = {value for value in info.label(label).voxels if value}
-        for value in sorted(usual - present) if present else ():
-            share = holders[value] / len(cases)
-            what = f"class {value} is missing; {share:.0%} of the cases have it"
-            yield Finding(True, info.case, what, "is the structure outside the scan? Else draw it")
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Finding.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
-def _volumes(cases: Sequence[CaseInfo], label: str) -> Iterable[Finding]:
-    ml: dict[int, dict[str, float]] = defaultdict(dict)
-    for info in cases:
-        voxel_ml = float(np.prod(info.spacing_mm)) / 1000
-        for value, count in info.label(label).voxels.items():
-            if value and count:
-                ml[value][info.case] = count * voxel_ml
-    for value, volumes in sorted(ml.items()):
-        if len(volumes) < FEW_CASES:
-            continue
-        logs = np.log(list(volumes.values()))
-        middle = float(np.median(logs))
-        spread = max(LEAST_SD, 1.4826 * float(np.median(np.abs(logs - middle))))
-        for case, volume in volumes.items():
-            sds = (log(volume) - middle) / spread
-            if abs(sds) > ODD_SDS:
-                what = (
-                    f"class {value} has {volume:.1f} ml, the median case {np.exp(middle):.1f} ml "
-                    f"({sds:+.1f} robust sd)"
-                )
-                yield Finding(False, case, what, "look at this structure first")
+def _row(finding: Finding) -> dict[str, Any]:
+    return {
+        "": "grave" if finding.grave else "odd",
+        "score": finding.score,
+        "case": finding.case,
+        "what": finding.what,
+        "where": finding.where or None,
+        "value": finding.value or None,
+        "usual": finding.usual or None,
+    }
 
 
-def _twins(cases: Sequence[CaseInfo]) -> Iterable[Finding]:
-    seen: dict[object, str] = {}
-    for info in cases:
-        key = (info.shape_zyx, info.spacing_mm, info.intensity)
-        if key in seen:
-            what = f"same shape, spacing and intensities as case {seen[key]}"
-            yield Finding(False, info.case, what, "if it is the same scan, keep one of the two")
-        seen.setdefault(key, info.case)
+def _unusable(case: str, reason: str) -> Finding:
+    return Finding(
+        grave=True,
+        score=UNUSABLE_SCORE,
+        case=case,
+        label_value=None,
+        what=reason,
+        where="",
+        value="",
+        usual="",
+        remedy="repair it or leave it out with `cases:`",
+    )

@@ -271,7 +271,10 @@ def _simulate_arguments(parser: Parser) -> None:
     parser.add_argument("target", metavar="DST", help="path or URI of the copy")
     _with_label(parser, "label to corrupt; the original stays as NAME_truth")
     parser.add_argument(
-        "--noise", required=True, metavar="NAME", help="boundary, bias, polygon, drop or shift"
+        "--noise",
+        required=True,
+        metavar="NAME",
+        help="boundary, bias, markov, polygon, smooth, drop, shift or swap",
     )
     parser.add_argument("--fraction", type=float, default=0.5, help="share of cases (0.5)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same noise")
@@ -306,13 +309,35 @@ def _simulate(options: Options) -> int:
 def _check_arguments(parser: Parser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE", help="a path or URI")
     _with_label(parser, "the given label")
+    parser.add_argument(
+        "--classes", metavar="K,K,...", help="label values that may occur; others are strays"
+    )
+    parser.add_argument(
+        "--labels-only", action="store_true", help="read no image: faster, and finds less"
+    )
+    parser.add_argument("--out", metavar="FILE", help="save all findings as .csv or .parquet")
     _with_json(parser)
 
 
 def _check(options: Options) -> int:
-    from raysegclean.check import check
+    from raysegclean.check import check, save_findings
 
-    return _show(options, check(options.archive, options.label))
+    classes = None if options.classes is None else _whole_numbers(options.classes)
+    report = check(
+        options.archive, options.label, classes=classes, with_image=not options.labels_only
+    )
+    if options.out is not None:
+        save_findings(report, options.out)
+    return _show(options, report)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--classes {text}: expected whole numbers, as in --classes 1,2,3"
+        ) from None
 
 
 def _plan_arguments(parser: Parser) -> None:

@@ -52,7 +52,20 @@ __all__ = [
     "validate_params",
 ]
 
-METHODS = ("coseg", "uncertainty")
+METHODS = (
+    "adele",
+    "combine",
+    "confident",
+    "cores",
+    "coseg",
+    "coteaching",
+    "integrity",
+    "multisa",
+    "reweight",
+    "spatial",
+    "transition",
+    "uncertainty",
+)
 """The methods that come with the package; any other is named by import path, `package:Name`."""
 
 _IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -91,9 +104,13 @@ class Trusted(_Section):
 
 
 class Network(_Section):
-    """The network that every voter is made of; `name` may be an import path."""
+    """The network that every voter is made of; `name` may be an import path.
 
-    name: Literal["unet"] | ImportPath = _setting("unet, or an import path package:Name", "unet")
+    With `torchscript` a finished network votes and none is trained; the file is code that is run.
+    """
+
+    name: Literal["unet"] | ImportPath = _setting("unet, or an import path package:build", "unet")
+    torchscript: Text | None = _setting("a path or URI of a TorchScript file, or null", None)
     dims: Literal[2, 3] = _setting("2 (reads slices) or 3", 3)
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = _setting(
         "channels per level, a list of whole numbers >= 1", (8, 16, 32)
@@ -117,6 +134,9 @@ class Train(_Section):
     crossfit: Whole = _setting("a number of folds >= 2, or 0 for in-sample voters", 2)
     seed: Whole = _setting("a whole number >= 0", 0)
     lr: Positive | Auto = _setting("a learning rate above 0, or auto", "auto")
+    loss: Literal["ce_dice", "gce", "nr_dice", "sce", "t_loss"] = _setting(
+        "ce_dice, gce, nr_dice, sce or t_loss", "ce_dice"
+    )
     flips: tuple[Literal["z", "y", "x"], ...] = _setting(
         "a list of axes out of z, y, x along which the labels are symmetric", ()
     )
@@ -369,7 +389,14 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
         text = "one fold leaves nothing to train on. Set 2 or more, or 0 for in-sample voters."
         found.append((("train", "crossfit"), text))
     strides, widths = config.network.strides, config.network.widths
-    if strides != "auto" and len(strides) != len(widths) - 1:
+    if config.network.torchscript is not None and config.network.name != "unet":
+        text = "a TorchScript file takes the place of a network. Keep one of name and torchscript."
+        found.append((("network", "torchscript"), text))
+    if config.network.torchscript is not None and config.models is not None:
+        text = "networks of an earlier run vote already. Keep one of models and torchscript."
+        found.append((("network", "torchscript"), text))
+    own = config.network.torchscript is None
+    if own and strides != "auto" and len(strides) != len(widths) - 1:
         text = f"expected {len(widths) - 1} triples for {len(widths)} widths; got {len(strides)}."
         found.append((("network", "strides"), text))
     found.extend(
@@ -391,4 +418,5 @@ _NO_WITH_USERS = (
 def _uris(config: Config) -> Iterable[tuple[KeyPath, str]]:
     for key in ("archive", "run", "index", "models"):
         yield (key,), getattr(config, key) or ""
+    yield ("network", "torchscript"), config.network.torchscript or ""
     yield ("output", "archive"), config.output.archive or ""

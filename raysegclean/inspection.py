@@ -11,11 +11,10 @@ import numpy as np
 
 from raysegclean.config import Config, make_config
 from raysegclean.core.items import ShardTask
-from raysegclean.core.rules import Reason, TakenBack
+from raysegclean.core.rules import TakenBack, reason_code, reason_names
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
-from raysegclean.nets.inference import window_bytes
-from raysegclean.nets.receptive import total_stride
+from raysegclean.netplan import network_notes, seam_error_of
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
 from raysegclean.preparing import prepare
@@ -50,6 +49,12 @@ class PlanReport:
     """Estimate for one relabelling worker: window, network features, evidence and shard."""
     forward_voxels: int
     """Voxels of all windows of all passes, halos included."""
+    blended: bool
+    """Whether windows overlap and are averaged, because the network looks at its whole window."""
+    seam_error: float
+    """How far such windows differ in probability, on noise and before training."""
+    notes: tuple[str, ...]
+    """What must be known of the voters to judge the result."""
 
 
 def plan(config: Config) -> PlanReport:
@@ -74,18 +79,23 @@ def plan(config: Config) -> PlanReport:
         items=len(plan_items(grids)),
         voxels=sum(voxels),
         input_bytes=input_bytes,
-        networks=whole.folds * whole.voters.members + final,
+        networks=0 if whole.network.script else whole.folds * whole.voters.members + final,
         train_steps=whole.train.steps,
         patch_zyx=whole.patch_zyx,
         tile_zyx=whole.tile_zyx,
         halo_vox=whole.halo_vox,
         peak_memory_bytes=_peak_memory_bytes(whole),
         forward_voxels=int(sum(voxels) * _overhead(whole) * _passes(whole)),
+        blended=whole.blended,
+        seam_error=seam_error_of(config, whole.network, whole.tiling),
+        notes=network_notes(whole.network, blended=whole.blended),
     )
 
 
 def _passes(plan: RunPlan) -> int:
-    return plan.voters.members * max(1, plan.voters.passes)
+    voters = plan.voters
+    members = 1 if plan.network.script else voters.members
+    return members * max(1, voters.passes) * (1 + len(voters.views))
 
 
 def _overhead(plan: RunPlan) -> float:
@@ -99,17 +109,19 @@ def _overhead(plan: RunPlan) -> float:
 
 def _peak_memory_bytes(plan: RunPlan) -> int:
     """Return window, sums of evidence, shard and 0.5 GB for the process itself."""
-    stride = total_stride(plan.network)
     largest = [max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3)]
     z, y, x = (
         -(-min(tile + 2 * halo, edge) // step) * step
         for tile, halo, edge, step in zip(
-            plan.tile_zyx, plan.halo_vox, largest, stride, strict=True
+            plan.tile_zyx, plan.halo_vox, largest, plan.stride_zyx, strict=True
         )
     )
     sums = 2 * BYTES_PER_FLOAT * len(plan.classes) * z * y * x
+    if plan.blended:  # the sums of all passes, for a slab of the shard
+        height, width = (min(plan.shard_vox, edge) for edge in largest[1:])
+        sums += BYTES_PER_FLOAT * (len(plan.classes) + 2) * _passes(plan) * z * height * width
     shard = 16 * min(plan.shard_vox**3, largest[0] * largest[1] * largest[2])
-    return window_bytes(plan.network, (z, y, x)) + sums + shard + 2**29
+    return int(plan.window_bytes_per_vox * z * y * x) + sums + shard + 2**29
 
 
 def status(run_uri: str) -> dict[str, Any]:
@@ -199,7 +211,7 @@ def undo(
     """
     run = _existing(run_uri)
     job, _ = _settled_job(run)
-    entry = TakenBack(case, _channel(job.plan, cls), _reason(reason))
+    entry = TakenBack(case, _channel(job.plan, cls), _reason(job.plan, reason))
     if case is not None:
         job.plan.case(case)
     undone = [*(run.read_json("undone.json") or []), asdict(entry)]
@@ -216,13 +228,14 @@ def _channel(plan: RunPlan, cls: int | None) -> int | None:
     return plan.classes.index(cls)
 
 
-def _reason(name: str | None) -> int | None:
+def _reason(plan: RunPlan, name: str | None) -> int | None:
     if name is None:
         return None
-    names = {one.name.lower(): int(one) for one in Reason if one}
-    if name.lower() not in names:
-        raise ConfigError(f"--reason {name}: expected one of {', '.join(names)}.")
-    return names[name.lower()]
+    code = reason_code(name, plan.voters.labels)
+    if code is None:
+        known = [one for code, one in reason_names(plan.voters.labels).items() if code]
+        raise ConfigError(f"--reason {name}: expected one of {', '.join(known)}.")
+    return code
 
 
 def _existing(run_uri: str) -> RunFolder:

@@ -20,8 +20,9 @@ from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
 from raysegclean.preparing import begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
+from raysegclean.stages.asking import answered
 from raysegclean.stages.correcting import correct
-from raysegclean.stages.gathering import gather
+from raysegclean.stages.gathering import gather, voter_notes
 from raysegclean.stages.proposing import propose
 from raysegclean.stages.session import Session
 from raysegclean.stages.settling import Settlement, begin_output, settle
@@ -47,6 +48,8 @@ class RunReport:
     changed_vox: int
     held_cases: int
     failed: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+    """What must be known of the voters to judge the result."""
 
     @property
     def exit_code(self) -> int:
@@ -98,15 +101,18 @@ def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
     models = train(session, infos)
     proposals = propose(session, models)
     evidence = gather(session, proposals)
-    verdict = session.method.policy(evidence, session.params)
+    policy = session.method.policy(evidence, session.params)
+    proposals, verdict = answered(session, proposals, policy)
     proposals, verdict = correct(session, proposals, evidence, verdict)
     settlement = settle(session, proposals, verdict)
-    if session.method.retrains(session.params):
+    if session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)
-    return _finish(session, verdict, settlement)
+    return _finish(session, verdict, settlement, voter_notes(session.plan, proposals.records))
 
 
-def _finish(session: Session, verdict: Verdict, settlement: Settlement) -> RunReport:
+def _finish(
+    session: Session, verdict: Verdict, settlement: Settlement, notes: tuple[str, ...]
+) -> RunReport:
     report = RunReport(
         run=session.run.uri,
         status="complete",
@@ -116,6 +122,7 @@ def _finish(session: Session, verdict: Verdict, settlement: Settlement) -> RunRe
         changed_vox=settlement.changed_vox,
         held_cases=len(settlement.held),
         failed=tuple(session.run.failed()),
+        notes=notes,
     )
     session.run.write_state(**asdict(report), chosen=dict(verdict.chosen), finished=time.time())
     return report

@@ -6,7 +6,6 @@ plain values, is small per case, and can be printed, costed and hashed.
 """
 
 import fnmatch
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +22,10 @@ from raysegclean.core.identity import digest
 from raysegclean.core.normalise import Normaliser, plan_normaliser
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Voters
-from raysegclean.nets.receptive import receptive_radius, total_stride
+from raysegclean.netplan import Lent, plan_network
+from raysegclean.nets.inference import Tiling
 from raysegclean.nets.training import TrainConfig
-from raysegclean.nets.unet import NetworkSpec, plan_strides
+from raysegclean.nets.unet import NetworkSpec
 from raysegclean.store.objects import Store
 
 __all__ = [
@@ -39,10 +39,6 @@ __all__ = [
 ]
 
 MAX_CLASSES = 250
-PATCH_VOX_CPU = 64_000
-PATCH_VOX_GPU = 2_000_000
-TILE_VOX_CPU = 3_000_000
-TILE_VOX_GPU = 24_000_000
 EPOCHS = 10
 
 
@@ -59,8 +55,10 @@ class CasePlan:
     dtype: str
     """Of the output label: the given one's, widened where it cannot hold every class."""
     version: str
-    """Identity of the image and of the given label."""
+    """Identity of the image, of the given label, and of labels that vote."""
     trusted: bool
+    trusted_version: str = ""
+    """Identity of the trusted label, where there is one."""
 
     def grid(self, shard_vox: int) -> Grid:
         """Return the shards of the case's output label."""
@@ -88,6 +86,12 @@ class RunPlan:
     tile_zyx: Index3
     halo_vox: Index3
     shard_vox: int
+    stride_zyx: Index3 = (1, 1, 1)
+    """Windows lie on multiples of this."""
+    blended: bool = False
+    """Whether the network's answer depends on the window, so that overlapping ones are averaged."""
+    window_bytes_per_vox: float = 0.0
+    """Memory that predicting takes, per voxel of a window (fp32)."""
 
     @classmethod
     def from_json(cls, value: Any) -> "RunPlan":
@@ -97,6 +101,11 @@ class RunPlan:
     def to_json(self) -> Any:
         """Return plain JSON values."""
         return TypeAdapter(type(self)).dump_python(self, mode="json")
+
+    @property
+    def tiling(self) -> Tiling:
+        """How voters' windows are laid."""
+        return Tiling(self.tile_zyx, self.halo_vox, self.stride_zyx, self.blended)
 
     def case(self, name: str) -> CasePlan:
         """Return one case; raise InputError when the run has none of that name."""
@@ -114,8 +123,14 @@ class RunPlan:
         versions = [(c.case, c.fold, c.version) for c in self.cases]
         return digest(
             "train", versions, self.classes, self.network, self.normaliser, self.train,
-            self.patch_zyx, self.flips, self.crossfit,
+            self.patch_zyx, self.flips, self.crossfit, *self._trusted_versions(),
         )  # fmt: skip
+
+    def _trusted_versions(self) -> list[tuple[str, str]]:
+        """Return what networks learn from trusted cases, where the method's hook asks for them."""
+        if not self.train.needs_trusted:
+            return []
+        return [(c.case, c.trusted_version) for c in self.cases if c.trusted]
 
 
 def make_plan(
@@ -138,26 +153,29 @@ def make_plan(
             f"cases {config.cases!r}. Look at `raysegclean check`."
         )
     classes = _classes(config, infos) if lender is None else _lent_classes(config, infos, lender)
-    network = _network(config, infos, len(classes)) if lender is None else lender.network
-    halo = _halo(config, network)
-    folds = max(1, config.train.crossfit)
+    lent = None if lender is None else Lent(lender.network, lender.patch_zyx, lender.flips)
+    net = plan_network(config, infos, len(classes), voters, gpu=gpu, lent=lent)
+    folds = 1 if net.network.script or not voters.members else max(1, config.train.crossfit)
     plan = RunPlan(
         archive=Store.open(config.archive).uri,
         label=config.label,
         trusted_label=config.trusted.label if config.trusted else None,
         classes=classes,
-        cases=_case_plans(config, infos, folds if lender is None else 1, classes),
+        cases=_case_plans(config, infos, folds if lender is None else 1, classes, voters),
         folds=folds,
         crossfit=folds > 1,
-        voters=voters,
-        network=network,
+        voters=net.voters,
+        network=net.network,
         normaliser=plan_normaliser(infos, config.network.normalise),
-        train=_train(config, voters, len(infos), gpu=gpu),
-        patch_zyx=_patch(config, infos, network, gpu=gpu),
-        flips=tuple("zyx".index(axis) for axis in config.train.flips),
-        tile_zyx=_tile(config, infos, network, halo, gpu=gpu),
-        halo_vox=halo,
+        train=_train(config, net.voters, len(infos), gpu=gpu),
+        patch_zyx=net.patch_zyx,
+        flips=net.flips,
+        tile_zyx=net.tile_zyx,
+        halo_vox=net.halo_vox,
         shard_vox=config.relabel.shard_vox,
+        stride_zyx=net.stride_zyx,
+        blended=net.blended,
+        window_bytes_per_vox=net.window_bytes_per_vox,
     )
     return plan if lender is None else _borrowing(plan, lender)
 
@@ -187,7 +205,6 @@ def _borrowing(plan: RunPlan, lender: RunPlan) -> RunPlan:
         normaliser=lender.normaliser,
         train=lender.train,
         patch_zyx=lender.patch_zyx,
-        flips=lender.flips,
     )
 
 
@@ -317,55 +334,6 @@ def _too_many(label: str, values: int) -> str:
     )
 
 
-def _network(config: Config, infos: Sequence[CaseInfo], classes: int) -> NetworkSpec:
-    wanted = config.network
-    strides = wanted.strides
-    if strides == "auto":
-        strides = plan_strides(
-            _median_spacing(infos), _median_shape(infos), len(wanted.widths), dims=wanted.dims
-        )
-    return NetworkSpec(
-        dims=wanted.dims,
-        in_channels=infos[0].channels,
-        classes=classes,
-        widths=wanted.widths,
-        strides=strides,
-        dropout=wanted.dropout,
-    )
-
-
-def _halo(config: Config, network: NetworkSpec) -> Index3:
-    wanted = config.relabel.halo
-    if wanted == "auto":
-        return receptive_radius(network)
-    return (wanted, wanted, wanted) if isinstance(wanted, int) else wanted
-
-
-def _patch(config: Config, infos: Sequence[CaseInfo], network: NetworkSpec, *, gpu: bool) -> Index3:
-    """Return the typical case, shrunk evenly to the budget, in multiples of the total stride."""
-    if config.train.patch_zyx != "auto":
-        return _multiple(config.train.patch_zyx, total_stride(network))
-    shape = _median_shape(infos)
-    budget = PATCH_VOX_GPU if gpu else PATCH_VOX_CPU
-    return _shrunk(shape, budget, total_stride(network))
-
-
-def _tile(
-    config: Config, infos: Sequence[CaseInfo], network: NetworkSpec, halo: Index3, *, gpu: bool
-) -> Index3:
-    """Return the edges of a tile without halo: a whole small case, or what memory allows."""
-    stride = total_stride(network)
-    if config.relabel.tile_zyx != "auto":
-        return _multiple(config.relabel.tile_zyx, stride)
-    largest = _multiple(_largest_shape(infos), stride)
-    window = _shrunk(largest, TILE_VOX_GPU if gpu else TILE_VOX_CPU, stride)
-    z, y, x = (
-        w if w == n else max(w - 2 * _up(h, s), 4 * s)
-        for w, n, h, s in zip(window, largest, halo, stride, strict=True)
-    )
-    return z, y, x
-
-
 def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainConfig:
     wanted = config.train
     steps = min(50_000, max(200, 2 * cases)) if wanted.steps == "auto" else wanted.steps
@@ -378,10 +346,9 @@ def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainCon
         precision="bf16"
         if wanted.precision == "bf16" or (gpu and wanted.precision == "auto")
         else "fp32",
-        peers=voters.members,
-        coupling=voters.coupling,
-        keep=voters.keep,
-        start_epoch=voters.start_epoch,
+        peers=max(1, voters.members),
+        hook=voters.hook,
+        loss=wanted.loss,
         checkpoint_every=max(50, steps // 10)
         if wanted.checkpoint_every == "auto"
         else wanted.checkpoint_every,
@@ -390,9 +357,13 @@ def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainCon
 
 
 def _case_plans(
-    config: Config, infos: Sequence[CaseInfo], folds: int, classes: tuple[int, ...]
+    config: Config,
+    infos: Sequence[CaseInfo],
+    folds: int,
+    classes: tuple[int, ...],
+    voters: Voters,
 ) -> tuple[CasePlan, ...]:
-    groups = {info.case: _group(config, info) for info in infos}
+    groups = {info.case: _group(config, info, voters) for info in infos}
     fold_of = _folds(list(groups.values()), folds, config.train.seed)
     trusted = config.trusted.label if config.trusted else None
     return tuple(
@@ -404,8 +375,12 @@ def _case_plans(
             spacing_mm=info.spacing_mm,
             intensity=info.intensity,
             dtype=_holding(info.label(config.label).dtype, classes[-1]),
-            version=digest(info.image_version, info.label(config.label).version),
+            version=digest(
+                info.image_version,
+                *(info.label(name).version for name in (config.label, *voters.labels)),
+            ),
             trusted=any(summary.name == trusted for summary in info.labels),
+            trusted_version=next((s.version for s in info.labels if s.name == trusted), ""),
         )
         for info in infos
     )
@@ -416,8 +391,8 @@ def _holding(dtype: str, highest: int) -> str:
     return dtype if highest <= np.iinfo(dtype).max else str(np.min_scalar_type(highest))
 
 
-def _group(config: Config, info: CaseInfo) -> str:
-    if config.group == "case" or config.train.crossfit == 0:
+def _group(config: Config, info: CaseInfo, voters: Voters) -> str:
+    if config.group == "case" or _trains_in_sample(config, voters):
         return info.patient or info.case if config.group == "patient" else info.case
     if info.patient is None:
         raise ConfigError(
@@ -426,6 +401,12 @@ def _group(config: Config, info: CaseInfo) -> str:
             "`group: case` when no two cases are of one patient."
         )
     return info.patient
+
+
+def _trains_in_sample(config: Config, voters: Voters) -> bool:
+    """Tell whether nobody asks who trained on what."""
+    nothing_trains = config.network.torchscript is not None or not voters.members
+    return config.train.crossfit == 0 or nothing_trains
 
 
 def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:
@@ -443,46 +424,3 @@ def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:
         fold_of[group] = fold
         held[fold] += sizes[group]
     return fold_of
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
-
-
-def _median_shape(infos: Sequence[CaseInfo]) -> Index3:
-    z, y, x = (int(_median([info.shape_zyx[axis] for info in infos])) for axis in range(3))
-    return z, y, x
-
-
-def _largest_shape(infos: Sequence[CaseInfo]) -> Index3:
-    z, y, x = (max(info.shape_zyx[axis] for info in infos) for axis in range(3))
-    return z, y, x
-
-
-def _median_spacing(infos: Sequence[CaseInfo]) -> tuple[float, float, float]:
-    z, y, x = (_median([info.spacing_mm[axis] for info in infos]) for axis in range(3))
-    return z, y, x
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def _multiple(shape: Index3, stride: Index3) -> Index3:
-    z, y, x = (_up(n, s) for n, s in zip(shape, stride, strict=True))
-    return z, y, x
-
-
-def _shrunk(shape: Index3, budget_vox: int, stride: Index3) -> Index3:
-    """Return `shape` rounded up to the stride, its longest edges halved until it fits."""
-    edges = list(_multiple(shape, stride))
-    while math.prod(edges) > budget_vox:
-        axis = max(range(3), key=lambda a: edges[a] / stride[a])
-        smaller = _up(max(1, int(edges[axis] * 0.8)), stride[axis])
-        if smaller == edges[axis]:
-            smaller -= stride[axis]
-        if smaller < stride[axis]:
-            break
-        edges[axis] = smaller
-    z, y, x = edges
-    return z, y, x

@@ -1,7 +1,7 @@
 """Before anything is computed: check config and archive, decide the plan, freeze it in the run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,6 +10,9 @@ from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method, load_method, make_params
+from raysegclean.nets.hooks import HookContext, make_hook
+from raysegclean.nets.losses import LOSSES
+from raysegclean.nets.receptive import total_stride
 from raysegclean.plan import (
     RunPlan,
     is_wanted,
@@ -55,7 +58,8 @@ def prepare(config: Config) -> Prepared:
     unusable = {f.case: f.reason for f in index.failed if is_wanted(config.cases, f.case)}
     lender = _lender(config)
     infos, misfits = split_usable(config, select_cases(config.cases, index), lender)
-    unusable |= misfits
+    infos, lacking = _with_votes(config, infos, method.voters(params).labels)
+    unusable |= misfits | lacking
     if not infos and unusable:
         case, reason = min(unusable.items())
         raise InputError(
@@ -63,8 +67,75 @@ def prepare(config: Config) -> Prepared:
             f"First: case {case}: {reason}"
         )
     prepared = Prepared(method, params, tuple(infos), unusable, lender)
-    prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
+    plan = prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
+    if method.wants_trusted(params) or plan.train.needs_trusted:
+        _check_trusted(config, plan)
+    if lender is None:
+        _check_hook(plan)
     return prepared
+
+
+def _with_votes(
+    config: Config, infos: Sequence[CaseInfo], labels: Sequence[str]
+) -> tuple[list[CaseInfo], dict[str, str]]:
+    """Return the cases that have all labels that vote, and why each of the others cannot be used.
+
+    Raises ConfigError for a label that cannot vote.
+    """
+    for name in {config.label, config.output.label} & set(labels):
+        which = "given" if name == config.label else "output"
+        raise ConfigError(
+            f"params.labels: {name!r} is the {which} label of this run. Name labels that other "
+            "runs published."
+        )
+    usable, lacking = [], {}
+    for info in infos:
+        missing = [name for name in labels if name not in {s.name for s in info.labels}]
+        if missing:
+            lacking[info.case] = (
+                f"label {', '.join(map(repr, missing))}, which votes, is missing. Publish it with "
+                "its own run first, or leave the case out with `cases:`."
+            )
+        else:
+            usable.append(info)
+    return usable, lacking
+
+
+def _check_hook(plan: RunPlan) -> None:
+    """Refuse what the method's hook refuses, as labels of the wrong kind, before it is trained."""
+    train = plan.train
+    for fold in range(plan.folds) if train.needs_trusted else ():
+        learnt = set(plan.training_cases(fold))
+        if not any(case.trusted and case.case in learnt for case in plan.cases):
+            raise ConfigError(
+                f"trusted: all trusted cases fall into fold {fold + 1} of {plan.folds}, whose "
+                "voters judge them and must not learn from them. Give cases of another patient a "
+                "trusted label as well, or set train.crossfit: 0."
+            )
+    context = HookContext(
+        classes=len(plan.classes),
+        steps=train.steps,
+        epoch_steps=train.epoch_steps,
+        loss=LOSSES[train.loss],
+        stride_zyx=total_stride(plan.network),
+    )
+    make_hook(train.hook, context)
+
+
+def _check_trusted(config: Config, plan: RunPlan) -> None:
+    """Refuse a method that learns from trusted labels where no case has one."""
+    if any(case.trusted for case in plan.cases):
+        return
+    found = (
+        f"none of {len(plan.cases)} cases has the label {plan.trusted_label!r}"
+        if plan.trusted_label
+        else "`trusted:` is not set"
+    )
+    raise ConfigError(
+        f"method: {config.method} learns from cases with a trusted label, and {found}. Set "
+        "`trusted: {label: NAME}` to the label of an expert that at least one case has, or use "
+        "another method."
+    )
 
 
 def _lender(config: Config) -> RunPlan | None:
@@ -128,6 +199,8 @@ def _identity(config: Config, plan: RunPlan) -> dict[str, Any]:
     for section in ("network", "train", "relabel"):
         left_out = without.get(section, ())
         bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}
+    if plan.network.script:  # the file may move, but not change
+        bound["network"] |= {"torchscript": plan.network.script}
     return bound | {"voters": asdict(plan.voters)}
 
 

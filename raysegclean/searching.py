@@ -21,6 +21,7 @@ from raysegclean.dist.search import Report, search
 from raysegclean.errors import RunConflict
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.preparing import begin, prepare
+from raysegclean.stages.asking import answered
 from raysegclean.stages.correcting import correct
 from raysegclean.stages.gathering import gather
 from raysegclean.stages.proposing import Proposals, propose
@@ -137,7 +138,8 @@ class Objective:
         models = train(session, prepared.infos, on_note=_Marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)
-        verdict = session.method.policy(evidence, session.params)
+        policy = session.method.policy(evidence, session.params)
+        proposals, verdict = answered(session, proposals, policy)
         proposals, verdict = correct(session, proposals, evidence, verdict)
         return _score(session, proposals, evidence, verdict)
 

@@ -48,6 +48,17 @@ def test_patches_and_tiles_keep_to_the_stride_and_the_budget(shape: Index3, leve
     assert RunPlan.from_json(plan.to_json()) == plan
 
 
+def test_the_view_flips_becomes_the_axes_that_patches_are_flipped_along_in_training() -> None:
+    infos, flipped = [_info("a", patient="1"), _info("b", patient="2")], {"flips": ["x"]}
+    voters = Voters(members=1, views=("flips", "darker"))
+    plan = make_plan(_config(train=flipped), infos, voters, gpu=False)
+    assert plan.voters.views == ("flip_x", "darker")
+    assert make_plan(_config(), infos, voters, gpu=False).voters.views == ("darker",)
+    uneven = _config(network={"widths": [4, 4], "strides": [[1, 3, 2]]})
+    with pytest.raises(ConfigError, match="rot90"):
+        make_plan(uneven, infos, Voters(members=1, views=("rot90",)), gpu=False)
+
+
 @given(st.lists(st.integers(0, 12), min_size=8, max_size=40), st.integers(2, 4))
 @settings(max_examples=40, deadline=None)
 def test_no_network_trains_on_a_patient_it_judges(patients: list[int], folds: int) -> None:

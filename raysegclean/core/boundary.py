@@ -83,7 +83,7 @@ def signed_distance(
 ) -> NDArray[np.float32]:
     """Return the signed Euclidean distance to the boundary of a mask, positive inside.
 
-    Half-voxel convention (POLICY 6): inside EDT - 1/2, outside -(EDT - 1/2), where EDT is the
+    Half-voxel convention: inside EDT - 1/2, outside -(EDT - 1/2), where EDT is the
     distance to the nearest voxel centre on the other side; so face neighbours across a boundary
     have +1/2 and -1/2.
 
@@ -216,7 +216,7 @@ def boundary_sums(
     Over the voxels of `core` with |psi| < 1, where psi is the signed distance to the predicted
     foreground (the union of `classes`): phi - psi, phi being that of the given foreground, both
     clipped at `limit_vox`. A voxel counts for its nearest predicted class, so that interfaces
-    between touching classes take no part (POLICY 6).
+    between touching classes take no part.
 
     Args:
         given_zyx: block with halo of the given label, class values.
@@ -270,7 +270,7 @@ def shift_label(
     """Move the outer boundary near each class inwards (shift > 0) or outwards (shift < 0).
 
     A voxel is foreground afterwards when phi_fg - shift[c] > 0, with c the class of largest phi_c;
-    it then takes class c (POLICY 6). Interfaces between touching classes stay. Classes without an
+    it then takes class c. Interfaces between touching classes stay. Classes without an
     entry are not moved. Values outside `classes` are never changed and never taken.
 
     Args:

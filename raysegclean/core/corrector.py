@@ -1,23 +1,25 @@
 """The voxel corrector: learned on a few trusted cases how given labels go wrong near boundaries.
 
 Gradient-boosted trees see, for each voxel of the boundary band, what the networks say, how deep the
-voxel lies in the given and in the predicted classes, and what the given label looks like around it
-(POLICY 6). They are fitted on cases that have a trusted label and applied in flagged cases only.
+voxel lies in the given and in the predicted classes, and what the given label looks like around it.
+They are fitted on cases that have a trusted label and applied in flagged cases only.
 
 Guaranteed: a block with a halo of `corrector_halo_vox` gives, inside its core, what the whole case
 gives; the training rows are the same set for any cut of the cases into blocks, because a row is
-kept by the hash of its position. What is stored are the rows (`CorrectorRows.to_bytes`, no
-pickles): the trees are refitted from them, which takes seconds and gives the same trees with the
-same version of scikit-learn.
+kept by the hash of its position. What travels are the rows (`CorrectorRows.to_bytes`, no pickles):
+each worker refits the trees from them, which takes seconds and gives the same trees with the same
+version of scikit-learn. `RowsLook` and `CorrectorReviser` are what the engine runs on its workers.
 
 Not guaranteed: that a class survives. Whoever settles the case guards its last component.
 """
 
-import hashlib
+import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +28,17 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from raysegclean.core.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
 from raysegclean.core.geometry import Box, Index3
+from raysegclean.core.hashing import position_hash
+from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.errors import ConfigError, InputError
 
 __all__ = [
     "MAX_ROWS",
     "Corrector",
     "CorrectorBlock",
+    "CorrectorReviser",
     "CorrectorRows",
+    "RowsLook",
     "band_features",
     "corrector_halo_vox",
     "fit_corrector",
@@ -40,7 +46,7 @@ __all__ = [
 ]
 
 MAX_ROWS = 150_000
-"""Training voxels that suffice (POLICY 6)."""
+"""Training voxels that suffice."""
 
 _CLIP_VOX = 5.0
 _GIVEN_BAND_VOX, _PREDICTED_BAND_VOX = 4.0, 3.0
@@ -170,21 +176,29 @@ class CorrectorRows:
     def to_bytes(self) -> bytes:
         """Return the rows as a compressed npz file without pickles."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            hashes=self.hashes,
-            features=self.features,
-            targets=self.targets,
-            limit=np.int64(self.limit),
-        )
+        np.savez_compressed(buffer, allow_pickle=False, **self.to_arrays())
         return buffer.getvalue()
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the rows as named arrays."""
+        return {
+            "hashes": self.hashes,
+            "features": self.features,
+            "targets": self.targets,
+            "limit": np.array(self.limit, np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "CorrectorRows":
+        """Read what `to_arrays` wrote."""
+        return cls(arrays["hashes"], arrays["features"], arrays["targets"], int(arrays["limit"]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "CorrectorRows":
         """Read what `to_bytes` wrote; `InputError` when it is something else."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as a:
-                return cls(a["hashes"], a["features"], a["targets"], int(a["limit"]))
+                return cls.from_arrays(a)
         except (ValueError, KeyError, OSError) as error:
             raise InputError(
                 f"stored training rows of the corrector are unreadable ({error}); delete them, "
@@ -212,22 +226,10 @@ def sample_rows(
     features, band = band_features(block)
     origin = np.add(window.start_zyx, block.core.start_zyx, dtype=np.int64)
     where = np.argwhere(band).astype(np.int64) + origin
-    hashes = _position_hash(case, where)
+    hashes = position_hash(case, *where.T)
     kept = np.argsort(hashes, kind="stable")[:limit]
     targets = trusted_zyx[block.core.slices][band].astype(np.uint8)
     return CorrectorRows(hashes[kept], features[kept], targets[kept], limit)
-
-
-def _position_hash(case: str, where: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Hash positions with splitmix64, which is a bijection: no two voxels of a case collide."""
-    seed = int.from_bytes(hashlib.blake2b(case.encode(), digest_size=8).digest(), "little")
-    z, y, x = where.astype(np.uint64).T
-    with np.errstate(over="ignore"):
-        h = ((z << np.uint64(42)) | (y << np.uint64(21)) | x) ^ np.uint64(seed)
-        h += np.uint64(0x9E3779B97F4A7C15)
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(h ^ (h >> np.uint64(31)), np.uint64)
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ def fit_corrector(parts: Iterable[CorrectorRows]) -> Corrector:
     """Fit the trees on rows of trusted cases; the order of `parts` does not matter.
 
     100 iterations, rate .08, 15 leaves, at least 200 samples a leaf (fewer when there are few
-    rows), L2 5: POLICY 6. Raises `ConfigError` when the rows hold fewer than two classes.
+    rows), L2 5. Raises `ConfigError` when the rows hold fewer than two classes.
     """
     merged: CorrectorRows | None = None
     for rows in parts:
@@ -276,3 +278,75 @@ def fit_corrector(parts: Iterable[CorrectorRows]) -> Corrector:
     )
     order = np.argsort(merged.hashes, kind="stable")
     return Corrector(trees.fit(merged.features[order], merged.targets[order]))
+
+
+@dataclass(frozen=True)
+class RowsLook:
+    """Second look at trusted cases: training rows, and how far given and trusted label agree.
+
+    The value of a case is `offset_vox`. The answer has the arrays of `CorrectorRows`, and the
+    counts `both_vox` and `sum_vox` of which the Dice of the foreground follows.
+    """
+
+    limit: int = 20_000
+    """Rows per case."""
+    needs_features = False
+
+    def halo_vox(self, spacing_mm: Spacing) -> Index3:
+        """Return the halo of the features."""
+        return corrector_halo_vox(spacing_mm)
+
+    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:
+        """Return the rows of one block; its case must have a trusted label."""
+        assert block.trusted_zyx is not None
+        mine = _corrector_block(block, values)
+        rows = sample_rows(
+            mine, block.trusted_zyx, case=block.case, window=block.window, limit=self.limit
+        )
+        given, trusted = (
+            label[block.core.slices] > 0 for label in (block.given_zyx, block.trusted_zyx)
+        )
+        counts = {"both_vox": (given & trusted).sum(), "sum_vox": given.sum() + trusted.sum()}
+        return rows.to_arrays() | {name: np.asarray(n, np.int64) for name, n in counts.items()}
+
+    def merge(self, first: Answer, second: Answer) -> Answer:
+        """Return the rows of lowest hash of both, and the sums of the counts."""
+        rows = CorrectorRows.from_arrays(first).merge(CorrectorRows.from_arrays(second))
+        counts = {name: np.asarray(first[name] + second[name]) for name in ("both_vox", "sum_vox")}
+        return rows.to_arrays() | counts
+
+
+@dataclass(frozen=True)
+class CorrectorReviser:
+    """Revision of flagged cases by the trees; the value of a case is `offset_vox`."""
+
+    rows: str
+    """Training rows, `CorrectorRows.to_bytes` in base64."""
+
+    @classmethod
+    def of(cls, rows: CorrectorRows) -> "CorrectorReviser":
+        """Return the reviser that was fitted on these rows."""
+        return cls(base64.b64encode(rows.to_bytes()).decode())
+
+    def halo_vox(self, spacing_mm: Spacing) -> Index3:
+        """Return the halo of the features."""
+        return corrector_halo_vox(spacing_mm)
+
+    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Return what the trees prefer in the block's core."""
+        return _fitted(self.rows).apply(_corrector_block(block, values)).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _fitted(rows: str) -> Corrector:
+    return fit_corrector([CorrectorRows.from_bytes(base64.b64decode(rows))])
+
+
+def _corrector_block(block: VoterBlock, values: Mapping[str, Any]) -> CorrectorBlock:
+    return CorrectorBlock(
+        given_zyx=block.given_zyx,
+        prob_czyx=block.prob_czyx,
+        core=block.core,
+        offset_vox=float(values["offset_vox"]),
+        spacing_mm=block.spacing_mm,
+    )

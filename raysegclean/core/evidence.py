@@ -20,7 +20,6 @@ __all__ = [
     "Evidence",
     "EvidenceSum",
     "quantise",
-    "quantise_uncertainty",
     "threshold_level",
 ]
 
@@ -41,6 +40,8 @@ class Evidence:
     """Mean probability of `predicted_zyx`."""
     given_prob_zyx: NDArray[np.float32]
     """Mean probability of the given label (its self-confidence)."""
+    background_prob_zyx: NDArray[np.float32]
+    """Mean probability of channel 0."""
     aleatoric_zyx: NDArray[np.float32]
     """Half the trace of Kwon's first term: for two classes mean p (1 - p), in [0, 0.25]."""
     epistemic_zyx: NDArray[np.float32]
@@ -96,6 +97,7 @@ class EvidenceSum:
             predicted_zyx=predicted_zyx.to(torch.uint8).cpu().numpy(),
             prob_zyx=prob_zyx.cpu().numpy(),
             given_prob_zyx=given_prob_zyx.cpu().numpy(),
+            background_prob_zyx=mean_czyx[0].cpu().numpy(),
             aleatoric_zyx=aleatoric_zyx.cpu().numpy(),
             epistemic_zyx=epistemic_zyx.cpu().numpy(),
             agree_zyx=self._agree_zyx.cpu().numpy(),
@@ -111,15 +113,10 @@ def quantise(prob: NDArray[np.floating]) -> NDArray[np.uint8]:
     return levels
 
 
-def quantise_uncertainty(uncertainty: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return the level of each uncertainty, whose range [0, 0.5) is cut into 256 levels."""
-    return quantise(uncertainty / np.float32(MAX_UNCERTAINTY))
-
-
-def threshold_level(threshold: float, maximum: float = 1.0) -> int:
-    """Return the lowest level that counts as above `threshold` of a quantity in [0, maximum).
+def threshold_level(threshold: float) -> int:
+    """Return the lowest level that counts as above `threshold` of a quantity in [0, 1).
 
     >>> threshold_level(0.5)
     128
     """
-    return int(np.clip(np.ceil(threshold / maximum * LEVELS), 0, LEVELS))
+    return int(np.clip(np.ceil(threshold * LEVELS), 0, LEVELS))

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 MIN_GAP = 0.05
-"""Below this distance to the ceiling a recovered share says nothing (POLICY: mild noise)."""
+"""Below this distance to the ceiling a recovered share says nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
 """Label noise with a known truth, to measure what a cleaning gives back.
 
-Five kinds, each a pure function of the label, a generator and the voxel size, for 2D (one slice)
+Eight kinds, each a pure function of the label, a generator and the voxel size, for 2D (one slice)
 and 3D, any number of classes and any integer dtype, which is kept:
 
 - `boundary`: a case is eroded or dilated by a random amount (Co-Seg Type I, Huang et al. 2021;
   "DE" of Spatial Correction, Yao et al. 2023);
 - `bias`: the same over- or under-segmentation for every case (a stand-in for Co-Seg Type II);
+- `markov`: outlines wander off, biased and rough (J1, J2 of Spatial Correction; `core.markov`);
 - `polygon`: outlines become polygons of a few vertices (Redekop & Chernyavskiy 2021);
+- `smooth`: outlines keep their lowest Fourier descriptors (same source);
 - `drop`: a structure is missing;
-- `shift`: the label is displaced, as by a wrong origin in a header.
+- `shift`: the label is displaced, as by a wrong origin in a header;
+- `swap`: two classes are exchanged, or a part of one has the name of its neighbour.
 
-`boundary`, `bias`, `polygon` and `shift` never empty a class that was there: they do less to it
-instead. Real archives also contain gross errors that none of these resembles (METHODS 0.5), so a
-method that does well here has not yet shown that it does well there.
+`boundary`, `bias`, `markov`, `polygon`, `smooth` and `shift` never empty a class that was there:
+they do less to it instead. Real archives also contain gross errors that none of these resembles,
+so a method that does well here has not yet shown that it does well there.
 """
 
 import difflib
@@ -29,7 +32,8 @@ from numpy.typing import NDArray
 
 from raysegclean.core.boxes import IntLabel, class_boxes, united
 from raysegclean.core.geometry import Box, Index3
-from raysegclean.core.polygon import polygon
+from raysegclean.core.markov import markov
+from raysegclean.core.outlines import polygon, smooth
 from raysegclean.core.surface import Spacing
 from raysegclean.errors import ConfigError
 
@@ -41,8 +45,11 @@ __all__ = [
     "choose_cases",
     "corrupt",
     "drop",
+    "markov",
     "polygon",
     "shift",
+    "smooth",
+    "swap",
 ]
 
 VOXEL: Spacing = (1.0, 1.0, 1.0)
@@ -155,10 +162,43 @@ def drop(
     if target == "class":
         inside[inside == chosen] = 0
         return result
-    parts = cc3d.connected_components(np.ascontiguousarray(inside == chosen), connectivity=26)
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    inside[parts == rng.choice(np.flatnonzero(sizes >= MIN_COMPONENT_SHARE * sizes.sum()))] = 0
+    inside[_random_part(inside == chosen, rng)] = 0
+    return result
+
+
+def swap(
+    label_zyx: IntLabel,
+    rng: np.random.Generator,
+    spacing_mm: Spacing = VOXEL,
+    *,
+    target: str = "class",
+    value: int | None = None,
+) -> IntLabel:
+    """Exchange one class, at random, with the class whose centre is nearest, as left and right.
+
+    With `target` "component", one 26-connected component of at least a tenth of the class takes
+    the neighbour's value and the neighbour stays, as two vertebrae of one name; a class of one
+    component is gone then. `value` names the first class. A label with fewer than two classes, or
+    without `value`, stays as it is.
+    """
+    if target not in ("class", "component"):
+        raise ConfigError(f'The target of swap must be "class" or "component", got {target!r}.')
+    boxes = class_boxes(label_zyx)
+    values = [one for one in boxes if value is None or one == value]
+    result = label_zyx.copy()
+    if not values or len(boxes) < 2:
+        return result
+    chosen = int(rng.choice(values))
+    centres = {one: _centre_mm(label_zyx, one, box, spacing_mm) for one, box in boxes.items()}
+    others = [one for one in boxes if one != chosen]
+    away = {one: float(np.linalg.norm(centres[one] - centres[chosen])) for one in others}
+    neighbour = min(others, key=lambda one: (away[one], one))
+    inside = result[boxes[chosen].slices]
+    if target == "component":
+        inside[_random_part(inside == chosen, rng)] = neighbour
+        return result
+    first, second = label_zyx == chosen, label_zyx == neighbour
+    result[first], result[second] = neighbour, chosen
     return result
 
 
@@ -195,7 +235,16 @@ def shift(
 Noise = Callable[..., IntLabel]
 
 NOISES: Mapping[str, Noise] = MappingProxyType(
-    {"boundary": boundary, "bias": bias, "polygon": polygon, "drop": drop, "shift": shift}
+    {
+        "boundary": boundary,
+        "bias": bias,
+        "markov": markov,
+        "polygon": polygon,
+        "smooth": smooth,
+        "drop": drop,
+        "shift": shift,
+        "swap": swap,
+    }
 )
 """Every noise by name."""
 
@@ -263,6 +312,23 @@ def _shrunk(label_zyx: IntLabel, amount: float, size: Spacing) -> IntLabel:
 def _margin(amount: float, size: Spacing) -> Index3:
     z, y, x = (int(amount / edge) + 1 for edge in size)
     return z, y, x
+
+
+def _random_part(mask_zyx: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return one 26-connected component at random, of those that are no specks."""
+    parts = cc3d.connected_components(np.ascontiguousarray(mask_zyx), connectivity=26)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    chosen = rng.choice(np.flatnonzero(sizes >= MIN_COMPONENT_SHARE * sizes.sum()))
+    part: NDArray[np.bool_] = parts == chosen
+    return part
+
+
+def _centre_mm(
+    label_zyx: IntLabel, value: int, box: Box, spacing_mm: Spacing
+) -> NDArray[np.float64]:
+    where = np.argwhere(label_zyx[box.slices] == value).mean(axis=0) + box.start_zyx
+    return np.asarray(where * spacing_mm, np.float64)
 
 
 def _moved(label_zyx: IntLabel, by_zyx: NDArray[np.int_]) -> IntLabel:

@@ -37,6 +37,7 @@ from raysegclean.core.suspects import (
     PolicyParams,
     excess_threshold,
     find_groups,
+    is_learnt,
     of_key,
 )
 from raysegclean.errors import ConfigError
@@ -64,15 +65,17 @@ def decide(
     """Return the decision of the default policy for every case.
 
     (a) Where the boundary of the foreground, or of one class, lies off the archive's central offset
-    by more than max(floor, sds x robust sd), it is shifted back (POLICY 6). (b) Cases that form a
+    by more than max(floor, sds x robust sd), it is shifted back. (b) Cases that form a
     noisy group by their rate of candidates, or by corruption score, take the candidates that the
     group has in excess of the clean cases (`suspects.excess_threshold`). (c) All others are kept.
+    A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its
+    cases go to a person.
 
     Args:
         scores: the given label of every case against networks that did not train on it.
         params: thresholds.
         trusted: the same scores of trusted labels instead of given ones, for cases that have one;
-            with `min_cases` of them they set the central offset, so that a bias of the whole
+            with `min_trusted` of them they set the central offset, so that a bias of the whole
             archive can be seen.
 
     Returns:
@@ -80,7 +83,7 @@ def decide(
     """
     params = params or PolicyParams()
     _refuse_duplicates(scores)
-    if len(scores) < params.min_cases and len(trusted) < params.min_cases:
+    if len(scores) < params.min_cases and len(trusted) < params.min_trusted:
         return _all_keep(
             scores, f"only {len(scores)} cases, {params.min_cases} are needed to judge"
         )
@@ -104,6 +107,8 @@ class _Archive:
     alone: bool
     """Whether there are cases enough to move a class that the foreground does not agree with:
     in a small archive one badly learnt class of one fold looks the same."""
+    learnt: Mapping[int, bool]
+    """Whether the networks know a class well enough to edit it."""
 
     @classmethod
     def measure(
@@ -121,16 +126,25 @@ class _Archive:
             {c: _thresholds(of_key(scores, c), g.members, clean, params) for c in keys[1:]}
             for g in groups
         ]
-        return cls(params, offsets, groups, above, alone)
+        learnt = {c: is_learnt(of_key(scores, c), of_key(trusted, c), params) for c in keys[1:]}
+        return cls(params, offsets, groups, above, alone, learnt)
 
     def decide_class(self, row: int, value: int) -> ClassDecision:
         """Return the decision for class `value` of the case at position `row`."""
+        found = self._found(row, value)
+        if found.action is Action.KEEP or self.learnt[value]:
+            return found
+        why = f"{found.why}; the networks have not learnt this class well enough to edit it"
+        return ClassDecision(Action.REVIEW, why, offset_vox=found.offset_vox)
+
+    def _found(self, row: int, value: int) -> ClassDecision:
         offset = float(self.offsets[value].from_centre[row])
         shift, doubt = self._shift_vox(row, value)
         if shift is not None and not doubt:
             why = f"boundary off by {shift:+.2f} voxels from the archive's centre"
             amount = self.params.shift_gain * shift
-            return ClassDecision(Action.SHIFT, why, shift_vox=amount, offset_vox=offset)
+            fit = self.params.min_fit
+            return ClassDecision(Action.SHIFT, why, amount, fit, offset_vox=offset)
         for group, above in zip(self.groups, self.above, strict=True):
             if group.members[row] and group.key in (FOREGROUND, value) and above[value]:
                 return ClassDecision(

@@ -22,7 +22,7 @@ def _finite_sorted(values: Values) -> Values:
 
 
 def half_sample_mode(values: Values) -> float:
-    """Return the mode of a sample: keep the half of least range, again and again (POLICY 6).
+    """Return the mode of a sample: keep the half of least range, again and again.
 
     Bickel & Fruehwirth 2006. Non-finite values are left out; NaN when nothing is left. Of halves
     with the same range the lowest is kept.
@@ -40,7 +40,7 @@ def half_sample_mode(values: Values) -> float:
 
 
 def robust_sd(values: Values, centre: float, *, within: float) -> float:
-    """Return 1.4826 x the median of |value - centre| over those closer than `within` (POLICY 6).
+    """Return 1.4826 x the median of |value - centre| over those closer than `within`.
 
     NaN when no value is that close.
     """

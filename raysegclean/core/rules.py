@@ -14,11 +14,24 @@ from numpy.typing import NDArray
 
 from raysegclean.core.boundary import Spacing, shift_halo_vox, shift_label
 from raysegclean.core.casescore import Kind
-from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY, threshold_level
+from raysegclean.core.evidence import LEVELS, threshold_level
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
 
-__all__ = ["NO_ACTIONS", "Actions", "Reason", "Settled", "TakenBack", "settle", "take_back"]
+__all__ = [
+    "NO_ACTIONS",
+    "VOTE_BIT",
+    "Actions",
+    "Reason",
+    "Settled",
+    "TakenBack",
+    "reason_code",
+    "reason_name",
+    "reason_names",
+    "settle",
+    "take_back",
+    "vote_reason",
+]
 
 Label = NDArray[np.uint8]
 
@@ -35,6 +48,45 @@ class Reason(IntEnum):
     """The voxel corrector, fitted on trusted cases, prefers another class."""
     FLIP = 4
     """The published rule of uncertainty relabelling: the uncertainty exceeds delta."""
+    BIAS = 5
+    """Spatial Correction: the prediction, with the bias of its boundary taken out, differs."""
+    POSTERIOR = 6
+    """Transition matrix: another true class is more probable, given label and prediction."""
+    VOTE = 7
+    """Several methods agree; 128 and above say which (`vote_reason`)."""
+
+
+VOTE_BIT = 128
+"""Reason codes with this bit are votes; the other bits say which labels were for the change."""
+
+
+def vote_reason(mask: int) -> int:
+    """Return the code of a change that the labels in `mask` (bit i for label i) voted for."""
+    return VOTE_BIT | mask
+
+
+def reason_name(code: int, labels: Sequence[str] = ()) -> str:
+    """Return a reason in words; `labels` are those that voted, in their order.
+
+    >>> reason_name(2), reason_name(128 | 0b101, ("a", "b", "c"))
+    ('replace', 'vote:a+c')
+    """
+    if code < VOTE_BIT:
+        return Reason(code).name.lower()
+    bits = [bit for bit in range(7) if code >> bit & 1]
+    return "vote:" + "+".join(labels[b] if b < len(labels) else str(b + 1) for b in bits)
+
+
+def reason_names(labels: Sequence[str] = ()) -> dict[int, str]:
+    """Return every reason that can occur, by code."""
+    votes = (vote_reason(mask) for mask in range(1, 1 << len(labels)))
+    return {code: reason_name(code, labels) for code in (*map(int, Reason), *votes)}
+
+
+def reason_code(name: str, labels: Sequence[str] = ()) -> int | None:
+    """Return the code of a reason in words, None where there is none; `vote` means any vote."""
+    codes = {known.lower(): code for code, known in reason_names(labels).items() if code}
+    return codes.get(name.lower())
 
 
 @dataclass(frozen=True)
@@ -43,30 +95,45 @@ class Actions:
 
     shift_vox: Mapping[int, float] = field(default_factory=dict)
     """Class -> how far its outline moves inwards, in voxels of the finest axis."""
+    min_fit: Mapping[int, float] = field(default_factory=dict)
+    """Class -> Dice with the prediction that its shifted outline must reach; else it is held for a
+    person. What carries out the actions sees to it: a block cannot know."""
     replace_above: Mapping[int, Mapping[Kind, float]] = field(default_factory=dict)
     """Class -> kind of change -> confidence from which a candidate replaces the label. What is
     removed goes by the given class, what is added or swapped by the candidate."""
     correct: frozenset[int] = frozenset()
     """Classes in which the corrector's candidates are taken."""
-    replace_below: float | None = None
-    """Uncertainty below which any candidate replaces the label (voxel by voxel, in all classes)."""
+    replace_below: Mapping[int, float] = field(default_factory=dict)
+    """Given class, background too -> score below which any candidate replaces it, voxel by voxel;
+    as a share of the score's range."""
     flip_above: float | None = None
-    """Uncertainty above which a binary label is flipped (published form only)."""
+    """Score above which a binary label is flipped (published form of uncertainty only)."""
+    correct_reason: Reason = Reason.CORRECT
+    """Why voxels of `correct` change."""
+    fills: bool = False
+    """Whether a class that the given label lacks may appear whole, because the label is proposed
+    and not corrected; else such a case is held for a person."""
+    by_vote: bool = False
+    """Whether the score of a candidate says which labels voted for it (`vote_reason`)."""
 
     @property
     def quiet(self) -> bool:
         """True when nothing can change."""
-        by_class = self.shift_vox or self.replace_above or self.correct
-        return not by_class and self.replace_below is None and self.flip_above is None
+        by_class = self.shift_vox or self.replace_above or self.correct or self.replace_below
+        return not by_class and self.flip_above is None
 
     def without(self, classes: frozenset[int]) -> "Actions":
         """Return the actions without any for `classes`."""
         return Actions(
             shift_vox={c: v for c, v in self.shift_vox.items() if c not in classes},
+            min_fit={c: v for c, v in self.min_fit.items() if c not in classes},
             replace_above={c: v for c, v in self.replace_above.items() if c not in classes},
             correct=self.correct - classes,
-            replace_below=None if classes else self.replace_below,
+            replace_below={} if classes else self.replace_below,
             flip_above=None if classes else self.flip_above,
+            correct_reason=self.correct_reason,
+            fills=self.fills,
+            by_vote=self.by_vote,
         )
 
     def halo_vox(self, spacing_mm: Spacing) -> Index3:
@@ -107,10 +174,10 @@ def settle(
             given_zyx, actions.shift_vox, classes=range(1, classes), spacing_mm=spacing_mm
         )[core.slices].astype(np.uint8)
         _take(label, reason, moved, moved != given_core, Reason.SHIFT)
-    if proposal is not None and (actions.replace_above or actions.replace_below is not None):
+    if proposal is not None and (actions.replace_above or actions.replace_below):
         _take_candidates(label, reason, given_core, proposal, actions, classes)
     if proposal is not None and proposal.correction_zyx is not None:
-        _correct(label, reason, given_core, proposal.correction_zyx, actions.correct)
+        _correct(label, reason, given_core, proposal.correction_zyx, actions)
     if proposal is not None and actions.flip_above is not None:
         _flip(label, reason, given_core, proposal, actions.flip_above)
     reason[label == given_core] = Reason.UNCHANGED
@@ -124,6 +191,7 @@ class TakenBack:
     case: str | None = None
     channel: int | None = None
     reason: int | None = None
+    """`Reason.VOTE` means every vote."""
 
 
 def take_back(
@@ -139,7 +207,9 @@ def take_back(
             continue
         mine = settled.reason_zyx > 0
         if one.reason is not None:
-            mine &= settled.reason_zyx == one.reason
+            same = settled.reason_zyx == one.reason
+            votes = settled.reason_zyx >= VOTE_BIT
+            mine &= same | votes if one.reason == Reason.VOTE else same
         if one.channel is not None:
             mine &= (given_zyx == one.channel) | (settled.label_zyx == one.channel)
         back |= mine
@@ -176,10 +246,18 @@ def _take_candidates(
         np.where(predicted == 0, levels[Kind.REMOVED][given], levels[Kind.SWAPPED][predicted]),
     )
     accepted = (proposal.candidate_zyx > 0) & (proposal.confidence_zyx >= needed)
-    if actions.replace_below is not None and proposal.uncertainty_zyx is not None:
-        certain = proposal.uncertainty_zyx < _uncertainty_level(actions.replace_below)
-        accepted |= (proposal.confidence_zyx > 0) & certain
+    if actions.replace_below and proposal.score_zyx is not None:
+        bounds = np.zeros(256, np.int64)
+        for channel, below in actions.replace_below.items():
+            bounds[channel] = threshold_level(below)
+        accepted |= (
+            (proposal.candidate_zyx > 0)
+            & (proposal.confidence_zyx > 0)
+            & (proposal.score_zyx < bounds[given])
+        )
     _take(label, reason, predicted, accepted, Reason.REPLACE)
+    if actions.by_vote and proposal.score_zyx is not None:
+        reason[accepted] = VOTE_BIT | proposal.score_zyx[accepted]
 
 
 def _correct(
@@ -187,14 +265,14 @@ def _correct(
     reason: NDArray[np.uint8],
     given: Label,
     correction: NDArray[np.uint8],
-    classes: frozenset[int],
+    actions: Actions,
 ) -> None:
     """Take the corrector's class where every foreground class of the change is open to it."""
     is_open = np.zeros(256, np.bool_)
-    is_open[[0, *classes]] = True
+    is_open[[0, *actions.correct]] = True
     corrected = np.where(correction > 0, correction - (correction > 0), given).astype(np.uint8)
     where = (correction > 0) & is_open[given] & is_open[corrected]
-    _take(label, reason, corrected, where, Reason.CORRECT)
+    _take(label, reason, corrected, where, actions.correct_reason)
 
 
 def _flip(
@@ -204,10 +282,6 @@ def _flip(
     proposal: Proposal,
     threshold: float,
 ) -> None:
-    assert proposal.uncertainty_zyx is not None
-    uncertain = proposal.uncertainty_zyx >= _uncertainty_level(threshold)
+    assert proposal.score_zyx is not None
+    uncertain = proposal.score_zyx >= threshold_level(threshold)
     _take(label, reason, (1 - given).astype(np.uint8), uncertain, Reason.FLIP)
-
-
-def _uncertainty_level(threshold: float) -> int:
-    return threshold_level(threshold, maximum=MAX_UNCERTAINTY)

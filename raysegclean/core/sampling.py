@@ -41,6 +41,7 @@ __all__ = [
     "pad_to_box",
     "patch_box",
     "place_patch",
+    "present_channels",
 ]
 
 IGNORE = -100
@@ -140,6 +141,19 @@ def _class_blocks(cases: Sequence[CaseInfo], label: str, value: int) -> ClassBlo
         blocks=np.concatenate(blocks or empty),
         running=np.concatenate(running or empty),
     )
+
+
+def present_channels(table: SamplingTable, classes: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return, per case, the channels that its whole label holds, ascending; 0 always is one.
+
+    `classes` are label values; the position is the channel.
+    """
+    found: dict[str, list[int]] = {case: [0] for case in table.cases}
+    for one in sorted(table.classes, key=lambda one: one.value):
+        channel = list(classes).index(one.value)
+        for holder in one.holders:
+            found[table.cases[int(holder)]].append(channel)
+    return {case: tuple(channels) for case, channels in found.items()}
 
 
 def draw(

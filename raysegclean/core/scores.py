@@ -62,6 +62,7 @@ def case_actions(decision: CaseDecision) -> Actions:
     """Return what the rule may do in a case."""
     return Actions(
         shift_vox={c: d.shift_vox for c, d in _with(decision, Action.SHIFT)},
+        min_fit={c: d.min_fit for c, d in _with(decision, Action.SHIFT) if d.min_fit},
         replace_above={c: dict(d.above) for c, d in _with(decision, Action.REPLACE)},
     )
 

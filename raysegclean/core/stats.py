@@ -15,7 +15,7 @@ from raysegclean.core.evidence import LEVELS, Evidence
 from raysegclean.core.packing import arrays_to_text, text_to_arrays
 from raysegclean.core.proposals import Proposal
 
-__all__ = ["KINDS", "NATS_SCALE", "CaseStats", "block_stats"]
+__all__ = ["KINDS", "NATS_SCALE", "PROB_SCALE", "CaseStats", "block_stats"]
 
 KINDS = (Kind.ADDED, Kind.REMOVED, Kind.SWAPPED)
 """Order of the first axis of `CaseStats.disagreement`."""
@@ -23,8 +23,11 @@ KINDS = (Kind.ADDED, Kind.REMOVED, Kind.SWAPPED)
 NATS_SCALE = 1 << 16
 """Fixed-point scale of sums of -log p."""
 
+PROB_SCALE = 1 << 24
+"""Fixed-point scale of sums of p."""
+
 MIN_PROB = 1e-4
-"""Probabilities below this count as this, so that one voxel cannot dominate a case (POLICY 6)."""
+"""Probabilities below this count as this, so that one voxel cannot dominate a case."""
 
 Counts = NDArray[np.int64]
 
@@ -42,10 +45,13 @@ class CaseStats:
     """(3, C, 256): voxels whose label and prediction differ, by level of confidence: added to a
     class from background, removed from a class to background, swapped into a class from another;
     in the order of `KINDS`."""
-    uncertainty: Counts
-    """(2, C, 256): voxels by (differs from the prediction, given label, level of uncertainty)."""
+    score: Counts
+    """(2, C, 256): voxels by (differs from the prediction, given label, level of the method's
+    score); zero where it has none."""
+    given_prob: Counts
+    """(C,): sum of p(given) over the voxels of each given class, fixed point."""
     trusted: Counts
-    """(2, 3, C, 256): disagreements by level of (confidence, uncertainty), by candidate, where the
+    """(2, 3, C, 256): disagreements by level of (confidence, score), by candidate, where the
     trusted label equals the candidate (right), the given label (harm) or neither; zero without."""
 
     @classmethod
@@ -55,7 +61,8 @@ class CaseStats:
             confusion=np.zeros((classes, classes), np.int64),
             cross_entropy=np.zeros(classes, np.int64),
             disagreement=np.zeros((len(KINDS), classes, LEVELS), np.int64),
-            uncertainty=np.zeros((2, classes, LEVELS), np.int64),
+            score=np.zeros((2, classes, LEVELS), np.int64),
+            given_prob=np.zeros(classes, np.int64),
             trusted=np.zeros((2, 3, classes, LEVELS), np.int64),
         )
 
@@ -117,7 +124,8 @@ def block_stats(
         disagreement=_disagreement(
             given[differs], predicted[differs], confidence[differs], classes
         ),
-        uncertainty=_uncertainty(proposal, given, differs, classes),
+        score=_score(proposal, given, differs, classes),
+        given_prob=_given_prob(evidence, given, classes),
         trusted=_trusted_hits(proposal, given_zyx, trusted_zyx, predicted, classes),
     )
 
@@ -150,12 +158,17 @@ def _cross_entropy(
     return sums
 
 
-def _uncertainty(
+def _given_prob(evidence: Evidence, given: NDArray[np.int64], classes: int) -> Counts:
+    fixed = np.rint(evidence.given_prob_zyx.ravel().astype(np.float64) * PROB_SCALE)
+    return np.bincount(given, weights=fixed, minlength=classes).astype(np.int64)
+
+
+def _score(
     proposal: Proposal, given: NDArray[np.int64], differs: NDArray[np.bool_], classes: int
 ) -> Counts:
-    if proposal.uncertainty_zyx is None:
+    if proposal.score_zyx is None:
         return np.zeros((2, classes, LEVELS), np.int64)
-    level = proposal.uncertainty_zyx.ravel().astype(np.int64)
+    level = proposal.score_zyx.ravel().astype(np.int64)
     counts = _histogram(differs.astype(np.int64) * classes + given, level, 2 * classes)
     return counts.reshape(2, classes, LEVELS)
 
@@ -174,7 +187,7 @@ def _trusted_hits(
     differs = predicted != given
     outcome = np.where(truth == predicted, 0, np.where(truth == given, 1, 2))
     group = (outcome * classes + predicted)[differs]
-    for kind, levels in enumerate((proposal.confidence_zyx, proposal.uncertainty_zyx)):
+    for kind, levels in enumerate((proposal.confidence_zyx, proposal.score_zyx)):
         if levels is not None:
             level = levels.ravel().astype(np.int64)[differs]
             hits[kind] = _histogram(group, level, 3 * classes).reshape(3, classes, LEVELS)

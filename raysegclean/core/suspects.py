@@ -34,6 +34,7 @@ __all__ = [
     "PolicyParams",
     "excess_threshold",
     "find_groups",
+    "is_learnt",
     "of_key",
 ]
 
@@ -55,8 +56,13 @@ class PolicyParams:
 
     min_cases: int = 8
     """Fewer comparable cases than this decide nothing."""
+    min_trusted: int = 8
+    """From this many trusted cases on their labels say where a right boundary lies."""
     max_flagged: float = 0.6
     """When more than this share looks wrong, the archive's centre is not known: nothing is done."""
+    min_agreement: float = 0.72
+    """Networks that agree less with half of the labels of a class (Dice) have not learnt it; they
+    may ask for a person, but not edit."""
     min_boundary_vox: int = 20
     """Fewer boundary voxels than this measure no offset."""
     offset_floor_vox: float = 0.4
@@ -71,6 +77,9 @@ class PolicyParams:
     times the offset's spread along it, or it is a place where label and network disagree."""
     class_strictness: float = 1.5
     """A class of its own is shifted from this many times its limit."""
+    min_fit: float = 0.7
+    """A shifted class must agree with the networks at least so well (Dice), and better than before:
+    an outline that was moved fits once it is moved back."""
     shift_gain: float = 0.8
     max_shift_vox: float = 3.0
     """A larger offset is no shifted outline, but a missing or a wrong structure."""
@@ -102,6 +111,8 @@ class PolicyParams:
                 raise ConfigError(f"policy {name} must be in (0, 1], got {value}")
         if self.min_cases < 4:
             raise ConfigError(f"policy min_cases must be at least 4, got {self.min_cases}")
+        if self.min_trusted < 1:
+            raise ConfigError(f"policy min_trusted must be at least 1, got {self.min_trusted}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ class Offsets:
         spread = np.array([s.spread_vox for s in of_key(scores, key)])
         least = np.where(np.isfinite(spread), params.min_effect * spread, 0.0)
         everywhere = np.ones(len(scores), bool)
-        if known.size >= params.min_cases:
+        if known.size >= params.min_trusted:
             centre = float(np.median(known))
             limit = _movable(_limit(values, centre, params), params)
             return cls(values - centre, limit, everywhere, least)
@@ -346,7 +357,7 @@ def _odd(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
         return np.zeros(len(scores), bool)
     centre = float(np.median(known))
     usual = 1.4826 * float(np.median(np.abs(known - centre)))
-    return np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual
+    return np.asarray(np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual, np.bool_)
 
 
 def _effect(group: Values, others: Values) -> float:
@@ -360,6 +371,18 @@ def _effect(group: Values, others: Values) -> float:
         )
     )
     return float(group.mean() - others.mean()) / max(sd, 1e-9)
+
+
+def is_learnt(
+    scores: Sequence[ClassScore], trusted: Sequence[ClassScore], params: PolicyParams
+) -> bool:
+    """Tell whether the networks agree well enough with most labels of a class to judge them.
+
+    Trusted labels decide where there are enough of them. Scores without voxels have no say.
+    """
+    part = trusted if len(trusted) >= params.min_trusted else scores
+    known = [s.agreement for s in part if isfinite(s.agreement)]
+    return not known or float(np.median(known)) >= params.min_agreement
 
 
 def excess_threshold(noisy: Values, reference: Values, harm_weight: float) -> float:

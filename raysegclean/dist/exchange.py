@@ -50,11 +50,12 @@ class PeerMesh:
         return self.mesh.get_local_rank("dp")
 
     def hand_over(self, batch: Batch, cases: tuple[str, ...]) -> Batch:
-        """Return peer 0's batch on every peer.
+        """Return peer 0's batch, with its clean one, on every peer.
 
         The other peers pass a batch of the same shapes and device, which is overwritten. cases:
         all ids; their numbers travel in place of them.
         """
+        clean = None if batch.clean is None else self.hand_over(batch.clean, cases)
         group = self.mesh.get_group("peer")
         numbers = {case: number for number, case in enumerate(cases)}
         uniform = batch.uniform or [False] * len(batch.case)
@@ -75,6 +76,7 @@ class PeerMesh:
             case=[cases[number] for number in case],
             step=step[0],
             uniform=[bool(flag) for flag in flags],
+            clean=clean,
         )
 
 

@@ -1,6 +1,7 @@
 """What every stage that runs networks shares: reading windows, and the voters' passes over them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,13 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raysegclean.core.evidence import EvidenceSum
 from raysegclean.core.geometry import Box
 from raysegclean.core.sampling import channels_of
 from raysegclean.dist.proposals import ProposalFolder
-from raysegclean.errors import UnfitEnvironment
-from raysegclean.nets.inference import Tiling, iter_tile_probs
+from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
+from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
 from raysegclean.nets.numerics import fix_numerics, numeric_class
-from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter
+from raysegclean.nets.torchscript import Script, ScriptVoter
+from raysegclean.nets.views import ViewsVoter
+from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter, head_inputs
 from raysegclean.nets.weights import load_network
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
@@ -88,22 +92,61 @@ class Predictor:
 
     def read(self, case: CasePlan, box: Box) -> Window:
         """Read what the voters of `case` must see to answer for `box`."""
-        stride = self._voter(case.fold).stride_zyx
-        z, y, x = (h + s for h, s in zip(self.plan.halo_vox, stride, strict=True))
-        window = box.grown((z, y, x)).clipped(Box.whole(case.shape_zyx))
+        window = needed_box(box, case.shape_zyx, self.plan.tiling)
         block = self.reader.image(case.case).read(window)
         return Window(box, window, block if block.ndim == 4 else block[None])
 
-    def tiles(self, case: CasePlan, window: Window) -> Iterator[tuple[Box, Iterator[Tensor]]]:
-        """Yield every tile of the window's box with the probabilities (C, Z, Y, X) of each pass."""
+    def tiles(
+        self, case: CasePlan, window: Window, seams: Seams | None = None
+    ) -> Iterator[tuple[Box, Iterator[Tensor]]]:
+        """Yield every tile of the window's box with the probabilities (C, Z, Y, X) of each pass.
+
+        `seams` is told how far blended windows differ.
+        """
         voter = self._voter(case.fold)
         image = self.plan.normaliser.apply(window.image_czyx, case.intensity)
 
         def read(box: Box) -> NDArray[np.float32]:
             return image[(slice(None), *box.relative_to(window.window).slices)]
 
-        tiling = Tiling(self.plan.tile_zyx, self.plan.halo_vox, voter.stride_zyx)
-        return iter_tile_probs(voter, read, window.box, case.shape_zyx, tiling)
+        return iter_tile_probs(voter, read, window.box, case.shape_zyx, self.plan.tiling, seams)
+
+    def means(
+        self, case: CasePlan, window: Window, *, with_features: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return the mean probabilities of the window's box (C, Z, Y, X), and its features.
+
+        Features (F, Z, Y, X) are what the head of the fold's first network reads in its first
+        pass, computed tile by tile like the probabilities; None unless asked for.
+        """
+        box, voter = window.box, self._voter(case.fold)
+        prob_czyx: NDArray[np.float32] = np.empty(
+            (len(self.plan.classes), *box.shape_zyx), np.float32
+        )
+        features_fzyx: NDArray[np.float32] | None = None
+        if with_features and self.plan.blended:
+            raise ConfigError(
+                f"network.name: {self.plan.network.name} looks at its whole window, so it has no "
+                "features of its own for a voxel, which this method compares. Use unet."
+            )
+        windows = {one.core: one.window for one in tiles(box, case.shape_zyx, self.plan.tiling)}
+        listening: AbstractContextManager[list[Tensor]] = (
+            head_inputs(voter) if with_features else nullcontext([])
+        )
+        with listening as inputs:
+            for core, passes in self.tiles(case, window):
+                part = (slice(None), *core.relative_to(box).slices)
+                sums = EvidenceSum()
+                inputs.clear()
+                for one_czyx in passes:
+                    sums.add(one_czyx)
+                prob_czyx[part] = sums.mean_czyx().cpu().numpy()
+                if with_features:
+                    mine = inputs[0][(slice(None), *core.relative_to(windows[core]).slices)]
+                    if features_fzyx is None:
+                        features_fzyx = np.empty((len(mine), *box.shape_zyx), np.float32)
+                    features_fzyx[part] = mine.cpu().numpy()
+        return prob_czyx, features_fzyx
 
     def _load_voter(self, fold: int) -> Voter:
         store = Store.open(self._job.models_run)
@@ -111,8 +154,15 @@ class Predictor:
         voters = [self._member(store.get(key), number) for number, key in enumerate(members)]
         return voters[0] if len(voters) == 1 else EnsembleVoter(voters)
 
-    def _member(self, weights: bytes, number: int) -> Voter:
-        net, spec, _ = load_network(weights)
+    def _member(self, data: bytes, number: int) -> Voter:
+        voter, views = self._network(data, number), self.plan.voters.views
+        return ViewsVoter(voter, views) if views else voter
+
+    def _network(self, data: bytes, number: int) -> Voter:
+        network = self.plan.network
+        if network.script:
+            return ScriptVoter(_trusted(data, network.script), network, device=self._device)
+        net, spec, _ = load_network(data, network.name)
         train, passes = self.plan.train, self.plan.voters.passes
         if not passes:
             return NetworkVoter(net, spec, device=self._device, precision=train.precision)
@@ -124,6 +174,17 @@ class Predictor:
             device=self._device,
             precision=train.precision,
         )
+
+
+def _trusted(data: bytes, digest: str) -> Script:
+    """Return the script that the plan was made for; anything else would be other code."""
+    script = Script.of(data)
+    if script.digest != digest:
+        raise InputError(
+            f"network.torchscript: SHA-256 in the run folder {script.digest}, expected {digest}. "
+            "Somebody changed the file: start a new run from the file that you trust."
+        )
+    return script
 
 
 def device_numerics(threads: int, precision: str) -> dict[str, str]:

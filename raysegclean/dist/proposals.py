@@ -34,7 +34,7 @@ class ProposalFolder:
     case: str
     shape_zyx: Index3
     shard_vox: int
-    with_uncertainty: bool
+    with_score: bool
     correction_key: str = ""
     """Key of the corrector's pass; empty where its answer is not asked for."""
 
@@ -49,7 +49,7 @@ class ProposalFolder:
             case=case.case,
             shape_zyx=case.shape_zyx,
             shard_vox=plan.shard_vox,
-            with_uncertainty=plan.voters.keeps_uncertainty,
+            with_score=bool(plan.voters.score),
             correction_key=correction_key,
         )
 
@@ -60,7 +60,7 @@ class ProposalFolder:
         return LabelArraySpec(self.shape_zyx, "uint8", shard)
 
     def path(self, part: str) -> str:
-        """Return where one part is: candidate, confidence, uncertainty or correction."""
+        """Return where one part is: candidate, confidence, score or correction."""
         if part == CORRECTION:
             return f"corrector/{self.correction_key}/{self.case}/{part}"
         return f"proposals/{self.key}/{self.case}/{part}"
@@ -73,8 +73,8 @@ class ProposalFolder:
     def write(self, index_zyx: Index3, proposal: Proposal) -> list[dict[str, Any]]:
         """Write one shard of a proposal; return what the ledger lists."""
         blocks = [proposal.candidate_zyx, proposal.confidence_zyx]
-        if proposal.uncertainty_zyx is not None:
-            blocks.append(proposal.uncertainty_zyx)
+        if proposal.score_zyx is not None:
+            blocks.append(proposal.score_zyx)
         return [
             self._put(part, index_zyx, block)
             for part, block in zip(self._parts(), blocks, strict=True)
@@ -94,7 +94,7 @@ class ProposalFolder:
         return Proposal(
             candidate_zyx=blocks["candidate"],
             confidence_zyx=blocks["confidence"],
-            uncertainty_zyx=blocks.get("uncertainty"),
+            score_zyx=blocks.get("score"),
             correction_zyx=blocks.get(CORRECTION),
         )
 
@@ -102,7 +102,7 @@ class ProposalFolder:
         return asdict(put_shard(self.store, self.path(part), index_zyx, block, self.spec))
 
     def _parts(self) -> tuple[str, ...]:
-        return ("candidate", "confidence") + (("uncertainty",) if self.with_uncertainty else ())
+        return ("candidate", "confidence") + (("score",) if self.with_score else ())
 
 
 def record_of(task: ShardTask, key: str, objects: list[dict[str, Any]]) -> dict[str, Any]:

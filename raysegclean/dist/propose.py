@@ -20,10 +20,11 @@ from raysegclean.core.proposals import Proposal, propose
 from raysegclean.core.stats import CaseStats, block_stats
 from raysegclean.dist.predict import Channels, Predictor, Reader, VoteJob, Window
 from raysegclean.dist.proposals import ProposalFolder, record_of
+from raysegclean.nets.inference import Seams
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
 
-__all__ = ["MeasureStage", "ProposeStage", "labels_of"]
+__all__ = ["MeasureStage", "ProposeStage", "Proposed", "labels_of", "offset_fields"]
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class ProposeStage:
         case = self._predictor.cases[task.case]
         classes = len(self._plan.classes)
         box, with_trusted = loaded.image.box, loaded.trusted_zyx is not None
-        proposal = _empty_proposal(box, self._plan.voters.keeps_uncertainty)
+        proposal = _empty_proposal(box, bool(self._plan.voters.score))
         stats = trusted_stats = CaseStats.zero(classes)
-        for core, passes in self._predictor.tiles(case, loaded.image):
+        seams = Seams() if self._plan.blended else None
+        for core, passes in self._predictor.tiles(case, loaded.image, seams):
             sums = EvidenceSum()
             for prob_czyx in passes:
                 sums.add(prob_czyx)
@@ -82,11 +84,13 @@ class ProposeStage:
                 tile = self._propose(against, truth)
                 trusted_stats = trusted_stats.merge(block_stats(against, tile, truth, classes))
         fields: dict[str, Any] = {"stats": stats.to_text()}
+        if seams is not None:
+            fields["seams"] = [seams.square, seams.count]
         if with_trusted:
             fields["trusted_stats"] = trusted_stats.to_text()
         if len(case.grid(self._plan.shard_vox)) == 1:
             labels = (loaded.given_zyx, loaded.trusted_zyx)
-            fields |= _offsets(case, labels, proposal, classes, Box.whole(case.shape_zyx))
+            fields |= offset_fields(case, labels, proposal, classes, Box.whole(case.shape_zyx))
         return Proposed(proposal, fields)
 
     def write(self, task: ShardTask, result: Proposed) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class ProposeStage:
             evidence,
             given,
             needs_agreement=voters.needs_agreement,
-            keeps_uncertainty=voters.keeps_uncertainty,
+            score=voters.score,
         )
 
     def _create_folder(self, case: str) -> ProposalFolder:
@@ -135,7 +139,7 @@ class MeasureStage:
         """Return the offsets of the shard's core."""
         core, given, trusted, proposal = loaded
         case = self._cases[task.case]
-        return _offsets(case, (given, trusted), proposal, len(self._plan.classes), core)
+        return offset_fields(case, (given, trusted), proposal, len(self._plan.classes), core)
 
     def write(self, task: ShardTask, result: dict[str, Any]) -> dict[str, Any]:
         """Return the ledger's record; there is nothing to write."""
@@ -152,19 +156,19 @@ def labels_of(
     return given, reader.channels(case.case, plan.trusted_label, box)
 
 
-def _empty_proposal(box: Box, with_uncertainty: bool) -> Proposal:
-    blank = [np.zeros(box.shape_zyx, np.uint8) for _ in range(3 if with_uncertainty else 2)]
-    return Proposal(blank[0], blank[1], blank[2] if with_uncertainty else None)
+def _empty_proposal(box: Box, with_score: bool) -> Proposal:
+    blank = [np.zeros(box.shape_zyx, np.uint8) for _ in range(3 if with_score else 2)]
+    return Proposal(blank[0], blank[1], blank[2] if with_score else None)
 
 
 def _place(whole: Proposal, tile: Proposal, part: tuple[slice, slice, slice]) -> None:
     whole.candidate_zyx[part] = tile.candidate_zyx
     whole.confidence_zyx[part] = tile.confidence_zyx
-    if whole.uncertainty_zyx is not None and tile.uncertainty_zyx is not None:
-        whole.uncertainty_zyx[part] = tile.uncertainty_zyx
+    if whole.score_zyx is not None and tile.score_zyx is not None:
+        whole.score_zyx[part] = tile.score_zyx
 
 
-def _offsets(
+def offset_fields(
     case: CasePlan,
     labels: tuple[Channels, Channels | None],
     proposal: Proposal,

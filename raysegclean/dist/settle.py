@@ -20,6 +20,7 @@ from raysegclean.core.proposals import Proposal
 from raysegclean.core.regions import change_components
 from raysegclean.core.rules import (
     NO_ACTIONS,
+    VOTE_BIT,
     Actions,
     Reason,
     Settled,
@@ -186,15 +187,27 @@ def change_counts(loaded: Loaded, settled: Settled, case: CasePlan, classes: int
                 loaded.given_zyx == channel, case.spacing_mm, limit_vox=DEEP_VOX + 1
             )[loaded.core.slices]
             deep[channel] = int((touched & (np.abs(outline) > DEEP_VOX)).sum())
-    truth = {} if loaded.trusted_zyx is None else _overlap(after, loaded.trusted_zyx, classes)
-    return truth | {
+    more = {} if loaded.trusted_zyx is None else _overlap(after, loaded.trusted_zyx, classes)
+    if loaded.proposal is not None:
+        predicted = loaded.proposal.predicted_zyx(given)
+        more["predicted_vox"] = np.bincount(predicted.ravel(), minlength=classes).tolist()
+        for name, label in (("agreed_vox", after), ("agreed_before_vox", given)):
+            more[name] = np.bincount(label[label == predicted], minlength=classes).tolist()
+    return more | {
         "given_vox": np.bincount(given.ravel(), minlength=classes).tolist(),
         "kept_vox": np.bincount(given[~changed], minlength=classes).tolist(),
         "after_vox": np.bincount(after.ravel(), minlength=classes).tolist(),
         "deep_vox": deep,
-        "reasons": np.bincount(settled.reason_zyx.ravel(), minlength=len(Reason)).tolist(),
+        "reasons": _reason_counts(settled.reason_zyx),
         "changed_vox": int(changed.sum()),
     }
+
+
+def _reason_counts(reason_zyx: NDArray[np.uint8]) -> list[int]:
+    """Return voxels per reason; all votes count as one, whoever voted."""
+    known = np.where(reason_zyx >= VOTE_BIT, np.uint8(Reason.VOTE), reason_zyx)
+    counts: list[int] = np.bincount(known.ravel(), minlength=len(Reason)).tolist()
+    return counts
 
 
 def _overlap(

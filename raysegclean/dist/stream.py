@@ -39,6 +39,7 @@ from raysegclean.core.sampling import (
     flip,
     pad_to_box,
     place_patch,
+    present_channels,
 )
 from raysegclean.dist.cluster import data_rules
 from raysegclean.errors import InputError, MissingObject
@@ -86,7 +87,8 @@ class PatchSource:
     """All that a reader must know; sent once to each node that reads.
 
     intensities: by case id. classes: label values, ascending; the position is the channel.
-    batch: samples per step, all data-parallel ranks together. flip_axes: 0 z, 1 y, 2 x.
+    batch: samples per step, all data-parallel ranks together. flip_axes: 0 z, 1 y, 2 x. clean: the
+    source of trusted patches that come beside each step's own.
     """
 
     view: LabelView
@@ -99,18 +101,45 @@ class PatchSource:
     batch: int
     seed: int
     flip_axes: tuple[int, ...] = ()
+    clean: "PatchSource | None" = None
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """All cases by number: those of the table, then those of `clean`."""
+        return self.table.cases + (self.clean.cases if self.clean else ())
+
+    def rows(self, rank: int, ranks: int) -> int:
+        """Return how many rows `cut` returns."""
+        return len(range(rank, self.batch, ranks)) + (
+            self.clean.rows(rank, ranks) if self.clean else 0
+        )
 
     @property
     def patch_bytes(self) -> int:
         """Bytes of one row: float32 channels and an int16 label."""
         return int(np.prod(self.patch_zyx)) * (4 * self.channels + 2)
 
+    @cached_property
+    def present(self) -> dict[str, tuple[int, ...]]:
+        """Case -> the channels that its whole label holds."""
+        return present_channels(self.table, self.classes)
+
     def cut(self, step: int, rank: int, ranks: int) -> Rows:
         """Return the samples of `rank` at `step` as columns.
 
         image (N, C, Z, Y, X) float32; label (N, Z, Y, X) int16 channels; step (N,); case (N,)
-        numbers into `table.cases`; uniform (N,) uint8; fault (N,) text, empty when all is well.
+        numbers into `cases`; uniform (N,) uint8; trusted (N,) uint8, 1 for the rows of `clean`,
+        which come last; fault (N,) text, empty when all is well.
         """
+        rows = self._own(step, rank, ranks)
+        if self.clean is None:
+            return rows
+        clean = self.clean.cut(step, rank, ranks)
+        clean["case"] += np.int32(len(self.table.cases))
+        clean["trusted"][:] = 1
+        return {name: np.concatenate([rows[name], clean[name]]) for name in rows}
+
+    def _own(self, step: int, rank: int, ranks: int) -> Rows:
         draws = draw(self.seed, step, 0, self.batch, self.table, flip_axes=self.flip_axes)
         mine = draws[rank::ranks]
         cuts = [_Cut(self, drawn) for drawn in mine]
@@ -123,6 +152,7 @@ class PatchSource:
             "step": np.full(len(cuts), step, np.int64),
             "case": np.array([self._numbers[drawn.case] for drawn in mine], np.int32),
             "uniform": np.array([drawn.class_value is None for drawn in mine], np.uint8),
+            "trusted": np.zeros(len(cuts), np.uint8),
             "fault": np.array([cut.fault for cut in cuts], object),
         }
 
@@ -200,7 +230,7 @@ class _CutBlock:
         steps = [source.cut(step, self.rank, self.ranks) for step in range(self.first, self.stop)]
         rows = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
         tensors = {name: ArrowTensorArray.from_numpy(rows[name]) for name in ("image", "label")}
-        plain = {name: pa.array(rows[name]) for name in ("step", "case", "uniform")}
+        plain = {name: pa.array(rows[name]) for name in ("step", "case", "uniform", "trusted")}
         yield pa.table({**tensors, **plain, "fault": pa.array(rows["fault"], pa.string())})
 
 
@@ -271,7 +301,7 @@ def stream_rows(
     `preserve_order` is set.
     """
     known = _fetched(source)
-    rows = len(range(rank, known.batch, ranks))
+    rows = known.rows(rank, ranks)
     data_rules(ordered=True)
     for stretch in _stretches(steps, known.patch_bytes * rows):
         stream = StepSource(source, stretch, rank, ranks, rows, known.patch_bytes)

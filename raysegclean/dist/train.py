@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
@@ -69,9 +69,10 @@ class TrainJob:
     key: identity; names the folders in the run folder. folds: the training cases of each fold.
     label: what is learnt, in the archive `label_uri` (None: the one of the images). classes: label
     values, ascending; the position is the channel. flips: axes (0 z, 1 y, 2 x) along which patches
-    may be flipped. placement: all networks of a fold in one "process", each on "ranks" of its own,
-    or "auto": ranks where there is a GPU for each. workers: data-parallel ranks per network.
-    cpus, gpus: per worker.
+    may be flipped. trusted_label: what hooks that need trusted cases learn from, in those training
+    cases of a fold that have it. placement: all networks of a fold in one "process", each on
+    "ranks" of its own, or "auto": ranks where there is a GPU for each. workers: data-parallel ranks
+    per network. cpus, gpus: per worker.
     """
 
     key: str
@@ -87,6 +88,7 @@ class TrainJob:
     patch_zyx: Index3
     flips: tuple[int, ...] = ()
     label_uri: str | None = None
+    trusted_label: str | None = None
     placement: Literal["auto", "process", "ranks"] = "auto"
     workers: int = 1
     cpus: float = 1
@@ -191,7 +193,7 @@ def _units(job: TrainJob, folds: Sequence[int], gpus: float) -> list[_Unit]:
     apart = job.placement == "ranks" or (job.placement == "auto" and 0 < wanted <= gpus)
     if not apart or len(members) == 1:
         return [_Unit(fold, members, split=False) for fold in folds]
-    if job.train.coupling == "coseg":
+    if job.train.exchanges != "nothing":
         return [_Unit(fold, members, split=True) for fold in folds]
     return [_Unit(fold, (member,), split=False) for fold in folds for member in members]
 
@@ -228,16 +230,34 @@ def _at_once(job: TrainJob, unit: _Unit, share: tuple[float, float], growing: bo
 def _source(job: TrainJob, fold: int) -> PatchSource:
     chosen = set(job.folds[fold])
     infos = [info for info in job.cases if info.case in chosen]
+    view = LabelView(job.archive_uri, job.label, job.label_uri)
+    given = _source_of(job, infos, view, member_seed(job.train.seed, fold))
+    if not job.train.needs_trusted:
+        return given
+    name = job.trusted_label
+    trusted = [info for info in infos if any(label.name == name for label in info.labels)]
+    if name is None or not trusted:
+        raise InputError(
+            f"training fold {fold}: none of its {len(infos)} training cases has a trusted label "
+            f"({name!r}), and hook {job.train.hook.path} learns from one. Give more cases an "
+            "expert label."
+        )
+    view = LabelView(job.archive_uri, name)
+    clean = _source_of(job, trusted, view, member_seed(job.train.seed, fold, 1))
+    return replace(given, clean=clean)
+
+
+def _source_of(job: TrainJob, infos: Sequence[CaseInfo], view: LabelView, seed: int) -> PatchSource:
     return PatchSource(
-        view=LabelView(job.archive_uri, job.label, job.label_uri),
-        table=build_table(infos, job.label, job.classes),
+        view=view,
+        table=build_table(infos, view.label, job.classes),
         intensities={info.case: info.intensity for info in infos},
         normaliser=job.normaliser,
         classes=job.classes,
         patch_zyx=job.patch_zyx,
         channels=job.network.in_channels,
         batch=job.train.batch,
-        seed=member_seed(job.train.seed, fold),
+        seed=seed,
         flip_axes=job.flips,
     )
 

@@ -15,13 +15,15 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import torch
+from numpy.typing import NDArray
 from torch import distributed
 
 from raysegclean.dist.exchange import MeshExchange, MeshReplicas, PeerMesh
@@ -126,7 +128,11 @@ class _Worker:
         self.damaged: set[int] = set()
         self.mesh = self._mesh()
         self.trainer = Trainer(
-            plan.network, plan.config, fold=plan.fold, place=_place(plan, self.mesh, self.device)
+            plan.network,
+            plan.config,
+            fold=plan.fold,
+            place=_place(plan, self.mesh, self.device),
+            present=ray.get(source).present,
         )
         self.resume()
 
@@ -178,36 +184,46 @@ class _Worker:
     def batches(self, steps: range) -> Iterator[Batch]:
         """Yield the batch of each step: read by peer 0, handed over to the others."""
         mesh, source = self.mesh, ray.get(self.source)
-        cases = source.table.cases
+        cases = source.cases
         rank, ranks = (mesh.rank, mesh.ranks) if mesh else (0, 1)
         if mesh is None or mesh.peer == 0:
             readers = self.plan.readers
             rows = stream_rows(self.source, steps, rank=rank, ranks=ranks, readers=readers)
-            read: Iterator[Batch] = (self.batch(row, cases) for row in rows)
+            read: Iterator[Batch] = (self.batch(row, source) for row in rows)
         else:
-            count = len(range(rank, source.batch, ranks))
-            blank = _blank((count, source.channels, *source.patch_zyx), cases[0], self.device)
-            read = repeat(blank, len(steps))
+            read = repeat(_blank(source, rank, ranks, self.device), len(steps))
         for batch in read:
             yield mesh.hand_over(batch, cases) if mesh and mesh.peers > 1 else batch
 
-    def batch(self, rows: Rows, cases: tuple[str, ...]) -> Batch:
+    def batch(self, rows: Rows, source: PatchSource) -> Batch:
         """Bring rows to this rank's device; warn once of each damaged case.
 
-        Raises InputError when not one case is left to learn from.
+        Raises InputError when not one case, or not one trusted case, is left to learn from.
         """
         for number, fault in zip(rows["case"].tolist(), rows["fault"], strict=True):
             if fault and number not in self.damaged:
                 self.damaged.add(number)
                 self.board.warn.remote(self.plan.fold, fault)
-                if len(self.damaged) == len(cases):
-                    raise InputError(f"training fold {self.plan.fold}: no case is left. {fault}")
+                self._check_left(source, fault)
+        trusted = rows["trusted"] == 1
+        batch = self._tensors(rows, ~trusted, source.cases)
+        if source.clean is None:
+            return batch
+        return replace(batch, clean=self._tensors(rows, trusted, source.cases))
+
+    def _check_left(self, source: PatchSource, fault: str) -> None:
+        own = len(source.table.cases)
+        for kind, numbers in (("", range(own)), ("trusted ", range(own, len(source.cases)))):
+            if numbers and self.damaged.issuperset(numbers):
+                raise InputError(f"training fold {self.plan.fold}: no {kind}case is left. {fault}")
+
+    def _tensors(self, rows: Rows, chosen: NDArray[np.bool_], cases: tuple[str, ...]) -> Batch:
         return Batch(
-            image=torch.tensor(rows["image"], device=self.device),
-            label=torch.tensor(rows["label"], dtype=torch.int64, device=self.device),
-            case=[cases[number] for number in rows["case"]],
+            image=torch.tensor(rows["image"][chosen], device=self.device),
+            label=torch.tensor(rows["label"][chosen], dtype=torch.int64, device=self.device),
+            case=[cases[number] for number in rows["case"][chosen]],
             step=int(rows["step"][0]),
-            uniform=[bool(flag) for flag in rows["uniform"]],
+            uniform=[bool(flag) for flag in rows["uniform"][chosen]],
         )
 
     def save(self) -> None:
@@ -227,10 +243,10 @@ class _Worker:
         """Put the finished networks; the driver removes the checkpoints once it has seen them."""
         if not self.saves:
             return
-        for member, net in self.trainer.nets.items():
-            facts = self.plan.facts | {"fold": self.plan.fold, "member": member}
-            data = save_network(net, self.plan.network, facts)
-            self.store.put(model_key(self.plan.key, self.plan.fold, member), data)
+        for number, member in self.trainer.members.items():
+            facts = {"fold": self.plan.fold, "member": number, "report": member.hook.report()}
+            data = save_network(member.net, self.plan.network, self.plan.facts | facts)
+            self.store.put(model_key(self.plan.key, self.plan.fold, number), data)
 
 
 class _Meter:
@@ -300,14 +316,15 @@ def _device(plan: WorkerPlan) -> torch.device:
     return device
 
 
-def _blank(shape: tuple[int, ...], case: str, device: torch.device) -> Batch:
+def _blank(source: PatchSource, rank: int, ranks: int, device: torch.device) -> Batch:
     """Return a batch to receive into: one of the shapes, types and device of a real one."""
-    count, _, *patch = shape
+    count, patch = len(range(rank, source.batch, ranks)), source.patch_zyx
     return Batch(
-        image=torch.empty(shape, device=device),
+        image=torch.empty((count, source.channels, *patch), device=device),
         label=torch.empty((count, *patch), dtype=torch.int64, device=device),
-        case=[case] * count,
+        case=[source.cases[0]] * count,
         step=0,
+        clean=_blank(source.clean, rank, ranks, device) if source.clean else None,
     )
 
 

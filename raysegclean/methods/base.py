@@ -7,19 +7,24 @@ value in a module outside the package, named in the config as `method: my_packag
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from raysegclean.core.casescore import CaseDecision, CaseScore
+from raysegclean.core.facts import LabelFacts
+from raysegclean.core.looks import Answer, Ask, Revision
+from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
 from raysegclean.core.scores import case_actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 
 __all__ = [
     "BUILT_IN",
     "ArchiveEvidence",
+    "Asking",
     "Method",
     "Verdict",
     "Voters",
@@ -28,7 +33,17 @@ __all__ = [
 ]
 
 BUILT_IN: Mapping[str, str] = {
+    "adele": "raysegclean.methods.adele:ADELE",
+    "combine": "raysegclean.methods.combine:COMBINE",
+    "confident": "raysegclean.methods.confident:CONFIDENT",
+    "cores": "raysegclean.methods.cores:CORES",
     "coseg": "raysegclean.methods.coseg:COSEG",
+    "coteaching": "raysegclean.methods.coteaching:COTEACHING",
+    "integrity": "raysegclean.methods.integrity:INTEGRITY",
+    "multisa": "raysegclean.methods.multisa:MULTISA",
+    "reweight": "raysegclean.methods.reweight:REWEIGHT",
+    "spatial": "raysegclean.methods.spatial:SPATIAL",
+    "transition": "raysegclean.methods.transition:TRANSITION",
     "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
 }
 """Names of the methods that ship with the package, and where they are."""
@@ -40,18 +55,22 @@ class Voters:
 
     members: int
     """Networks per fold."""
-    coupling: Literal["independent", "coseg"] = "independent"
-    """Whether members train alone, or choose each other's samples."""
-    keep: float = 1.0
-    """Share of cases whose samples a peer passes on, from `start_epoch` on."""
-    start_epoch: int = 0
-    """Epoch (a tenth of the steps) at which peers begin to choose."""
+    hook: HookSpec = PLAIN_HOOK
+    """What the method does while training; hooks that exchange lessons make the members peers."""
+    network: str = ""
+    """The network that the method brings, by import path; empty: the configured one."""
     passes: int = 0
     """Dropout passes per member; 0 switches dropout off."""
+    views: tuple[str, ...] = ()
+    """Test-time views of the image, beside the plain one (`nets.views`)."""
     needs_agreement: bool = False
     """Whether a voxel on which the voters disagree can be proposed."""
-    keeps_uncertainty: bool = False
-    """Whether the uncertainty of every voxel is stored beside the candidates."""
+    score: Score = ""
+    """A second quantity that is stored per voxel beside the candidates; empty: none."""
+    labels: tuple[str, ...] = ()
+    """Labels of the archive that vote in place of networks; then `members` is 0."""
+    facts: bool = False
+    """Whether the facts of the given labels are wanted (`core.facts`); then `members` is 0."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,16 @@ class ArchiveEvidence:
     """The same of the trusted label, for cases that have one."""
     totals: CaseStats
     """The stats of all cases together."""
+    stats: Mapping[str, CaseStats] = field(default_factory=dict)
+    """The stats of each case."""
+    spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Voxel size of each case, z y x."""
+    reports: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Fold -> what the hook of each of its networks reported (`nets.hooks.Hook.report`)."""
+    classes: tuple[int, ...] = ()
+    """Label values; the position is the channel."""
+    facts: Mapping[str, LabelFacts] = field(default_factory=dict)
+    """The facts of each given label, for methods that want them."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +105,18 @@ class Verdict:
     """What the rule may do per case; a case that is missing stays as given."""
     chosen: Mapping[str, float] = field(default_factory=dict)
     """Thresholds that were solved from the evidence."""
+    revision: Revision | None = None
+    """A last look that writes a label; `Actions.correct` says where it is taken."""
 
     @classmethod
     def of(cls, decisions: Mapping[str, CaseDecision]) -> "Verdict":
         """Return the verdict whose actions are just what the decisions say."""
         actions = {case: case_actions(decision) for case, decision in decisions.items()}
         return cls(decisions, {case: a for case, a in actions.items() if not a.quiet})
+
+
+Asking = Generator[Ask, Mapping[str, Answer], Verdict]
+"""A policy that needs a second look: it yields what it asks, and is sent the answers by case."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +126,17 @@ class Method:
     name: str
     params: type
     voters: Callable[[Any], Voters]
-    policy: Callable[[ArchiveEvidence, Any], Verdict]
+    policy: Callable[[ArchiveEvidence, Any], Verdict | Asking]
     retrains: Callable[[Any], bool]
     """Whether the last stage trains a network on the cleaned labels."""
     corrects: Callable[[Any], bool]
     """Whether the voxel corrector takes over in flagged cases, given enough trusted cases."""
+    needs_trusted: Callable[[Any], bool] | bool = False
+    """Whether it cannot work without a trusted label; then a run without one is refused early."""
+
+    def wants_trusted(self, params: Any) -> bool:
+        """Return whether a run with these params needs at least one trusted case."""
+        return self.needs_trusted(params) if callable(self.needs_trusted) else self.needs_trusted
 
 
 def load_method(name: str) -> Method:

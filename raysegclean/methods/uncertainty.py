@@ -1,10 +1,13 @@
-"""Uncertainty relabelling (Redekop & Chernyavskiy 2021), with ensembles or Monte Carlo dropout.
+"""Uncertainty relabelling (Redekop & Chernyavskiy 2021): ensembles, dropout or test-time views.
 
 `rule: published` flips every voxel of a binary label whose aleatoric uncertainty exceeds delta,
 even where network and label agree: it is there for repeating the paper. `rule: safe` is its
 repair: a voxel changes only where the prediction differs from the label and the uncertainty is
 below delta, for any number of classes. `rule: default` asks the policy which cases are wrong, and
 how, before any voxel changes (`core.policy.decide`).
+
+`relabel_from` also relabels what the networks learn, from an epoch on (`methods.relabelling`), by
+the same delta: as published with `rule: published`, else as its repair.
 """
 
 from dataclasses import dataclass
@@ -19,10 +22,12 @@ from raysegclean.core.rules import Actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
+from raysegclean.nets.views import parse_views
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
 
-VOTERS = ("ensemble", "dropout")
+VOTERS = ("ensemble", "dropout", "tta")
 RULES = ("default", "safe", "published")
 
 FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
@@ -33,17 +38,26 @@ FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
 class UncertaintyParams:
     """Settings of uncertainty relabelling."""
 
-    voters: Literal["ensemble", "dropout"] = "ensemble"
+    voters: Literal["ensemble", "dropout", "tta"] = "ensemble"
     members: int = 2
     """Networks per fold."""
     passes: int = 8
     """Dropout passes per network, for `voters: dropout`."""
+    views: str = "flips brighter darker contrast"
+    """Views beside the plain one, for `voters: tta`: names out of `nets.views.VIEWS`, separated by
+    spaces. `flips` stands for the axes of train.flips: flipped along another axis, where left
+    against right carries the label, a network that never saw it answers wrongly."""
     rule: Literal["default", "safe", "published"] = "default"
     delta: float | None = None
     """Uncertainty threshold; for two classes p (1 - p), at most 0.25. Null: solved on trusted
     cases from the histograms of the one propose pass."""
     confidence: float = 0.7
     """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    relabel_from: Literal["auto"] | int | None = None
+    """Epoch, a tenth of the steps, from which labels are relabelled while networks learn; auto:
+    found as in the poster; null: never. Training takes up to twice as long."""
+    relabel_passes: int = 4
+    """Dropout passes that this takes; the one that is learnt from counts."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
 
@@ -55,8 +69,16 @@ class UncertaintyParams:
                     f"params.{name}: expected one of {', '.join(choices)}, "
                     f"got {getattr(self, name)!r}."
                 )
-        if self.members < 1 or self.passes < 1:
-            raise ConfigError("params.members and params.passes: expected at least 1.")
+        for name in ("members", "passes", "relabel_passes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"params.{name}: expected at least 1, got {getattr(self, name)}.")
+        if isinstance(self.relabel_from, int) and self.relabel_from < 0:
+            raise ConfigError(
+                f"params.relabel_from: expected an epoch >= 0, auto or null, "
+                f"got {self.relabel_from}."
+            )
+        if not parse_views(self.views) and self.voters == "tta":
+            raise ConfigError("params.views: expected at least one view for voters: tta, got none.")
         if not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
@@ -68,11 +90,26 @@ class UncertaintyParams:
             )
 
 
+def _hook(params: UncertaintyParams) -> HookSpec:
+    if params.relabel_from is None:
+        return PLAIN_HOOK
+    rule = "published" if params.rule == "published" else "safe"
+    return HookSpec.of(
+        "raysegclean.methods.relabelling:RelabelHook",
+        start=params.relabel_from,
+        rule=rule,
+        delta=params.delta or FALLBACK_DELTA[rule],
+        passes=params.relabel_passes,
+    )
+
+
 def _voters(params: UncertaintyParams) -> Voters:
     return Voters(
         members=params.members,
+        hook=_hook(params),
         passes=params.passes if params.voters == "dropout" else 0,
-        keeps_uncertainty=params.rule != "default",
+        views=parse_views(params.views) if params.voters == "tta" else (),
+        score="aleatoric" if params.rule != "default" else "",
     )
 
 
@@ -81,15 +118,17 @@ def _policy(evidence: ArchiveEvidence, params: UncertaintyParams) -> Verdict:
         policy = PolicyParams(min_confidence=params.confidence)
         return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
     delta = params.delta or solve_delta(evidence.totals) or FALLBACK_DELTA[params.rule]
+    share = delta / MAX_UNCERTAINTY
     if params.rule == "published":
         if evidence.totals.classes != 2:
             raise ConfigError(
                 f"params.rule: published flips binary labels, and this label has "
                 f"{evidence.totals.classes - 1} classes. Use rule: safe or rule: default."
             )
-        actions = Actions(flip_above=delta)
+        actions = Actions(flip_above=share)
     else:
-        actions = Actions(replace_below=delta)
+        below = dict.fromkeys(range(evidence.totals.classes), share)
+        actions = Actions(replace_below=below)
     voxelwise = ClassDecision(Action.REPLACE, f"rule {params.rule}, delta {delta:.4f}")
     classes = dict.fromkeys(range(1, evidence.totals.classes), voxelwise)
     return Verdict(

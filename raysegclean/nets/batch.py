@@ -13,7 +13,8 @@ class Batch:
 
     image: (B, C, Z, Y, X) float32, normalised. label: (B, Z, Y, X) int64 channel indices, -100
     has no say. case: B case ids. uniform: B flags, True for samples drawn uniformly; None when
-    all of them are.
+    all of them are. clean: patches of trusted cases with their trusted label, for hooks that need
+    some (`needs_trusted`).
     """
 
     image: torch.Tensor
@@ -21,10 +22,13 @@ class Batch:
     case: list[str]
     step: int
     uniform: list[bool] | None = None
+    clean: "Batch | None" = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with its tensors on `device`."""
-        return replace(self, image=self.image.to(device), label=self.label.to(device))
+        clean = None if self.clean is None else self.clean.to(device)
+        image, label = self.image.to(device), self.label.to(device)
+        return replace(self, image=image, label=label, clean=clean)
 
     @property
     def uniform_image(self) -> torch.Tensor:

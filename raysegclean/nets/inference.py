@@ -11,12 +11,21 @@ Windows are predicted one by one and depend on nothing but the case's shape, the
 tiling; a case smaller than a tile is one window. At most one window's features and one pass are
 in memory.
 
-Not guaranteed: the above for networks that look at their window (instance norm), or for a halo
-smaller than the radius; then the error at seams is what the halo leaves.
+Networks that look at their whole window (instance norm, attention) have no whole-volume answer.
+For them `Tiling.blended` lays windows of one size over the case, overlapping by the halo and at
+places that depend on the case alone, and the answer is the mean of all windows that hold a voxel,
+weighted by a triangle that falls to zero at a window's faces. Every window that touches a box is
+predicted for it, in one order: so a box of a case gives the bits of the whole case. How far
+overlapping windows differ is measured (`Seams`), not hidden.
+
+Not guaranteed: the whole-volume answer for a halo smaller than the radius; then the error at seams
+is what the halo leaves.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,17 +35,17 @@ from numpy.typing import NDArray
 from raysegclean.core.geometry import Box, Grid, Index3
 from raysegclean.core.sampling import pad_to_box
 from raysegclean.errors import ConfigError
-from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import Voter
 
 __all__ = [
+    "Seams",
     "Tile",
     "Tiling",
     "iter_tile_probs",
+    "needed_box",
     "padded_shape",
     "read_window",
     "tiles",
-    "window_bytes",
 ]
 
 Read = Callable[[Box], NDArray[Any]]
@@ -47,12 +56,14 @@ Read = Callable[[Box], NDArray[Any]]
 class Tiling:
     """How a box is cut: tile edges, halo, and the stride that windows keep to; all in voxels.
 
-    tile_zyx need not be a multiple of the stride; windows are rounded outwards.
+    tile_zyx need not be a multiple of the stride; windows are rounded outwards. blended: windows
+    lie on a lattice of the case, at most tile_zyx apart, and are averaged where they overlap.
     """
 
     tile_zyx: Index3
     halo_vox: Index3
     stride_zyx: Index3 = (1, 1, 1)
+    blended: bool = False
 
     def __post_init__(self) -> None:
         if min(self.tile_zyx) < 1 or min(self.halo_vox) < 0 or min(self.stride_zyx) < 1:
@@ -101,34 +112,42 @@ def _window(core: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
     return Box((z0, y0, x0), (z1, y1, x1)).clipped(Box.whole(padded_shape(shape_zyx, stride)))
 
 
-def window_bytes(spec: NetworkSpec, window_zyx: Index3) -> int:
-    """Return an upper bound of the memory that predicting one window takes, in bytes (fp32).
-
-    The peak lies in the finest decoder level: skip, upsampled features, their concatenation and
-    the first convolution's output are five times the finest width; beside them stand image,
-    logits and one pass. Measured on CPU: 0.95 to 1.15 of that, so a quarter is added.
-    """
-    z, y, x = window_zyx
-    floats = spec.in_channels + 5 * spec.widths[0] + 2 * spec.classes
-    return 5 * floats * z * y * x
-
-
 def read_window(read: Read, window: Box, shape_zyx: Index3) -> NDArray[np.float32]:
     """Return (C, Z, Y, X) of a window, padded with edge values beyond the case's far ends."""
     inside = window.clipped(Box.whole(shape_zyx))
     return pad_to_box(read(inside), inside, window).astype(np.float32, copy=False)
 
 
+def needed_box(box: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
+    """Return the part of the case that answering for `box` reads."""
+    if tiling.blended:
+        spans = _near(box, shape_zyx, tiling)
+        z0, y0, x0 = (axis[0][0] for axis in spans)
+        z1, y1, x1 = (axis[-1][1] for axis in spans)
+        hull = Box((z0, y0, x0), (z1, y1, x1))
+    else:
+        hull = _window(box, shape_zyx, tiling)
+    return hull.clipped(Box.whole(shape_zyx))
+
+
 def iter_tile_probs(
-    voter: Voter, read: Read, box: Box, shape_zyx: Index3, tiling: Tiling
+    voter: Voter,
+    read: Read,
+    box: Box,
+    shape_zyx: Index3,
+    tiling: Tiling,
+    seams: "Seams | None" = None,
 ) -> Iterator[tuple[Box, Iterator[torch.Tensor]]]:
     """Yield, for every tile of `box`, its core and an iterator over the voter's passes.
 
     Each pass is a float32 probability (K, Z, Y, X) of the core's shape, on the voter's device.
-    Consume the passes of a tile before asking for the next tile. Raises ConfigError when the
-    tiling's stride is no multiple of the voter's.
+    Consume the passes of a tile before asking for the next tile. `seams` is told how far blended
+    windows differ. Raises ConfigError when the tiling's stride is no multiple of the voter's.
     """
     _check_stride(voter, tiling)
+    if tiling.blended:
+        yield from _blended(voter, read, box, shape_zyx, tiling, seams)
+        return
     for tile in tiles(box, shape_zyx, tiling):
         window = torch.from_numpy(read_window(read, tile.window, shape_zyx))
         crop = (slice(None), *tile.core.relative_to(tile.window).slices)
@@ -142,3 +161,134 @@ def _check_stride(voter: Voter, tiling: Tiling) -> None:
             f"tiling: stride {tiling.stride_zyx} is no multiple of the stride "
             f"{voter.stride_zyx} of voter {voter.name!r}; build the tiling from the voter"
         )
+
+
+class Seams:
+    """How far the windows that share a voxel differ, summed in integers, so in any order."""
+
+    SCALE = 1 << 24
+
+    def __init__(self) -> None:
+        self.square = 0
+        """Sum over voxels and passes of the windows' variance, summed over classes; fixed point."""
+        self.count = 0
+        """Voxels and passes that several windows share."""
+
+    def add(self, variance: torch.Tensor, shared: torch.Tensor) -> None:
+        """Count variances (P, Z, Y, X) where `shared` (Z, Y, X) is true."""
+        fixed = torch.round(variance.double() * self.SCALE).to(torch.int64)
+        self.square += int((fixed * shared).sum())
+        self.count += int(shared.sum()) * len(variance)
+
+
+Span = tuple[int, int]
+
+
+def _near(box: Box, shape_zyx: Index3, tiling: Tiling) -> list[list[Span]]:
+    """Return, per axis, where the blended windows lie that touch `box`."""
+    spans = _lattice(shape_zyx, tiling)
+    ends = zip(spans, box.start_zyx, box.stop_zyx, strict=True)
+    return [[(a, b) for a, b in axis if a < stop and b > start] for axis, start, stop in ends]
+
+
+def _lattice(shape_zyx: Index3, tiling: Tiling) -> list[list[Span]]:
+    """Return, per axis, windows of one size that cover the padded case evenly."""
+    found = []
+    padded = padded_shape(shape_zyx, tiling.stride_zyx)
+    for length, tile, halo, stride in zip(
+        padded, tiling.tile_zyx, tiling.halo_vox, tiling.stride_zyx, strict=True
+    ):
+        window = min(-(-(tile + 2 * halo) // stride) * stride, length)
+        steps = -(-(length - window) // tile)
+        starts = (number * (length - window) // max(1, steps) for number in range(steps + 1))
+        found.append([(a // stride * stride, a // stride * stride + window) for a in starts])
+    return found
+
+
+def _blended(
+    voter: Voter,
+    read: Read,
+    box: Box,
+    shape_zyx: Index3,
+    tiling: Tiling,
+    seams: Seams | None,
+) -> Iterator[tuple[Box, Iterator[torch.Tensor]]]:
+    """Yield the box in slabs along z, each as soon as no further window touches it."""
+    spans_z, spans_y, spans_x = _near(box, shape_zyx, tiling)
+    mix = _Mix(box)
+    for number, (z0, z1) in enumerate(spans_z):
+        for (y0, y1), (x0, x1) in product(spans_y, spans_x):
+            window = Box((z0, y0, x0), (z1, y1, x1))
+            image = torch.from_numpy(read_window(read, window, shape_zyx))
+            for index, prob in enumerate(voter.passes(image)):
+                mix.add(prob, window, (index, voter.n_passes))
+        done = spans_z[number + 1][0] if number + 1 < len(spans_z) else box.stop_zyx[0]
+        if done > mix.start:
+            yield mix.take(done, seams)
+
+
+class _Mix:
+    """The weighted sums of the windows that cover a slab of the box, which moves along z."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        self.start = box.start_zyx[0]
+        self._sums: torch.Tensor | None = None
+        """(P, K + 2, Z, Y, X): of w p by class, of w sum_k p^2, and of w."""
+        self._windows: torch.Tensor | None = None
+
+    def add(self, prob: torch.Tensor, window: Box, number_of: tuple[int, int]) -> None:
+        """Add pass `number_of[0]` out of `number_of[1]` of one window (K, Z, Y, X)."""
+        left = Box((self.start, *self.box.start_zyx[1:]), self.box.stop_zyx)
+        part = window.clipped(left)
+        sums, windows = self._reaching(part.stop_zyx[0], prob, number_of[1])
+        here = (..., *part.relative_to(left).slices)
+        weight = _triangle(window.shape_zyx).to(prob.device)
+        cut = (..., *part.relative_to(window).slices)
+        weighted, weight = prob * weight, weight[cut]
+        mine = sums[number_of[0]][here]
+        mine[:-2] += weighted[cut]
+        mine[-2] += (weighted * prob).sum(dim=0)[cut]
+        mine[-1] += weight
+        if number_of[0] == 0:
+            windows[here] += 1
+
+    def _reaching(
+        self, stop: int, prob: torch.Tensor, passes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sums, grown so that they reach `stop`."""
+        _, y, x = self.box.shape_zyx
+        if self._sums is None or self._windows is None:
+            self._sums = prob.new_zeros((passes, len(prob) + 2, 0, y, x))
+            self._windows = torch.zeros((0, y, x), dtype=torch.int32, device=prob.device)
+        more = stop - self.start - self._sums.shape[2]
+        if more > 0:
+            blank = self._sums.new_zeros((*self._sums.shape[:2], more, y, x))
+            self._sums = torch.cat([self._sums, blank], dim=2)
+            self._windows = torch.cat([self._windows, self._windows.new_zeros((more, y, x))])
+        return self._sums, self._windows
+
+    def take(self, done: int, seams: Seams | None) -> tuple[Box, Iterator[torch.Tensor]]:
+        """Return the means up to `done`, and forget them."""
+        assert self._sums is not None
+        assert self._windows is not None
+        depth = done - self.start
+        sums, windows = self._sums[:, :, :depth], self._windows[:depth]
+        self._sums, self._windows = self._sums[:, :, depth:], self._windows[depth:]
+        means = sums[:, :-2] / sums[:, -1:]
+        if seams is not None:
+            variance = sums[:, -2] / sums[:, -1] - means.square().sum(dim=1)
+            seams.add(variance.clamp(min=0), windows > 1)
+        (_, y0, x0), (_, y1, x1) = self.box.start_zyx, self.box.stop_zyx
+        core = Box((self.start, y0, x0), (done, y1, x1))
+        self.start = done
+        return core, iter(means)
+
+
+@lru_cache(maxsize=8)
+def _triangle(shape_zyx: Index3) -> torch.Tensor:
+    """Return weights that rise from the faces of a window to its middle, a product over axes."""
+    z, y, x = (
+        torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)).float() / n for n in shape_zyx
+    )
+    return z[:, None, None] * y[:, None] * x

@@ -1,21 +1,40 @@
-"""Cross-entropy plus soft Dice, one value per sample.
+"""Losses, one value per sample: cross-entropy plus soft Dice, and four that forgive wrong labels.
 
 Per-sample values let a selection hook weigh or leave out samples before they are averaged. All of
 it is computed in fp32 whatever the precision of the logits, and without scattered writes, so that
-it is deterministic on every device. Voxels labelled `IGNORE` take part in nothing.
+it is deterministic on every device. Voxels labelled `IGNORE` take part in nothing, and a sample
+without any other voxel costs 0. No loss has a memory.
 
-Source: Co-Seg (Huang et al. 2021, arXiv 2102.00523), equations 1 to 3.
+The robust losses grow slower than cross-entropy as the network gets surer that a label is wrong,
+so a few wrong labels pull less. Not guaranteed: that they find a bias which most labels share; and
+they learn slowly where most labels disagree with the network, as at the very start.
+
+Source of the default: Co-Seg (Huang et al. 2021, arXiv 2102.00523), equations 1 to 3.
 """
+
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 
 from raysegclean.core.sampling import IGNORE
 
-__all__ = ["sample_score", "segmentation_loss"]
+__all__ = [
+    "LOSSES",
+    "generalised_cross_entropy",
+    "noise_robust_dice",
+    "sample_score",
+    "segmentation_loss",
+    "symmetric_cross_entropy",
+    "t_loss",
+    "voxel_entropy",
+]
 
 _SPACE = (-3, -2, -1)
 _SMOOTH = 1.0
-"""Voxels on both sides of the Dice ratio: a class neither present nor predicted costs nothing."""
+"""Voxels added to Dice ratios: a class neither present nor predicted costs nothing."""
+_LABEL_FLOOR = 1e-5
+"""What a label of 0 counts as inside the logarithm of the reverse cross-entropy."""
 
 
 def _one_hot(label: torch.Tensor, classes: int) -> torch.Tensor:
@@ -25,25 +44,110 @@ def _one_hot(label: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def segmentation_loss(
-    logits: torch.Tensor, label: torch.Tensor, dice_weight: float = 1.0
+    logits: torch.Tensor,
+    label: torch.Tensor,
+    dice_weight: float = 1.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return (B,) losses of logits (B, K, Z, Y, X) against labels (B, Z, Y, X) of channel indices.
 
     Cross-entropy is the mean over labelled voxels. Dice is 1 - mean over classes (background
     included) of 2 sum(p g) / (sum p^2 + sum g^2), the squared denominator of equation 3. A sample
-    without any labelled voxel has loss 0.
+    without any labelled voxel has loss 0. weights: (B, Z, Y, X), factors of each voxel's part in
+    every sum; None is 1 for all.
     """
+
+    def weighed(parts: torch.Tensor) -> torch.Tensor:
+        return parts if weights is None else parts * weights.unsqueeze(1)
+
     log_prob = torch.log_softmax(logits.float(), dim=1)
     truth = _one_hot(label, logits.shape[1])
     labelled = truth.any(dim=1, keepdim=True)
     zero = log_prob.new_zeros(())
     voxels = labelled.sum(dim=(1, *_SPACE)).clamp(min=1)
-    entropy = -torch.where(truth, log_prob, zero).sum(dim=(1, *_SPACE)) / voxels
+    entropy = -weighed(torch.where(truth, log_prob, zero)).sum(dim=(1, *_SPACE)) / voxels
     prob = torch.where(labelled, log_prob.exp(), zero)
-    overlap = torch.where(truth, prob, zero).sum(dim=_SPACE)
-    sizes = prob.square().sum(dim=_SPACE) + truth.sum(dim=_SPACE)
+    overlap = weighed(torch.where(truth, prob, zero)).sum(dim=_SPACE)
+    sizes = weighed(prob.square()).sum(dim=_SPACE) + weighed(truth).sum(dim=_SPACE)
     dice = ((2 * overlap + _SMOOTH) / (sizes + _SMOOTH)).mean(dim=1)
     return entropy + dice_weight * (1 - dice)
+
+
+def voxel_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return (B, Z, Y, X) cross-entropies -log p(label); 0 where the label is `IGNORE`."""
+    log_prob = torch.log_softmax(logits.float(), dim=1)
+    truth = _one_hot(label, logits.shape[1])
+    return -torch.where(truth, log_prob, log_prob.new_zeros(())).sum(dim=1)
+
+
+def generalised_cross_entropy(
+    logits: torch.Tensor, label: torch.Tensor, q: float = 0.5
+) -> torch.Tensor:
+    """Return (B,) means over labelled voxels of (1 - p(label)^q) / q, which is at most 1 / q.
+
+    q towards 0 is cross-entropy, q = 1 the mean absolute error. Source: Zhang and Sabuncu 2018;
+    q as in PyMIC.
+    """
+    # Of `IGNORE` the entropy is 0, so p^q is 1 and the voxel costs nothing.
+    forgiven = -torch.expm1(-q * voxel_entropy(logits, label)) / q
+    return _mean_over_labelled(forgiven, label)
+
+
+def symmetric_cross_entropy(
+    logits: torch.Tensor, label: torch.Tensor, ce_weight: float = 0.5, reverse_weight: float = 1.0
+) -> torch.Tensor:
+    """Return (B,) means over labelled voxels of 0.5 cross-entropy + 1 reverse cross-entropy.
+
+    The reverse one, -sum_k p_k log g_k with g clamped at 1e-5, is -log(1e-5) (1 - p(label)).
+    Source: Wang et al. 2019; weights and clamp as in Spatial Correction (Yao et al. 2023).
+    """
+    entropy = voxel_entropy(logits, label)
+    reverse = math.log(_LABEL_FLOOR) * torch.expm1(-entropy)
+    return _mean_over_labelled(ce_weight * entropy + reverse_weight * reverse, label)
+
+
+def noise_robust_dice(
+    logits: torch.Tensor, label: torch.Tensor, power: float = 1.5
+) -> torch.Tensor:
+    """Return (B,) means over classes (background included) of sum |p - g|^1.5 / sum (p + g).
+
+    Sums go over labelled voxels; one voxel is added to the denominator. Source: COPLE-Net (Wang et
+    al. 2020), with the denominator that PyMIC has.
+    """
+    prob, truth = _labelled_prob(logits, label)
+    distance = (prob - truth).abs().pow(power).sum(dim=_SPACE)
+    sizes = (prob + truth).sum(dim=_SPACE)
+    return (distance / (sizes + _SMOOTH)).mean(dim=1)
+
+
+def t_loss(logits: torch.Tensor, label: torch.Tensor, nu: float = 1.0) -> torch.Tensor:
+    """Return (B,) values of (nu + D) / (2 D) log(1 + s / nu), Student's t of each image's error.
+
+    D is the number of labelled voxels and s = sum (p - g)^2 over them, half of it summed over
+    classes, which for two classes is the published form. An image whose error is large as a whole
+    learns with the weight (nu + D) / (nu + s): images are forgiven here, not voxels.
+
+    Two departures from T-Loss (Gonzalez-Jimenez et al. 2023): nu stays at its published
+    start of 1, because a loss has no memory here (learnt, it can run down until training collapses,
+    by their issue 3); and the value is divided by D, without the terms that are constant then.
+    """
+    prob, truth = _labelled_prob(logits, label)
+    squares = (prob - truth).square().sum(dim=(1, *_SPACE)) / 2
+    voxels = (label != IGNORE).sum(dim=_SPACE).clamp(min=1)
+    return (nu + voxels) / (2 * voxels) * torch.log1p(squares / nu)
+
+
+def _labelled_prob(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return probabilities and one-hot labels (B, K, Z, Y, X), float32, 0 where `IGNORE`."""
+    truth = _one_hot(label, logits.shape[1])
+    prob = torch.softmax(logits.float(), dim=1)
+    labelled = truth.any(dim=1, keepdim=True)
+    return torch.where(labelled, prob, prob.new_zeros(())), truth.float()
+
+
+def _mean_over_labelled(cost: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return (B,) means of (B, Z, Y, X) costs, which are 0 where the label is `IGNORE`."""
+    return cost.sum(dim=_SPACE) / (label != IGNORE).sum(dim=_SPACE).clamp(min=1)
 
 
 @torch.no_grad()
@@ -51,7 +155,7 @@ def sample_score(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Return (B,) how badly each label is explained: cross-entropy per foreground voxel.
 
     The sum of -log p(label), with p clipped at 1e-4, over all labelled voxels, divided by the
-    number of voxels that are foreground in the label or in the prediction (METHODS 7.2 divides by
+    number of voxels that are foreground in the label or in the prediction (the paper divides by
     nothing, which ranks big organs worst). NaN where there is no foreground voxel: such a patch
     says nothing about its case.
     """
@@ -63,3 +167,13 @@ def sample_score(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     cost = -given.clamp(min=-9.210340371976182).sum(dim=_SPACE)
     voxels = foreground.sum(dim=_SPACE)
     return torch.where(voxels > 0, cost / voxels.clamp(min=1), torch.nan)
+
+
+LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "ce_dice": segmentation_loss,
+    "gce": generalised_cross_entropy,
+    "nr_dice": noise_robust_dice,
+    "sce": symmetric_cross_entropy,
+    "t_loss": t_loss,
+}
+"""What `train.loss` may name."""

@@ -1,50 +1,262 @@
 """How far a network sees: measured on the network, not computed from a formula.
 
 The halo of a tile must reach as far as the network looks. A formula has to be kept in step with
-the architecture by hand; a gradient cannot be wrong about it. Kernels and strides are products
-over axes, so each axis is measured apart, on a probe: the same network with one channel per level,
-strides along that axis only, and positive weights so that nothing cancels. It is differentiated at
-every phase of the stride, because a strided network looks further to one side than to the other,
-depending on where in the stride cell the voxel lies.
+the architecture by hand; a gradient cannot be wrong about it. Probes are the same architecture with
+as few channels as it allows, and positive weights so that nothing cancels.
 
-Guaranteed: no input voxel further than the radius, along any axis, has any influence on a logit.
-That bound is reached, though an influence so far away is usually tiny.
+The U-Net's kernels and strides are products over axes, so each axis is measured apart, at every
+phase of the stride, because a strided network looks further to one side than to the other,
+depending on where in the stride cell the voxel lies. The radius is exactly how far it sees.
+
+Any other module is measured by what the logits of one stride cell depend on, which bounds the
+radius from above. Two things make its answer depend on the window, so that no halo is enough: it
+sees everything (a norm or an attention over the whole window), or it gives another answer when
+image and window move by one stride (positions). Both are found by trying; then `radius_vox` is
+None, windows have to be blended, and `seam_error` says by how much overlapping ones differ.
+
+Not guaranteed: that a network which sees further than `_FURTHEST_VOX` is told from one that sees
+everything; both are blended.
 """
 
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import nn
 
 from raysegclean.core.geometry import Index3
-from raysegclean.nets.unet import NetworkSpec, UNet, build_network
+from raysegclean.errors import ConfigError
+from raysegclean.nets.networks import UNET, build_network, stride_of
+from raysegclean.nets.unet import NetworkSpec
 
-__all__ = ["receptive_radius", "total_stride"]
+__all__ = [
+    "Forward",
+    "Geometry",
+    "geometry_of",
+    "measure",
+    "moves_with_image",
+    "reach_of",
+    "receptive_radius",
+    "seam_error",
+    "total_stride",
+]
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+_FURTHEST_VOX = 256
+_DRAWS = 3
+"""Images a module is tried on: what it picks by value (max pooling) differs between them."""
+_SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Difference of logits, as a share of the largest, that is rounding."""
 
 
-def total_stride(spec: NetworkSpec) -> Index3:
-    """Return the downsampling of the deepest level; window origins must be multiples of it."""
-    z = y = x = 1
-    for stride in spec.strides:
-        z, y, x = z * stride[0], y * stride[1], x * stride[2]
-    return z, y, x
+@dataclass(frozen=True)
+class Geometry:
+    """How windows of a network must be placed, in voxels."""
+
+    stride_zyx: Index3
+    """Origins and edges of windows are multiples of this."""
+    radius_vox: Index3 | None
+    """How far a logit looks; None where the answer depends on the window."""
 
 
 @lru_cache(maxsize=64)
+def geometry_of(spec: NetworkSpec) -> Geometry:
+    """Return the geometry of the network that `spec` names; ConfigError when it cannot be run."""
+    if spec.name == UNET:
+        z, y, x = (_radius_along(axis, spec) for axis in range(3))
+        return Geometry(spec.stride_zyx, (z, y, x))
+    net, stride = _lively(_thin(spec)), total_stride(spec)
+    image = torch.zeros(1, spec.in_channels, *(2 * s for s in stride))
+    try:
+        net.double()(image.double())
+    except RuntimeError:  # a module that makes tensors of a fixed type in its forward pass
+        net.float()
+    dtype = next((p.dtype for p in net.parameters()), torch.float32)
+    try:
+        return Geometry(stride, measure(net, spec.in_channels, stride, dtype))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"network.name: {spec.name} cannot read windows of any multiple of its stride {stride} "
+            f"({str(error).splitlines()[0]}). Name another lattice as `stride_zyx` of the module."
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def total_stride(spec: NetworkSpec) -> Index3:
+    """Return the lattice on which windows may lie."""
+    return spec.stride_zyx if spec.name == UNET or spec.script else stride_of(_thin(spec), spec)
+
+
 def receptive_radius(spec: NetworkSpec) -> Index3:
-    """Return, per axis z, y, x, the largest distance in voxels that influences a logit."""
-    z, y, x = (_radius_along(axis, spec) for axis in range(3))
+    """Return, per axis z, y, x, the largest distance in voxels that influences a logit.
+
+    Zero where that is the whole window (`Geometry.radius_vox`).
+    """
+    return geometry_of(spec).radius_vox or (0, 0, 0)
+
+
+def measure(
+    forward: Forward, channels: int, stride_zyx: Index3, dtype: torch.dtype = torch.float32
+) -> Index3 | None:
+    """Return the radius of any function from images to logits; None where it has none.
+
+    Weights are taken as they are. Raises RuntimeError, as torch does, when a window of some
+    multiple of the stride cannot be read.
+    """
+    reach = reach_of(forward, channels, stride_zyx, dtype)
+    moves = reach is not None and moves_with_image(forward, channels, stride_zyx, reach, dtype)
+    return reach if moves else None
+
+
+def reach_of(
+    forward: Forward, channels: int, stride_zyx: Index3, dtype: torch.dtype = torch.float32
+) -> Index3 | None:
+    """Return how far the logits of a stride cell look; None if there is no end to it."""
+    reach: list[int] = []
+    for axis in range(3):
+        found = _reach_of_cell(forward, axis, (channels, *stride_zyx), dtype)
+        if found is None:
+            return None
+        reach.append(found)
+    z, y, x = reach
     return z, y, x
+
+
+def moves_with_image(
+    forward: Forward,
+    channels: int,
+    stride_zyx: Index3,
+    radius_vox: Index3,
+    dtype: torch.dtype = torch.float32,
+) -> bool:
+    """Tell whether a window moved by one stride gives the moved answer, a radius from its ends."""
+    return all(
+        _moves_along(forward, axis, (channels, *stride_zyx), radius_vox[axis], dtype)
+        for axis in range(3)
+    )
+
+
+def _reach_of_cell(
+    forward: Forward, axis: int, channels_stride: tuple[int, int, int, int], dtype: torch.dtype
+) -> int | None:
+    """Return how far the logits of a stride cell look along `axis`; None if there is no end."""
+    stride = channels_stride[1 + axis]
+    cells = 4
+    while True:
+        length, start = (2 * cells + 1) * stride, cells * stride
+        first, last = length, -1
+        for image in _images(channels_stride, axis, length, dtype):
+            logits = forward(image.requires_grad_())
+            (gradient,) = torch.autograd.grad(logits.narrow(2 + axis, start, stride).sum(), image)
+            others = [a for a in range(5) if a != 2 + axis]
+            seen = gradient.abs().sum(dim=others).nonzero().flatten()
+            if len(seen):
+                first, last = min(first, int(seen[0])), max(last, int(seen[-1]))
+        if first > 0 and last < length - 1:
+            return max(0, start + stride - 1 - first, last - start)
+        if start >= _FURTHEST_VOX:
+            return None
+        cells *= 2
+
+
+@torch.no_grad()
+def _moves_along(
+    forward: Forward,
+    axis: int,
+    channels_stride: tuple[int, int, int, int],
+    radius: int,
+    dtype: torch.dtype,
+) -> bool:
+    stride = channels_stride[1 + axis]
+    length = (2 * -(-radius // stride) + 4) * stride
+    for image in _images(channels_stride, axis, length + stride, dtype):
+        here = forward(image.narrow(2 + axis, 0, length).contiguous())
+        moved = forward(image.narrow(2 + axis, stride, length).contiguous())
+        inside = length - 2 * radius - stride
+        here = here.narrow(2 + axis, radius + stride, inside)
+        moved = moved.narrow(2 + axis, radius, inside)
+        if (here - moved).abs().max() > _SAME[dtype] * max(1.0, float(here.abs().max())):
+            return False
+    return True
+
+
+def _images(
+    channels_stride: tuple[int, int, int, int], axis: int, length: int, dtype: torch.dtype
+) -> Iterator[torch.Tensor]:
+    """Yield images of noise, `length` along `axis` and two stride cells across."""
+    channels, *stride = channels_stride
+    shape = [length if a == axis else 2 * s for a, s in enumerate(stride)]
+    generator = torch.Generator().manual_seed(length)
+    for _ in range(_DRAWS):
+        noise = torch.rand((1, channels, *shape), generator=generator, dtype=torch.float64)
+        yield (noise + 0.5).to(dtype)
+
+
+def _thin(spec: NetworkSpec) -> nn.Module:
+    """Return the same architecture with two channels a level, where it allows that."""
+    thin = NetworkSpec(
+        spec.dims, spec.in_channels, 2, tuple(2 for _ in spec.widths), spec.strides, 0.0, spec.name
+    )
+    try:
+        net = build_network(thin)
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, spec.in_channels, *(2 * s for s in stride_of(net, thin))))
+    except Exception:  # noqa: BLE001  (a module may want more channels; the real spec is the judge)
+        return build_network(spec)
+    return net
+
+
+def _lively(net: nn.Module) -> nn.Module:
+    """Give every path through the network a positive weight; weights of an output sum to one."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim > 1:
+                size = parameter[0].numel()
+                parameter.copy_((parameter.abs() + 1e-3) / (parameter.abs() + 1e-3).mean() / size)
+            elif parameter.ndim == 1:
+                parameter.fill_(1.0)
+        for name, parameter in net.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    return net.eval().requires_grad_(False)
+
+
+def seam_error(forward: Forward, channels: int, window_zyx: Index3, step_zyx: Index3) -> float:
+    """Return by how much the probabilities of neighbouring windows differ where they overlap.
+
+    The root mean square over voxels and classes, on noise, of windows `step_zyx` apart along each
+    axis that they overlap along; 0 where they overlap along none.
+    """
+    square, count = 0.0, 0
+    generator = torch.Generator().manual_seed(0)
+    for axis in range(3):
+        overlap = window_zyx[axis] - step_zyx[axis]
+        if overlap <= 0 or step_zyx[axis] <= 0:
+            continue
+        shape = [n + (step_zyx[axis] if a == axis else 0) for a, n in enumerate(window_zyx)]
+        image = torch.randn((1, channels, *shape), generator=generator)
+        parts = []
+        for start, keep in ((0, step_zyx[axis]), (step_zyx[axis], 0)):
+            with torch.no_grad():
+                logits = forward(image.narrow(2 + axis, start, window_zyx[axis]).contiguous())
+            prob = torch.softmax(logits.double(), dim=1)
+            parts.append(prob.narrow(2 + axis, keep, overlap))
+        square += float((parts[0] - parts[1]).square().sum())
+        count += parts[0].numel()
+    return math.sqrt(square / count) if count else 0.0
 
 
 def _radius_along(axis: int, spec: NetworkSpec) -> int:
     probe = _probe(axis, spec)
-    stride = total_stride(spec)[axis]
+    stride = spec.stride_zyx[axis]
     return max(_reach(probe, axis, stride, phase) for phase in range(stride))
 
 
-def _probe(axis: int, spec: NetworkSpec) -> UNet:
-    """Return a network that strides along `axis` only and in which every path has a weight."""
+def _probe(axis: int, spec: NetworkSpec) -> nn.Module:
+    """Return a U-Net that strides along `axis` only and in which every path has a weight."""
     strides: list[Index3] = []
     for stride in spec.strides:
         z, y, x = (s if a == axis else 1 for a, s in enumerate(stride))
@@ -58,7 +270,7 @@ def _probe(axis: int, spec: NetworkSpec) -> UNet:
     return probe.double().eval()
 
 
-def _reach(probe: UNet, axis: int, stride: int, phase: int) -> int:
+def _reach(probe: nn.Module, axis: int, stride: int, phase: int) -> int:
     """Return how far the voxel at `phase` of a stride cell looks along `axis`."""
     cells = 4
     while True:

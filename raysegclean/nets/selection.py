@@ -1,14 +1,10 @@
-"""What a method does to a batch while training: give each sample a weight.
-
-A selection looks at the losses of one network and answers which samples are worth learning from.
-`KeepAll` is plain training. `SmallLoss` is Co-Seg's selection: its answer goes to the *peer*
-(training.py), because a network that chooses for itself confirms its own mistakes.
+"""Which samples of a batch are worth learning from: Co-Seg's selection by small loss.
 
 Not guaranteed: that a dropped sample is wrong; a hard but right case looks the same.
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,49 +12,10 @@ from raysegclean.errors import ConfigError
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.losses import sample_score
 
-__all__ = ["KeepAll", "Selection", "SmallLoss"]
+__all__ = ["SmallLoss"]
 
 _LEVEL_MEMORY = 50
 """Samples after which the running mean of all scores forgets."""
-
-
-class Selection(Protocol):
-    """One per network. Its state is saved with the checkpoint."""
-
-    def on_batch(self, losses: torch.Tensor, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return (B,) weights >= 0, at least one positive; called once per learning step.
-
-        losses (B,) and logits (B, K, Z, Y, X) are detached and on the device of `batch`.
-        """
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Return plain values and tensors."""
-        ...
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
-        ...
-
-
-class KeepAll:
-    """Every sample counts the same."""
-
-    def on_batch(
-        self,
-        losses: torch.Tensor,
-        logits: torch.Tensor,  # noqa: ARG002
-        batch: Batch,  # noqa: ARG002
-    ) -> torch.Tensor:
-        """Return ones."""
-        return torch.ones_like(losses)
-
-    def state(self) -> dict[str, Any]:
-        """Return nothing: there is no memory."""
-        return {}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Accept the empty state."""
 
 
 class SmallLoss:
@@ -85,18 +42,18 @@ class SmallLoss:
         self.means: dict[str, float] = {}
         self.visits: dict[str, int] = {}
 
-    def on_batch(self, losses: torch.Tensor, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Update the running means, then return 1 for samples to keep and 0 for the others."""
+    def on_batch(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Update the running means, then return (B,) 1 for samples to keep and 0 for the others."""
         scores = sample_score(logits, batch.label).tolist()
         for case, score in zip(batch.case, scores, strict=True):
             if not math.isnan(score):  # a patch without foreground has no opinion
                 self._see(case, score)
         if batch.step < self.start_step or len(self.means) < 2:
-            return torch.ones_like(losses)
+            return torch.ones(len(batch.case), device=logits.device)
         bound = float(torch.quantile(torch.tensor(list(self.means.values())), self.keep))
         means = [self.means.get(case, 0.0) for case in batch.case]
         bound = max(bound, min(means))  # one sample at least is kept
-        return torch.tensor([float(mean <= bound) for mean in means]).to(losses)
+        return torch.tensor([float(mean <= bound) for mean in means], device=logits.device)
 
     def _see(self, case: str, score: float) -> None:
         self.seen += 1

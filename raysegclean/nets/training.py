@@ -1,24 +1,27 @@
 """The training loop, to be read aloud.
 
-One step: every network hosted here reads the same batch; each says how well it explains each
-sample; Co-Seg's peers swap what they would keep; each network learns from the samples that its
-peer chose. No Ray, no files: batches come in, numbers go out, and `Trainer.state` is all that a
-checkpoint needs.
+One step: every network hosted here reads the same batch; its hook turns what the network says of it
+into a lesson (hooks.py); peers that teach each other swap lessons; each network learns its lesson.
+No Ray, no files: batches come in, numbers go out, and `Trainer.state` is all that a checkpoint
+needs.
 
 The schedule, in steps: learn with batch statistics for three quarters; then, for a twentieth,
-only measure: recalibrate the running statistics on the uniformly drawn samples, by a plain
-cumulative average; then learn on with those statistics frozen. Patches drawn by class have other
-statistics than the volumes that the network will predict, and a network that is trained to the end
-on the former is wrong on the latter.
+only measure: recalibrate the running statistics of batch norms on the uniformly drawn samples, by
+a plain cumulative average; then learn on in eval mode, with those statistics frozen. Patches drawn
+by class have other statistics than the volumes that the network will predict, and a network that is
+trained to the end on the former is wrong on the latter. A network without batch norm has nothing to
+measure and learns on.
 
 Guaranteed, on CPU with a fixed number of threads: the same weights, bit for bit, whether training
 ran through or was resumed at any step, and whether peers share a process or sit in two ranks.
 All randomness is keyed by (seed, fold, peer, step, rank); there is no generator whose state could
-be lost. Not guaranteed: the same for another number of data-parallel ranks, or on GPU.
+be lost: one that a user's network draws from is seeded with the key. Not guaranteed: the same for
+another number of data-parallel ranks, or on GPU.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
@@ -26,12 +29,23 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
+from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.dropout import dropout_masks
-from raysegclean.nets.losses import segmentation_loss
-from raysegclean.nets.selection import KeepAll, Selection, SmallLoss
-from raysegclean.nets.unet import NetworkSpec, UNet, build_network, prepare_network
+from raysegclean.nets.hooks import (
+    PLAIN_HOOK,
+    Hook,
+    HookContext,
+    HookSpec,
+    Lesson,
+    hook_class,
+    make_hook,
+)
+from raysegclean.nets.losses import LOSSES
+from raysegclean.nets.networks import UNET, build_network, prepare_network
+from raysegclean.nets.receptive import total_stride
+from raysegclean.nets.unet import NetworkSpec
 
 __all__ = [
     "Batch",
@@ -60,8 +74,8 @@ class TrainingDiverged(RaysegcleanError):
 class TrainConfig:
     """How long and how to train; lengths in steps.
 
-    coupling: "coseg" lets peers choose each other's samples, keeping the share `keep` of cases
-    from epoch `start_epoch` (of `epoch_steps` steps) on. freeze_bn_from: share of the steps after
+    hook: what the method does while training (hooks.py). loss: one of `losses.LOSSES`. epoch_steps:
+    what a hook counts as an epoch. freeze_bn_from: share of the steps after
     which batch statistics are recalibrated and frozen. threads: CPU threads of the worker (applied
     by `numerics.fix_numerics`, not here). checkpoint_every: steps, for the caller.
     """
@@ -76,11 +90,9 @@ class TrainConfig:
     threads: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     peers: int = 1
-    coupling: Literal["independent", "coseg"] = "independent"
-    keep: float = 1.0
-    start_epoch: int = 1
+    hook: HookSpec = PLAIN_HOOK
+    loss: str = "ce_dice"
     checkpoint_every: int = 100
-    dice_weight: float = 1.0
 
     def __post_init__(self) -> None:
         problems = (
@@ -89,15 +101,25 @@ class TrainConfig:
             (self.peers < 1, f"peers must be at least 1, got {self.peers}"),
             (self.lr <= 0, f"lr must be positive, got {self.lr}"),
             (not 0 < self.freeze_bn_from <= 1, "freeze_bn_from must be in (0, 1]"),
-            (not 0 < self.keep <= 1, f"keep must be in (0, 1], got {self.keep}"),
             (
-                self.coupling == "coseg" and self.peers < 2,
-                "coupling coseg needs at least 2 peers; set peers: 2",
+                self.exchanges != "nothing" and self.peers < 2,
+                f"hook {self.hook.path} needs at least 2 peers; set peers: 2",
             ),
+            (self.loss not in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {self.loss}"),
         )
         for wrong, message in problems:
             if wrong:
                 raise ConfigError(f"train: {message}")
+
+    @property
+    def exchanges(self) -> str:
+        """What the peers teach each other: nothing, samples or voxels."""
+        return str(getattr(hook_class(self.hook), "exchanges", "nothing"))
+
+    @property
+    def needs_trusted(self) -> bool:
+        """Whether the hook learns from patches of trusted cases beside each batch."""
+        return bool(getattr(hook_class(self.hook), "needs_trusted", False))
 
     @property
     def recalibrate_at(self) -> int:
@@ -118,7 +140,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did, by peer. `kept`: share of samples learnt from; 0 while recalibrating."""
+    """What one step did, by peer.
+
+    kept: share of labelled voxels that were learnt from; 0 while recalibrating.
+    """
 
     step: int
     losses: dict[int, float]
@@ -127,13 +152,13 @@ class StepReport:
 
 
 class Exchange(Protocol):
-    """Carries sample weights between peers."""
+    """Carries lessons between peers."""
 
     def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        """Return, for each peer hosted here, the weights (B,) that the peer before it chose.
+        """Return, for each peer hosted here, the tensor of the peer before it.
 
-        picks: what each peer hosted here would keep. Peer i receives from peer i - 1, and peer 0
-        from the last. Every rank calls this once per step.
+        picks: weights (B,) or labels (B, Z, Y, X) of the lesson of each peer hosted here. Peer i
+        receives from peer i - 1, and peer 0 from the last. Every rank calls this alike.
         """
         ...
 
@@ -186,18 +211,12 @@ def member_seed(*numbers: int) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def _selection(config: TrainConfig) -> Selection:
-    if config.coupling == "coseg":
-        return SmallLoss(config.keep, config.start_epoch * config.epoch_steps)
-    return KeepAll()
-
-
 class Member:
     """One network with what it needs to learn."""
 
-    def __init__(self, net: UNet, config: TrainConfig, selection: Selection, device: str) -> None:
+    def __init__(self, net: nn.Module, config: TrainConfig, hook: Hook, device: str) -> None:
         self.net = prepare_network(net, device)
-        self.selection = selection
+        self.hook = hook
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
@@ -222,17 +241,14 @@ class Member:
         return {
             "weights": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "selection": self.selection.state(),
+            "hook": self.hook.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.net.load_state_dict(state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.selection.load(state["selection"])
-
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+        self.hook.load(state["hook"])
 
 
 class Trainer:
@@ -245,33 +261,38 @@ class Trainer:
         *,
         fold: int = 0,
         place: Place | None = None,
-        selection: Callable[[TrainConfig], Selection] = _selection,
-        loss: Loss | None = None,
+        present: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
-        """Build fresh networks, each from its own seed (seed, fold, peer).
+        """Build fresh networks, each from its own seed (seed, fold, peer), each with its hook.
 
-        selection: makes the selection of one network. loss: (logits, label) -> (B,) losses;
-        cross-entropy plus soft Dice by default.
+        `present` is what hooks are told of the training cases (`HookContext.present`).
         """
         self.config = config
         self.fold = fold
         self.place = place or Place.alone(config.peers)
-        self.loss = loss or (
-            lambda logits, label: segmentation_loss(logits, label, config.dice_weight)
-        )
         self.at_step = 0
+        self.draws = spec.name != UNET
+        """Whether a network may draw random numbers of its own."""
+        context = HookContext(
+            classes=spec.classes,
+            steps=config.steps,
+            epoch_steps=config.epoch_steps,
+            loss=LOSSES[config.loss],
+            stride_zyx=total_stride(spec),
+            present=present or {},
+        )
         self.members = {
             peer: Member(
                 build_network(spec, member_seed(config.seed, fold, peer)),
                 config,
-                selection(config),
+                make_hook(config.hook, context),
                 self.place.device,
             )
             for peer in self.place.hosted
         }
 
     @property
-    def nets(self) -> dict[int, UNet]:
+    def nets(self) -> dict[int, nn.Module]:
         """The networks by peer."""
         return {peer: member.net for peer, member in self.members.items()}
 
@@ -287,37 +308,71 @@ class Trainer:
                 "start the stream at the checkpoint's step"
             )
         batch = batch.to(self.place.device)
-        recalibrates = self.config.recalibrate_at <= self.at_step < self.config.frozen_at
+        measures = any(member.norms for member in self.members.values())
+        due = self.config.recalibrate_at <= self.at_step < self.config.frozen_at
+        recalibrates = due and measures
         report = self._recalibrate(batch) if recalibrates else self._learn(batch)
         self.at_step += 1
         return report
 
     def _learn(self, batch: Batch) -> StepReport:
         logits = {peer: self._forward(peer, batch.image) for peer in self.members}
-        losses = {peer: self.loss(logits[peer], batch.label) for peer in self.members}
-        picks = {
-            peer: member.selection.on_batch(losses[peer].detach(), logits[peer].detach(), batch)
-            for peer, member in self.members.items()
-        }
-        if self.config.coupling == "coseg":
-            picks = self.place.exchange.swap(picks)
+        lessons = self._lessons(logits, batch)
+        losses = {peer: self._loss(peer, logits[peer], lessons[peer], batch) for peer in logits}
         lr = self.config.lr_at(self.at_step)
         for peer, member in self.members.items():
-            chosen = (losses[peer] * picks[peer]).sum() / picks[peer].sum()
+            weights = lessons[peer].weights
+            chosen = (losses[peer] * weights).sum() / weights.sum()
             self._check(chosen, peer, batch)
             member.learn(chosen, lr, self.place.replicas)
         return StepReport(
             step=self.at_step,
             losses={peer: float(loss.detach().mean()) for peer, loss in losses.items()},
-            kept={peer: float((pick > 0).float().mean()) for peer, pick in picks.items()},
+            kept={peer: _kept(lesson, batch) for peer, lesson in lessons.items()},
             lr=lr,
         )
+
+    @torch.no_grad()
+    def _lessons(self, logits: dict[int, torch.Tensor], batch: Batch) -> dict[int, Lesson]:
+        """Return what each network hosted here learns: its own lesson, or that of its peer."""
+        mine = {peer: self._lesson(peer, logits[peer].detach(), batch) for peer in logits}
+        exchanges, swap = self.config.exchanges, self.place.exchange.swap
+        if exchanges == "nothing":
+            return mine
+        weights = swap({peer: lesson.weights for peer, lesson in mine.items()})
+        if exchanges == "samples":
+            return {peer: Lesson(batch.label, weights[peer]) for peer in mine}
+        labels = swap({peer: lesson.label for peer, lesson in mine.items()})
+        return {peer: Lesson(labels[peer], weights[peer]) for peer in mine}
+
+    def _lesson(self, peer: int, logits: torch.Tensor, batch: Batch) -> Lesson:
+        member = self.members[peer]
+        with self._keyed_randomness(peer, 1):
+            return member.hook.lesson(member.net, logits, batch)
+
+    def _loss(self, peer: int, logits: torch.Tensor, lesson: Lesson, batch: Batch) -> torch.Tensor:
+        member = self.members[peer]
+        with self._keyed_randomness(peer, 2):
+            return member.hook.loss(member.net, logits, lesson, batch)
+
+    @contextmanager
+    def _keyed_randomness(self, peer: int, use: int = 0) -> Iterator[None]:
+        """Seed torch's generators, for networks that draw from them, and put them back."""
+        if not self.draws:
+            yield
+            return
+        device = torch.device(self.place.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank, use)
+            torch.manual_seed(member_seed(*key))
+            yield
 
     def _forward(self, peer: int, image: torch.Tensor) -> torch.Tensor:
         net = self.members[peer].net.train(self.at_step < self.config.recalibrate_at)
         key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank)
         bf16 = self.config.precision == "bf16"
         with (
+            self._keyed_randomness(peer),
             dropout_masks(net, key, per_sample=True),
             torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
         ):
@@ -326,12 +381,13 @@ class Trainer:
 
     @torch.no_grad()
     def _recalibrate(self, batch: Batch) -> StepReport:
-        for member in self.members.values():
+        for peer, member in self.members.items():
             for norm in member.norms:
                 if self.at_step == self.config.recalibrate_at:
                     norm.reset_running_stats()
                 norm.momentum = None  # the plain mean over the batches since the reset
-            member.net.train()(batch.uniform_image)
+            with self._keyed_randomness(peer):
+                member.net.train()(batch.uniform_image)
             if self.at_step == self.config.frozen_at - 1:
                 for norm in member.norms:
                     stats = (norm.running_mean, norm.running_var)
@@ -366,6 +422,16 @@ class Trainer:
         for peer, member in self.members.items():
             member.load(state["peers"][str(peer)])
         self.at_step = int(state["step"])
+
+
+def _kept(lesson: Lesson, batch: Batch) -> float:
+    """Return the share of the batch's labelled voxels that are learnt from."""
+    learnt = lesson.label != IGNORE
+    if lesson.voxel_weights is not None:
+        learnt &= lesson.voxel_weights > 0
+    voxels = learnt.flatten(1).sum(dim=1)
+    labelled = (batch.label != IGNORE).sum().clamp(min=1)
+    return float(voxels[lesson.weights > 0].sum() / labelled)
 
 
 def train(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[StepReport]:

@@ -13,6 +13,7 @@ Architecture: Ronneberger et al. 2015; strided convolutions and the rule for ani
 follow Isensee et al. 2021 (nnU-Net), simplified.
 """
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,14 +25,7 @@ from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import ChannelDropout
 
-__all__ = [
-    "NetworkSpec",
-    "UNet",
-    "build_network",
-    "fold_batchnorm",
-    "plan_strides",
-    "prepare_network",
-]
+__all__ = ["ConvUnit", "NetworkSpec", "UNet", "build", "fold_batchnorm", "plan_strides"]
 
 _SLOPE = 0.01
 _SHORTEST_VOX = 4
@@ -42,11 +36,15 @@ _SHORTEST_VOX = 4
 class NetworkSpec:
     """Everything that decides the shape of a network; saved beside its weights.
 
+    name: `unet`, or the import path `package.module:build` of a callable that takes this spec
+    (networks.py says what it must return).
     dims: 3, or 2 for kernels (1, 3, 3) that read slices one by one.
     classes: output channels, background included.
     widths: channels per level, finest first.
     strides: downsampling (z, y, x) between neighbouring levels: `len(widths) - 1` of them.
     dropout: rate of the channel dropout in the deeper levels and the decoder; 0 leaves it out.
+    script: digest of the TorchScript file that stands in for a network (torchscript.py); then only
+    in_channels, classes and strides mean anything.
     """
 
     dims: int = 3
@@ -55,6 +53,8 @@ class NetworkSpec:
     widths: tuple[int, ...] = (8, 16, 32)
     strides: tuple[Index3, ...] = ((2, 2, 2), (2, 2, 2))
     dropout: float = 0.2
+    name: str = "unet"
+    script: str = ""
 
     def __post_init__(self) -> None:
         count = f"{len(self.widths)} widths need {len(self.widths) - 1} strides"
@@ -79,6 +79,12 @@ class NetworkSpec:
     def kernel_zyx(self) -> Index3:
         """Kernel of the convolutions that keep the size."""
         return (1, 3, 3) if self.dims == 2 else (3, 3, 3)
+
+    @property
+    def stride_zyx(self) -> Index3:
+        """Downsampling of the deepest level."""
+        z, y, x = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
+        return z, y, x
 
 
 class ConvUnit(nn.Module):
@@ -121,6 +127,9 @@ class Level(nn.Module):
 class UNet(nn.Module):
     """(B, C, Z, Y, X) to logits (B, K, Z, Y, X); edges must be multiples of the total stride."""
 
+    channels_last = True
+    """oneDNN convolutions with few channels run twice as fast in that layout."""
+
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         widths, strides, kernel = spec.widths, spec.strides, spec.kernel_zyx
@@ -159,37 +168,25 @@ class UNet(nn.Module):
         return cast(torch.Tensor, self.head(features))
 
 
-def build_network(spec: NetworkSpec, seed: int = 0) -> UNet:
-    """Return a fresh network; its weights depend on `spec` and `seed` alone.
+def build(spec: NetworkSpec) -> UNet:
+    """Return a fresh U-Net with weights from the global random state of torch.
 
-    Initialisation: He et al. 2015 for LeakyReLU. The global random state is left as it was.
+    Initialisation: He et al. 2015 for LeakyReLU.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = UNet(spec)
-        for module in net.modules():
-            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-                nn.init.kaiming_normal_(module.weight, a=_SLOPE)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+    net = UNet(spec)
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight, a=_SLOPE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return net
 
 
-def prepare_network(net: UNet, device: torch.device | str = "cpu") -> UNet:
-    """Move `net` to `device` in the memory layout that is fastest there (and return it).
+def fold_batchnorm(net: nn.Module) -> nn.Module:
+    """Merge the batch norm of every `ConvUnit` in `net`, in place, into its convolution.
 
-    On CPU that is channels-last: oneDNN convolutions with few channels run twice as fast.
-    """
-    device = torch.device(device)
-    if device.type == "cpu":
-        net = net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return net.to(device)
-
-
-def fold_batchnorm(net: UNet) -> UNet:
-    """Merge every batch norm of `net`, in place, into the convolution before it; return `net`.
-
-    For inference only: the same function up to rounding, one pass over memory less per layer.
+    Returns `net` in eval mode; what is not made of these units stays as it is. For inference only:
+    the same function up to rounding, one pass over memory less per layer.
     """
     net.eval()
     for module in net.modules():

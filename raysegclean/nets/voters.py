@@ -13,17 +13,20 @@ as the window reaches `halo_vox` beyond it (or to the volume's border), up to ro
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 
 from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import dropout_masks
-from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.nets.unet import NetworkSpec, UNet, fold_batchnorm, prepare_network
+from raysegclean.nets.networks import begin, deepen, has_dropout, prepare_network, stride_of
+from raysegclean.nets.receptive import receptive_radius
+from raysegclean.nets.unet import NetworkSpec, fold_batchnorm
 
-__all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter"]
+__all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter", "head_inputs"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -38,7 +41,10 @@ class Voter(Protocol):
 
     @property
     def halo_vox(self) -> Index3:
-        """How far beyond a voxel the window must reach."""
+        """How far beyond a voxel the window must reach.
+
+        Zero where the answer depends on the whole window; those are blended (inference.py).
+        """
         ...
 
     @property
@@ -60,24 +66,29 @@ class _Network:
     """A folded network on its device, and its geometry. Takes the network over: it is changed."""
 
     def __init__(
-        self, net: UNet, spec: NetworkSpec, device: torch.device | str, precision: Precision
+        self, net: nn.Module, spec: NetworkSpec, device: torch.device | str, precision: Precision
     ) -> None:
         self.net = prepare_network(fold_batchnorm(net), device).requires_grad_(False)
         self.device = torch.device(device)
         self.precision = precision
-        self.halo_vox = receptive_radius(spec)
-        self.stride_zyx = total_stride(spec)
+        self.spec = spec
+        self.stride_zyx = stride_of(net, spec)
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The network's last layer, where it names one."""
+        return getattr(self.net, "head", None)
 
     def begin(self, window_czyx: torch.Tensor) -> torch.Tensor:
         """Return the finest features, which are the same in every dropout pass."""
         with torch.no_grad(), self._autocast():
-            return self.net.begin(window_czyx.to(self.device)[None])
+            return begin(self.net, window_czyx.to(self.device)[None])
 
     def finish(self, finest: torch.Tensor) -> torch.Tensor:
         """Return probabilities (K, Z, Y, X)."""
         with torch.no_grad():
             with self._autocast():
-                logits = self.net.deepen(finest)
+                logits = deepen(self.net, finest)
             return torch.softmax(logits[0].float(), dim=0)
 
     def _autocast(self) -> torch.autocast:
@@ -92,7 +103,7 @@ class NetworkVoter:
 
     def __init__(
         self,
-        net: UNet,
+        net: nn.Module,
         spec: NetworkSpec,
         *,
         name: str = "network",
@@ -101,8 +112,17 @@ class NetworkVoter:
     ) -> None:
         self.name = name
         self._network = _Network(net, spec, device, precision)
-        self.halo_vox = self._network.halo_vox
         self.stride_zyx = self._network.stride_zyx
+
+    @property
+    def halo_vox(self) -> Index3:
+        """The receptive radius; measured when it is asked for."""
+        return receptive_radius(self._network.spec)
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The network's last layer, where it names one."""
+        return self._network.head
 
     def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the softmax."""
@@ -119,7 +139,7 @@ class DropoutVoter:
 
     def __init__(
         self,
-        net: UNet,
+        net: nn.Module,
         spec: NetworkSpec,
         *,
         n_passes: int = 8,
@@ -128,17 +148,27 @@ class DropoutVoter:
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
     ) -> None:
-        if n_passes < 1 or spec.dropout == 0.0:
+        if n_passes < 1 or not has_dropout(net):
             raise ConfigError(
-                f"voter {name!r}: {n_passes} dropout passes of a network with dropout "
-                f"{spec.dropout}; both must be positive, so train with network.dropout: 0.2"
+                f"voter {name!r}: {n_passes} dropout passes of network {spec.name} with dropout "
+                f"{spec.dropout}; both must be positive, so train with network.dropout: 0.2, and a "
+                "network of your own needs ChannelDropout layers (raysegclean.nets.dropout)"
             )
         self.name = name
         self.n_passes = n_passes
         self.seed = seed
         self._network = _Network(net, spec, device, precision)
-        self.halo_vox = self._network.halo_vox
         self.stride_zyx = self._network.stride_zyx
+
+    @property
+    def halo_vox(self) -> Index3:
+        """The receptive radius; measured when it is asked for."""
+        return receptive_radius(self._network.spec)
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The network's last layer, where it names one."""
+        return self._network.head
 
     def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the softmax under each set of masks."""
@@ -159,12 +189,44 @@ class EnsembleVoter:
         self.name = name
         self.members = tuple(members)
         self.n_passes = sum(member.n_passes for member in members)
-        z, y, x = (max(reach) for reach in zip(*(m.halo_vox for m in members), strict=True))
-        self.halo_vox: Index3 = (z, y, x)
         z, y, x = (math.lcm(*s) for s in zip(*(m.stride_zyx for m in members), strict=True))
         self.stride_zyx: Index3 = (z, y, x)
+
+    @property
+    def halo_vox(self) -> Index3:
+        """The reach of the member that looks furthest."""
+        z, y, x = (max(reach) for reach in zip(*(m.halo_vox for m in self.members), strict=True))
+        return z, y, x
 
     def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield every member's passes in turn."""
         for member in self.members:
             yield from member.passes(window_czyx)
+
+
+@contextmanager
+def head_inputs(voter: Voter) -> Iterator[list[torch.Tensor]]:
+    """Give a list that receives what the head of the voter's first network reads: its features.
+
+    Only the first pass since the list was last cleared counts, (F, Z, Y, X) float32 of the whole
+    window on the voter's device. Raises ConfigError where that network has no `head`.
+    """
+    while isinstance(voter, EnsembleVoter):
+        voter = voter.members[0]
+    head = getattr(voter, "head", None)
+    if not isinstance(head, torch.nn.Module):
+        raise ConfigError(
+            f"voter {voter.name!r} has no layer `head`, whose input are the features that this "
+            "method compares. Name the last 1x1x1 layer of your network `head`, or use unet."
+        )
+    found: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not found:
+            found.append(inputs[0][0].detach().float())
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()

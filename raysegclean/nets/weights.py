@@ -3,7 +3,9 @@
 Loading goes through `torch.load(weights_only=True)`: a file from an untrusted bucket can fail to
 load, but cannot execute anything. A digest at the end of the bytes finds damage, which torch alone
 does not (most flipped bits load as other weights); plain `torch.load` still opens the file. The
-digest is no signature. Reading and writing the bytes is the caller's affair.
+digest is no signature. A file names its network, and a name is imported: so a network from outside
+this package is only built when the caller names it too. Reading and writing the bytes is the
+caller's affair.
 """
 
 import io
@@ -14,11 +16,20 @@ from hashlib import blake2b
 from typing import Any
 
 import torch
+from torch import nn
 
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.nets.unet import NetworkSpec, UNet, build_network
+from raysegclean.nets.networks import build_network, is_shipped
+from raysegclean.nets.unet import NetworkSpec
 
-__all__ = ["load_network", "load_state", "save_network", "save_state", "spec_from_dict"]
+__all__ = [
+    "load_facts",
+    "load_network",
+    "load_state",
+    "save_network",
+    "save_state",
+    "spec_from_dict",
+]
 
 _FORMAT = "raysegclean-network-1"
 _DIGEST_BYTES = 16
@@ -75,7 +86,9 @@ def spec_from_dict(values: Mapping[str, Any]) -> NetworkSpec:
         raise ConfigError(f"network: {fields} is not a network spec ({error})") from error
 
 
-def save_network(net: UNet, spec: NetworkSpec, extra: Mapping[str, Any] | None = None) -> bytes:
+def save_network(
+    net: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any] | None = None
+) -> bytes:
     """Return `net` as bytes, with `extra` (plain values: fold, seed, normaliser) beside it.
 
     Save before `fold_batchnorm`: a folded network has other layers than its spec names.
@@ -90,10 +103,19 @@ def save_network(net: UNet, spec: NetworkSpec, extra: Mapping[str, Any] | None =
     )
 
 
-def load_network(data: bytes) -> tuple[UNet, NetworkSpec, dict[str, Any]]:
+def load_facts(data: bytes) -> dict[str, Any]:
+    """Return the extra values that a network was saved with, without building the network.
+
+    Raises InputError when the bytes are damaged.
+    """
+    return dict(load_state(data).get("extra", {}))
+
+
+def load_network(data: bytes, name: str = "") -> tuple[nn.Module, NetworkSpec, dict[str, Any]]:
     """Return the network in eval mode on CPU, its spec, and the extra values.
 
-    Raises InputError when the bytes are not a network of this format or do not fit their spec.
+    `name` is the network that the user's config names. Raises InputError when the bytes are not a
+    network of this format, do not fit their spec, or name another network from outside the package.
     """
     state = load_state(data)
     if state.get("format") != _FORMAT:
@@ -103,6 +125,11 @@ def load_network(data: bytes) -> tuple[UNet, NetworkSpec, dict[str, Any]]:
         )
     try:
         spec = spec_from_dict(state["spec"])
+        if spec.name != name and not is_shipped(spec.name):
+            raise InputError(
+                f"weights: the file is of the network {spec.name!r}, expected {name or 'unet'!r}. "
+                "Name it in the config as network.name if you trust that module."
+            )
         net = build_network(spec)
         net.load_state_dict(state["weights"])
         extra = dict(state["extra"])

@@ -2,23 +2,23 @@
 
 What all cases of an archive share cannot be seen without trusted labels. Where most trusted cases
 turn out to be wrong, every case counts as flagged; where none is, there is nothing to learn from.
+It is a second look at the trusted cases, and a revision of the flagged ones.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import reduce
 
 import numpy as np
 
 from raysegclean.core.casescore import Action
-from raysegclean.core.corrector import MAX_ROWS, CorrectorRows
-from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.core.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
+from raysegclean.core.looks import Answer, Ask, Revision
 from raysegclean.core.robust import half_sample_mode
 from raysegclean.core.rules import Actions
-from raysegclean.dist.correct import CorrectJob, CorrectStage, RowsStage, rows_key
-from raysegclean.methods.base import ArchiveEvidence, Verdict
-from raysegclean.stages.proposing import Proposals, relabel_resources
+from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
+from raysegclean.stages.asking import answered
+from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
 
 __all__ = ["correct"]
@@ -33,28 +33,44 @@ def correct(
 ) -> tuple[Proposals, Verdict]:
     """Return the verdict with the corrector in place of other actions in flagged cases.
 
-    Both come back unchanged where the method wants no corrector, or the trusted cases are too few
-    to fit one, or too right.
+    Both come back unchanged where the method wants no corrector or has revised the labels itself,
+    or the trusted cases are too few to fit one, or too right.
     """
-    if not session.method.corrects(session.params) or len(evidence.trusted) < MIN_TRUSTED:
+    wanted = session.method.corrects(session.params) and verdict.revision is None
+    if not wanted or len(evidence.trusted) < MIN_TRUSTED:
         return proposals, verdict
+    taken_over = _taking_over(evidence, verdict)
+    proposals, corrected = answered(session, proposals, taken_over)
+    if corrected.revision is None:
+        count = len(evidence.trusted)
+        session.say(f"correct: the {count} trusted cases show no error to learn from")
+    return proposals, corrected
+
+
+def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
+    """Sample the trusted cases, then leave the flagged ones to the corrector."""
     centre = half_sample_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
-    offsets = {s.case: s.foreground.offset_vox - centre for s in evidence.scores}
+    values = {s.case: {"offset_vox": s.foreground.offset_vox - centre} for s in evidence.scores}
     trusted = [score.case for score in evidence.trusted]
-    rows, dice = _sample(session, proposals, offsets, trusted)
-    if rows is None or min(dice) >= RIGHT_DICE:
-        session.say(f"correct: the {len(trusted)} trusted cases show no error to learn from")
-        return proposals, verdict
-    most_are_wrong = float(np.median(dice)) < RIGHT_DICE
-    cases = [score.case for score in evidence.scores]
-    flagged = cases if most_are_wrong else [c for c in cases if verdict.decisions[c].flagged]
-    version = ALGORITHM_VERSIONS["correct"]
-    keys = {c: digest(version, rows, proposals.keys[c], offsets[c]) for c in flagged}
-    job = CorrectJob(proposals.job, keys, offsets, rows)
-    session.run_stage("correct", CorrectStage, job, keys, relabel_resources(session))
-    alive = set(session.alive())
-    corrections = {case: key for case, key in keys.items() if case in alive}
-    return replace(proposals, corrections=corrections), _corrected(verdict, corrections, trusted)
+    answers = yield Ask(RowsLook(), {case: values[case] for case in trusted})
+    dice = _given_dice(answers)
+    # A case's sample is smaller than what the merged one may hold.
+    parts = [
+        replace(CorrectorRows.from_arrays(answers[case]), limit=MAX_ROWS)
+        for case in sorted(answers)
+    ]
+    rows = reduce(CorrectorRows.merge, parts) if parts else None
+    known_wrong = {case for case, value in dice.items() if value < RIGHT_DICE}
+    if rows is None or not known_wrong or len(np.unique(rows.targets)) < 2:
+        return verdict
+    most_are_wrong = float(np.median(list(dice.values()))) < RIGHT_DICE
+    flagged = [
+        case
+        for case in (score.case for score in evidence.scores)
+        if most_are_wrong or case in known_wrong or verdict.decisions[case].flagged
+    ]
+    revision = Revision(CorrectorReviser.of(rows), {case: values[case] for case in flagged})
+    return replace(_corrected(verdict, flagged, trusted), revision=revision)
 
 
 def _corrected(verdict: Verdict, cases: Collection[str], trusted: Sequence[str]) -> Verdict:
@@ -73,34 +89,7 @@ def _corrected(verdict: Verdict, cases: Collection[str], trusted: Sequence[str])
     )
 
 
-def _sample(
-    session: Session, proposals: Proposals, offsets: Mapping[str, float], trusted: list[str]
-) -> tuple[str | None, list[float]]:
-    """Sample and merge the training rows; return their key, and each trusted case's given Dice."""
-    version = ALGORITHM_VERSIONS["correct"]
-    keys = {c: digest(version, proposals.keys[c], offsets[c]) for c in trusted}
-    job = CorrectJob(proposals.job, keys, offsets)
-    records = session.run_stage("rows", RowsStage, job, keys, relabel_resources(session))
-    merged: CorrectorRows | None = None
-    for task, record in sorted(records.items()):
-        rows = CorrectorRows.from_bytes(session.run.store.get(rows_key(task, record["key"])))
-        # A shard's sample is smaller than what the merged one may hold.
-        rows = replace(rows, limit=MAX_ROWS)
-        merged = rows if merged is None else merged.merge(rows)
-    dice = _given_dice(records)
-    if merged is None or not dice or len(np.unique(merged.targets)) < 2:
-        return None, []
-    used = sorted((task, record["key"]) for task, record in records.items())
-    name = f"corrector/rows-{digest(used)}.npz"
-    session.run.store.put(name, merged.to_bytes())
-    return name, dice
-
-
-def _given_dice(records: Mapping[str, dict[str, Any]]) -> list[float]:
-    """Return the Dice of given to trusted foreground, per trusted case that has any."""
-    both: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    for record in records.values():
-        both[record["case"]] += record["both_vox"]
-        total[record["case"]] += record["sum_vox"]
-    return [2 * both[case] / total[case] for case in total if total[case]]
+def _given_dice(answers: Mapping[str, Answer]) -> dict[str, float]:
+    """Return the Dice of given to trusted foreground of each trusted case that has any."""
+    counts = {case: (int(a["both_vox"]), int(a["sum_vox"])) for case, a in answers.items()}
+    return {case: 2 * both / total for case, (both, total) in counts.items() if total}

@@ -1,17 +1,24 @@
 """Gather, on the driver: from the records of all shards to the evidence of the archive."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raysegclean.core.boundary import OffsetSums
 from raysegclean.core.casescore import CaseScore
+from raysegclean.core.facts import BlockFacts, LabelFacts, label_facts
 from raysegclean.core.scores import case_score
 from raysegclean.core.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
+from raysegclean.netplan import network_notes
+from raysegclean.nets.inference import Seams
+from raysegclean.plan import RunPlan
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
+from raysegclean.stages.training import hook_reports
+from raysegclean.store.facts import about_case
 
-__all__ = ["case_offsets", "case_stats", "gather"]
+__all__ = ["case_offsets", "case_stats", "gather", "voter_notes"]
 
 
 def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
@@ -30,7 +37,42 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         scores=_scores(session, stats, offsets),
         trusted=_scores(session, trusted_stats, trusted),
         totals=totals,
+        stats=stats,
+        spacing_mm={case.case: case.spacing_mm for case in session.plan.cases},
+        reports=hook_reports(session, proposals.job.models),
+        classes=session.plan.classes,
+        facts=_facts(session, proposed) if session.plan.voters.facts else {},
     )
+
+
+def _facts(session: Session, records: Iterable[Mapping[str, Any]]) -> dict[str, LabelFacts]:
+    """Return the facts of each given label from the records of its shards."""
+    about: dict[str, LabelFacts] = {}
+    blocks: dict[str, list[BlockFacts]] = {}
+    for record in records:
+        case = session.plan.case(record["case"])
+        blocks.setdefault(case.case, []).append(BlockFacts.from_text(record["facts"]))
+        if "affine" in record:
+            about[case.case] = about_case(case, record["affine"], record["label_spacing_mm"])
+    return {
+        case: label_facts(blocks[case], one)
+        for case, one in about.items()
+        if case not in session.failed
+    }
+
+
+def voter_notes(plan: RunPlan, records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what must be known of the voters to judge a result, in sentences.
+
+    `records` are those of the propose stage; the seams that they measured are in the notes.
+    """
+    notes = network_notes(plan.network, blended=plan.blended)
+    square = sum(record["seams"][0] for record in records.values() if "seams" in record)
+    shared = sum(record["seams"][1] for record in records.values() if "seams" in record)
+    if shared:
+        error = math.sqrt(square / Seams.SCALE / shared)
+        notes += (f"Windows differ by {error:.4f} in probability, on {shared} shared voxels.",)
+    return notes
 
 
 def case_stats(

@@ -8,6 +8,7 @@ from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.dist.passes import PassResources, ask_worker
 from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.propose import MeasureStage, ProposeStage
+from raysegclean.dist.votes import LabelVoteStage
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import Models
 
@@ -30,6 +31,9 @@ class Proposals:
 def propose(session: Session, models: Models) -> Proposals:
     """Propose what the ledger lacks; then measure the cases that have several shards."""
     resources = relabel_resources(session)
+    by_labels = not session.plan.voters.members
+    if by_labels:
+        resources = cpu_only(resources)
     keys = _keys(session)
     job = VoteJob(
         run=session.run.uri,
@@ -37,10 +41,13 @@ def propose(session: Session, models: Models) -> Proposals:
         models=models,
         plan=session.plan,
         keys=keys,
-        numerics=None if session.config.numerics == "any" else _numerics(session, resources),
+        numerics=None
+        if by_labels or session.config.numerics == "any"
+        else _numerics(session, resources),
     )
     progress = _Progress(session, "propose")
-    records = session.run_stage("propose", ProposeStage, job, keys, resources, progress)
+    stage = LabelVoteStage if by_labels else ProposeStage
+    records = session.run_stage("propose", stage, job, keys, resources, progress)
     alive = set(session.alive())
     keys = {case: key for case, key in keys.items() if case in alive}
     several = {c.case for c in session.plan.cases if len(c.grid(session.plan.shard_vox)) > 1}

@@ -19,7 +19,7 @@ from raysegclean.core.components import BlockComponents
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.packing import text_to_arrays
 from raysegclean.core.regions import change_regions
-from raysegclean.core.rules import Actions, Reason, TakenBack
+from raysegclean.core.rules import Actions, TakenBack, reason_name, reason_names
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
@@ -46,6 +46,9 @@ COUNTS = (
     "reasons",
     "trusted_vox",
     "right_vox",
+    "predicted_vox",
+    "agreed_vox",
+    "agreed_before_vox",
 )
 """Lists of a settle record that add up over the shards of a case."""
 
@@ -105,7 +108,9 @@ def _held_back(
     records = session.run_stage("rehearse", SettleStage, job, keys, resources)
     allowed, held = {}, {}
     for case, counts in _sum_by_case(records.values()).items():
-        why = _objections(counts, session.config.relabel.max_change)
+        max_change = session.config.relabel.max_change
+        why = _objections(counts, max_change, fills=actions[case].fills)
+        why = _misfits(counts, actions[case].min_fit) | why
         allowed[case] = actions[case].without(frozenset(why))
         if why:
             held[case] = {session.plan.classes[channel]: text for channel, text in why.items()}
@@ -141,18 +146,40 @@ def _trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
     }
 
 
-def _objections(counts: Mapping[str, list[int]], max_change: float) -> dict[int, str]:
-    """Return the channels that must stay as given, and why."""
+def _objections(
+    counts: Mapping[str, list[int]], max_change: float, *, fills: bool
+) -> dict[int, str]:
+    """Return the channels that must stay as given, and why; `fills` is that of the actions."""
     found = {}
     for channel in range(1, len(counts["given_vox"])):
         given, kept = counts["given_vox"][channel], counts["kept_vox"][channel]
         deep = counts["deep_vox"][channel]
         if given and not kept:
             found[channel] = "no given voxel of the class would remain in the case"
+        elif fills and not given:
+            continue
         elif deep > max_change * max(given, 1):
             found[channel] = (
                 f"{deep} voxels away from the given outline would change, "
                 f"{deep / max(given, 1):.0%} of the class; max_change is {max_change:.0%}"
+            )
+    return found
+
+
+def _misfits(counts: Mapping[str, list[int]], min_fit: Mapping[int, float]) -> dict[int, str]:
+    """Return the channels whose shifted outline fits the networks too badly to be believed."""
+    found = {}
+    for channel, wanted in min_fit.items():
+        before, after = (
+            2
+            * counts[agreed][channel]
+            / max(1, counts[size][channel] + counts["predicted_vox"][channel])
+            for agreed, size in (("agreed_before_vox", "given_vox"), ("agreed_vox", "after_vox"))
+        )
+        if after < max(wanted, before):
+            found[channel] = (
+                f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
+                f"one by {before:.2f}; at least {max(wanted, before):.2f} is needed to believe it"
             )
     return found
 
@@ -344,7 +371,7 @@ def _write_tables(
             "actions": {case: _plain(one) for case, one in actions.items()},
             "held": {case: {str(c): why for c, why in one.items()} for case, one in held.items()},
             "chosen": dict(verdict.chosen),
-            "reasons": {int(reason): reason.name.lower() for reason in Reason},
+            "reasons": reason_names(session.plan.voters.labels),
         },
     )
 
@@ -356,8 +383,9 @@ def _changes(session: Session, records: Mapping[str, Mapping[str, Any]]) -> list
         if "regions" in record:
             found = BlockComponents.from_arrays(text_to_arrays(record["regions"]))
             blocks.setdefault(record["case"], []).append(found)
+    labels = session.plan.voters.labels
     return [
-        asdict(region) | {"reason": Reason(region.reason).name.lower()}
+        asdict(region) | {"reason": reason_name(region.reason, labels)}
         for case in session.plan.cases
         if case.case in blocks
         for region in change_regions(case.case, blocks[case.case], case.spacing_mm)

@@ -1,7 +1,8 @@
 """Train the voters, and at the end the final network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from raysegclean.core.cases import CaseInfo
 from raysegclean.core.identity import digest
@@ -9,11 +10,14 @@ from raysegclean.dist.progress import Progress
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
+from raysegclean.netplan import read_script
+from raysegclean.nets.hooks import PLAIN_HOOK
+from raysegclean.nets.weights import load_facts
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
 
-__all__ = ["Models", "retrain", "train"]
+__all__ = ["Models", "hook_reports", "retrain", "train"]
 
 Models = tuple[tuple[str, ...], ...]
 """Keys of the finished networks in the run folder, by fold and member."""
@@ -24,14 +28,42 @@ def train(
     infos: Sequence[CaseInfo],
     on_note: Callable[[Progress], None] | None = None,
 ) -> Models:
-    """Return the voters of every fold: lent ones, finished ones, or newly trained ones."""
+    """Return the voters of every fold: a script, lent, finished, or newly trained networks.
+
+    None where labels vote.
+    """
     plan = session.plan
+    if not plan.voters.members:
+        return ()
+    if plan.network.script:
+        return ((_adopted(session),),)
     if session.config.models is not None:
         return _lent(session, session.config.models)
     folds = tuple(plan.training_cases(fold) for fold in range(plan.folds))
     job = _job(session, infos, label=plan.label, key=session.train_key, folds=folds)
     keys = train_group(job, on_progress=session.say, on_note=on_note)
     return tuple(tuple(names) for names in keys)
+
+
+def hook_reports(session: Session, models: Models) -> dict[int, list[Mapping[str, Any]]]:
+    """Return what the hooks reported at the end of training, by fold; nothing of plain ones."""
+    if session.plan.voters.hook == PLAIN_HOOK or session.plan.network.script:
+        return {}
+    store = Store.open(session.config.models or session.run.uri)
+    return {
+        fold: [load_facts(store.get(key)).get("report", {}) for key in keys]
+        for fold, keys in enumerate(models)
+    }
+
+
+def _adopted(session: Session) -> str:
+    """Copy the TorchScript file into the run folder, where every worker finds the same bytes."""
+    key = f"models/{session.train_key}/network.torchscript"
+    store = session.run.store
+    if store.head(key) is None:
+        store.put(key, read_script(session.config).data)
+    session.say("train: nothing to train, a TorchScript file votes")
+    return key
 
 
 def retrain(session: Session) -> str:
@@ -44,7 +76,7 @@ def retrain(session: Session) -> str:
     versions = [(info.case, info.label(label).version) for info in infos]
     key = "final-" + digest("final", session.train_key, versions)
     job = _job(session, infos, label=label, key=key, folds=(tuple(i.case for i in infos),))
-    alone = replace(job.train, peers=1, coupling="independent", keep=1.0)
+    alone = replace(job.train, peers=1, hook=PLAIN_HOOK)
     ((network,),) = train_group(replace(job, train=alone), on_progress=session.say)
     session.run.write_state(final_network=network)
     return network
@@ -80,6 +112,7 @@ def _job(
         run_uri=session.run.uri,
         archive_uri=plan.archive,
         label=label,
+        trusted_label=plan.trusted_label,
         cases=tuple(info for info in infos if info.case not in session.failed),
         folds=tuple(tuple(c for c in fold if c not in session.failed) for fold in folds),
         network=plan.network,

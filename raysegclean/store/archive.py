@@ -93,6 +93,20 @@ class Archive:
         except InputError as fault:
             raise CaseError(case, str(fault)) from fault
 
+    def label_spacing_mm(self, case: str, name: str) -> tuple[float, float, float]:
+        """Return the voxel edges z, y, x that a label says of itself; the image's if it does not.
+
+        A label that was only begun says nothing yet.
+        """
+        document = self._document(case, f"labels/{name}") or {"attributes": {}}
+        if "ome" not in document["attributes"]:
+            return self.spacing_mm(case)
+        multiscale, _ = self._level(case, f"labels/{name}")
+        try:
+            return ome.spacing(multiscale, f"{self.at(case).uri}/labels/{name}")
+        except InputError as fault:
+            raise CaseError(case, str(fault)) from fault
+
     def affine(self, case: str) -> npt.NDArray[np.float64] | None:
         """Return the source's 4 x 4 matrix from voxels x, y, z to RAS millimetres, if kept."""
         kept = self.attributes(case).get("affine")

@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 
 from raysegclean.core.corrector import (
     CorrectorBlock,
+    CorrectorReviser,
     CorrectorRows,
+    RowsLook,
     band_features,
     corrector_halo_vox,
     fit_corrector,
     sample_rows,
 )
 from raysegclean.core.geometry import Box, Grid
+from raysegclean.core.looks import VoterBlock
 from raysegclean.errors import ConfigError, InputError
 
 SPACINGS = [None, (2.5, 0.7, 0.7)]
@@ -104,6 +107,56 @@ def test_training_rows_do_not_depend_on_the_cut_or_the_order(limit):
         np.testing.assert_array_equal(merged.hashes, expected.hashes)
         np.testing.assert_array_equal(merged.features, expected.features)
         np.testing.assert_array_equal(merged.targets, expected.targets)
+
+
+def voter_blocks(label, prob, truth, shard_zyx):
+    """Yield (core in the case, block) as the engine hands them to looks and revisers."""
+    for core, window, block in cut(label, prob, shard_zyx):
+        yield (
+            core,
+            VoterBlock(
+                case="a",
+                window=window,
+                core=block.core,
+                given_zyx=block.given_zyx,
+                trusted_zyx=truth[window.slices],
+                prob_czyx=block.prob_czyx,
+                features_fzyx=None,
+                spacing_mm=(1.0, 1.0, 1.0),
+            ),
+        )
+
+
+@pytest.mark.parametrize("limit", [300, 10**6])
+def test_the_second_look_samples_the_same_rows_and_counts_for_any_cut_and_order(limit):
+    truth, label, prob = scene(5)
+    look, values = RowsLook(limit), {"offset_vox": -1.0}
+    assert look.halo_vox((1.0, 1.0, 1.0)) == corrector_halo_vox()
+    ((_, one),) = voter_blocks(label, prob, truth, label.shape)
+    expected = look.look(one, values)
+    assert expected["both_vox"] == ((label > 0) & (truth > 0)).sum()
+    assert expected["sum_vox"] == (label > 0).sum() + (truth > 0).sum()
+    parts = [look.look(block, values) for _, block in voter_blocks(label, prob, truth, (5, 11, 9))]
+    for order in (parts, parts[::-1]):
+        merged = order[0]
+        for part in order[1:]:
+            merged = look.merge(merged, part)
+        assert set(merged) == set(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(merged[name], array)
+
+
+def test_the_reviser_that_travelled_as_text_corrects_blocks_as_the_trees_correct_the_case(
+    corrector,
+):
+    rows = [rows_of(seed) for seed in range(3)]
+    reviser = CorrectorReviser.of(rows[2].merge(rows[0]).merge(rows[1]))
+    truth, label, prob = scene(71)
+    out = np.full_like(label, 255)
+    for core, block in voter_blocks(label, prob, truth, (6, 10, 12)):
+        out[core.slices] = reviser.revise(block, {"offset_vox": -1.0})
+    assert out.dtype == np.uint8
+    np.testing.assert_array_equal(out, corrector.apply(whole(label, prob, (1.0, 1.0, 1.0))))
 
 
 def test_it_learns_from_three_cases_to_undo_an_erosion(corrector):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.evidence import EvidenceSum, quantise, quantise_uncertainty, threshold_level
+from raysegclean.core.evidence import EvidenceSum, quantise, threshold_level
 
 
 def _passes(seed: int, count: int, classes: int) -> torch.Tensor:
@@ -68,8 +68,3 @@ def test_evidence_without_a_pass_says_what_is_missing() -> None:
 def test_a_threshold_on_levels_never_accepts_a_probability_below_it(p: float, t: float) -> None:
     if quantise(np.array([p]))[0] >= threshold_level(t):
         assert p >= t - 1e-9 or t > 255 / 256
-
-
-def test_uncertainty_levels_span_zero_to_one_half() -> None:
-    levels = quantise_uncertainty(np.array([0.0, 0.25, 0.5], np.float32))
-    assert levels.tolist() == [0, 128, 255]

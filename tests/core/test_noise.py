@@ -15,11 +15,13 @@ from raysegclean.core.noise import (
     corrupt,
     drop,
     shift,
+    smooth,
+    swap,
 )
 from raysegclean.errors import ConfigError
 
 ISOTROPIC = (1.0, 1.0, 1.0)
-KEEPS_CLASSES = ("boundary", "bias", "polygon", "shift")
+KEEPS_CLASSES = ("boundary", "bias", "markov", "polygon", "smooth", "shift")
 
 
 def ball(shape_zyx, centre_zyx, radius, value=1, dtype=np.uint8):
@@ -166,6 +168,64 @@ def test_polygon_keeps_tiny_components():
     np.testing.assert_array_equal(corrupt(label, "polygon", case_rng(0, "a"), vertices=3), label)
 
 
+def star(points: int, size: int = 121) -> np.ndarray:
+    """A disc of radius 40 whose rim waves by 10 pixels, `points` times around."""
+    y, x = np.mgrid[:size, :size] - size // 2
+    rim = 40 + 10 * np.cos(points * np.arctan2(y, x))
+    return (np.hypot(y, x) <= rim).astype(np.uint8)[None]
+
+
+def test_a_smooth_outline_keeps_slow_waves_and_loses_fast_ones():
+    disc = ball((1, 121, 121), (0, 60, 60), 40)
+    slow, fast = star(3), star(8)
+    assert dice(slow, smooth(slow, case_rng(0, "a"), descriptors=8))[1] > 0.97
+    assert dice(disc, smooth(fast, case_rng(0, "a"), descriptors=8))[1] > 0.95
+    assert dice(fast, smooth(fast, case_rng(0, "a"), descriptors=20))[1] > 0.95
+    # Holes between spikes are filled and spikes are cut: the area stays.
+    assert smooth(fast, case_rng(0, "a")).sum() / fast.sum() == pytest.approx(1, abs=0.06)
+
+
+def test_two_descriptors_make_an_ellipse_of_any_outline():
+    label = np.zeros((1, 60, 100), np.uint8)
+    label[0, 10:50, 10:90] = 1
+    out = smooth(label, case_rng(0, "a"), descriptors=2)[0]
+    y, x = np.nonzero(out)
+    moments = np.cov(np.stack([y, x]))
+    # Of an ellipse with half axes a and b the variances are a^2 / 4 and b^2 / 4, the area pi a b.
+    assert out.sum() == pytest.approx(4 * np.pi * np.sqrt(np.linalg.det(moments)), rel=0.02)
+    assert (y.mean(), x.mean()) == pytest.approx((29.5, 49.5), abs=0.5)
+
+
+def test_smooth_outlines_may_leave_the_box_of_their_class_but_take_no_other_class():
+    label = np.zeros((1, 60, 100), np.uint8)
+    label[0, 10:50, 10:90], label[0, :8] = 1, 2
+    out = smooth(label, case_rng(0, "a"), descriptors=2)
+    assert (out[0, 9] == 1).any()
+    assert not (out[label == 2] == 1).any()
+
+
+def test_swap_exchanges_a_class_with_its_nearest_neighbour():
+    label = np.zeros((4, 10, 40), np.int16)
+    label[:, 2:5, 2:6], label[:, 2:8, 10:14], label[:, 2:5, 30:34] = 4, 9, 5
+    out = swap(label, case_rng(0, "a"), value=4)
+    renamed = np.select([label == 4, label == 9], [9, 4], label)
+    np.testing.assert_array_equal(out, renamed)
+    stretched = swap(label.transpose(2, 1, 0), case_rng(0, "a"), (0.1, 9.0, 9.0), value=5)
+    assert np.unique(stretched[30:34]).tolist() == [0, 4], "nearest in mm"
+
+
+def test_swap_of_a_component_gives_it_the_neighbours_name_and_leaves_the_neighbour():
+    label = np.zeros((4, 10, 40), np.uint8)
+    label[:, 2:5, 2:6] = label[:, 2:5, 20:24] = 1
+    label[:, 2:5, 28:32] = 2
+    for seed in range(6):
+        out = swap(label, case_rng(seed, "a"), target="component", value=1)
+        assert (out == 1).sum() == (out == 2).sum() - (label == 2).sum() == (label == 2).sum()
+        assert (out[label == 2] == 2).all()
+    alone = np.where(label == 1, label, 0)
+    np.testing.assert_array_equal(swap(alone, case_rng(0, "a")), alone)
+
+
 def test_drop_removes_one_class_or_one_component_only():
     label = np.zeros((6, 20, 20), np.uint16)
     label[1:5, 2:8, 2:8] = label[1:5, 12:18, 2:8] = 300
@@ -237,6 +297,11 @@ def test_the_chosen_fraction_is_exact_and_ignores_the_order(count, fraction, see
         ("polygon", {"vertices": 2}, "at least 3"),
         ("drop", {"target": "organ"}, "component"),
         ("shift", {"length": 0.0}, "length"),
+        ("smooth", {"descriptors": 1}, "at least 2"),
+        ("swap", {"target": "organ"}, "component"),
+        ("markov", {"th1": 1.5}, "th1 from 0 to 1"),
+        ("markov", {"steps": -1}, "steps >= 0"),
+        ("markov", {"smoothing": "strong"}, "published, none"),
     ],
 )
 def test_wrong_names_and_values_are_refused_with_a_remedy(noise, params, message):

@@ -38,7 +38,7 @@ def _random_proposal(seed: int, label: np.ndarray) -> Proposal:
     return Proposal(
         candidate_zyx=np.where(differs, predicted + 1, 0).astype(np.uint8),
         confidence_zyx=np.where(differs, rng.integers(0, 256, SHAPE), 0).astype(np.uint8),
-        uncertainty_zyx=rng.integers(0, 128, SHAPE).astype(np.uint8),
+        score_zyx=rng.integers(0, 128, SHAPE).astype(np.uint8),
     )
 
 
@@ -56,7 +56,7 @@ actions_strategy = st.builds(
         st.dictionaries(st.sampled_from(list(Kind)), st.floats(0.1, 0.99)),
         max_size=2,
     ),
-    replace_below=st.none() | st.floats(0.01, 0.4),
+    replace_below=st.dictionaries(st.integers(0, 2), st.floats(0.01, 0.8), max_size=3),
 )
 
 
@@ -78,7 +78,7 @@ def test_blocks_with_the_halo_of_their_actions_settle_like_the_whole(
     whole = _settle(label, proposal, actions)
     for core in (Box((0, 0, 0), (cut, 12, 12)), Box((cut, 0, 0), SHAPE)):
         window = core.grown(actions.halo_vox(ISOTROPIC)).clipped(WHOLE)
-        parts = (proposal.candidate_zyx, proposal.confidence_zyx, proposal.uncertainty_zyx)
+        parts = (proposal.candidate_zyx, proposal.confidence_zyx, proposal.score_zyx)
         block = settle(
             label[window.slices],
             core.relative_to(window),
@@ -126,7 +126,7 @@ def test_a_confidence_of_zero_is_never_accepted() -> None:
     proposal = Proposal(
         np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
     )
-    actions = Actions(replace_above={1: OPEN, 2: OPEN}, replace_below=0.4)
+    actions = Actions(replace_above={1: OPEN, 2: OPEN}, replace_below={0: 0.8, 1: 0.8, 2: 0.8})
     assert np.array_equal(_settle(label, proposal, actions).label_zyx, label)
 
 
@@ -135,7 +135,7 @@ def test_the_published_rule_flips_uncertain_voxels_even_where_the_network_agrees
     uncertainty = np.zeros(SHAPE, np.uint8)
     uncertainty[3] = 120
     proposal = Proposal(np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), uncertainty)
-    settled = _settle(label, proposal, Actions(flip_above=0.2), classes=2)
+    settled = _settle(label, proposal, Actions(flip_above=0.4), classes=2)
     assert np.array_equal(settled.label_zyx[3], 1 - label[3])
     assert (settled.reason_zyx[3] == Reason.FLIP).all()
     assert np.array_equal(np.delete(settled.label_zyx, 3, 0), np.delete(label, 3, 0))
@@ -178,7 +178,7 @@ def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
 
 
 def test_actions_without_a_class_leave_it_alone() -> None:
-    actions = Actions(shift_vox={1: 1.0, 2: -1.0}, replace_above={1: OPEN}, replace_below=0.1)
+    actions = Actions(shift_vox={1: 1.0, 2: -1.0}, replace_above={1: OPEN}, replace_below={0: 0.2})
     held = actions.without(frozenset({1}))
     assert held == Actions(shift_vox={2: -1.0})
     assert actions.without(frozenset()) == actions

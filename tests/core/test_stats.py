@@ -28,7 +28,7 @@ def _stats(prob: torch.Tensor, given_zyx: np.ndarray, truth_zyx: np.ndarray) -> 
     sums = EvidenceSum()
     sums.add(prob)
     evidence = sums.finish(given_zyx)
-    proposal = propose(evidence, given_zyx, keeps_uncertainty=True)
+    proposal = propose(evidence, given_zyx, score="aleatoric")
     return block_stats(evidence, proposal, given_zyx, CLASSES, truth_zyx)
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from raysegclean.dist.search import SearchFailed, candidates, search
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.errors import ConfigError
+from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 
@@ -168,7 +169,7 @@ class Trains:
         self.job = job
 
     def __call__(self, params, report):
-        config = replace(self.job.train, keep=params["keep"])
+        config = replace(self.job.train, hook=HookSpec.of(COSEG_HOOK, keep=params["keep"]))
         keys = train_group(replace(self.job, key=f"keep{params['keep']}", train=config))
         report(params["keep"], 1)
         return params["keep"] + len(keys)
@@ -176,7 +177,7 @@ class Trains:
 
 @pytest.mark.slow
 def test_trials_that_train_at_the_same_time_do_not_starve_each_other(cluster, balls, tmp_path):
-    config = TrainConfig(steps=12, batch=2, peers=2, coupling="coseg", keep=0.5)
+    config = TrainConfig(steps=12, batch=2, peers=2, hook=HookSpec.of(COSEG_HOOK, keep=0.5))
     job = TrainJob(
         key="",
         run_uri=str(tmp_path / "run"),

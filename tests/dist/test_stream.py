@@ -1,5 +1,7 @@
 """The training feed: right patches, right order, from any step, for any number of ranks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import ray
@@ -110,6 +112,24 @@ def test_a_damaged_case_costs_only_its_own_patches(balls, tmp_path):
     assert hit, "the damaged case was never drawn"
 
 
+def test_trusted_patches_come_behind_each_rank_s_own_and_are_marked(balls):
+    trusted = build_table(balls.infos[3:5], "organs", (0, 3))
+    clean = source_of(balls, table=trusted, seed=12, batch=3)
+    source = source_of(balls, clean=clean)
+    assert source.cases == (*(f"case{n}" for n in range(6)), "case3", "case4")
+    for rank in (0, 1):
+        rows = source.cut(5, rank, 2)
+        own, beside = source_of(balls).cut(5, rank, 2), clean.cut(5, rank, 2)
+        assert source.rows(rank, 2) == len(rows["step"]) == len(own["step"]) + len(beside["step"])
+        assert rows["trusted"].tolist() == [0] * len(own["step"]) + [1] * len(beside["step"])
+        for name in ("image", "label", "uniform", "fault"):
+            np.testing.assert_array_equal(rows[name], np.concatenate([own[name], beside[name]]))
+        names = [source.cases[number] for number in rows["case"]]
+        assert names[: len(own["step"])] == [source.table.cases[n] for n in own["case"]]
+        assert names[len(own["step"]) :] == [trusted.cases[n] for n in beside["case"]]
+        assert set(names[len(own["step"]) :]) <= {"case3", "case4"}
+
+
 def test_a_case_with_other_channels_is_named_and_not_learnt(balls):
     rows = source_of(balls, channels=2).cut(0, 0, 1)
     assert rows["image"].shape == (4, 2, *PATCH)
@@ -137,6 +157,7 @@ def test_the_stream_brings_every_step_in_order_from_any_step(balls, cluster, mon
     monkeypatch.setattr(stream, "_BLOCK_STEPS", 3)
     monkeypatch.setattr(stream, "_BLOCKS_PER_DATASET", 4)
     source = source_of(balls)
+    source = replace(source, clean=source_of(balls, seed=12, batch=3))
     sent = ray.put(source)
     seen = 0
     for step, rows in zip(range(7, 29), stream_rows(sent, range(7, 29), readers=2), strict=True):

@@ -1,6 +1,7 @@
 """Training groups: the same weights wherever the networks sit and whatever dies on the way."""
 
 import os
+import queue
 import signal
 import threading
 import time
@@ -8,16 +9,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ray.train
 import torch
 
+from raysegclean.dist import exchange, train_loop
 from raysegclean.dist import train as module
-from raysegclean.dist import train_loop
+from raysegclean.dist.exchange import PeerMesh
 from raysegclean.dist.progress import Progress, progress_line
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import common_step
 from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
+from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.training import (
     Batch,
@@ -29,6 +33,8 @@ from raysegclean.nets.training import (
 )
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_network
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
 
 FOLDS = (("case0", "case1", "case2"), ("case3", "case4", "case5"))
@@ -36,9 +42,7 @@ COSEG = TrainConfig(
     steps=120,
     batch=3,
     peers=2,
-    coupling="coseg",
-    keep=0.7,
-    start_epoch=1,
+    hook=HookSpec.of(COSEG_HOOK, keep=0.7, start_epoch=1),
     epoch_steps=12,
     checkpoint_every=10,
     seed=5,
@@ -65,12 +69,14 @@ def job(balls, tmp_path):
 
 def batch_of(source, step, rank=0, ranks=1):
     rows = source.cut(step, rank, ranks)
+    own = len(range(rank, source.batch, ranks))
     return Batch(
-        image=torch.tensor(rows["image"]),
-        label=torch.tensor(rows["label"]).long(),
-        case=[source.table.cases[number] for number in rows["case"]],
+        image=torch.tensor(rows["image"][:own]),
+        label=torch.tensor(rows["label"][:own]).long(),
+        case=[source.table.cases[number] for number in rows["case"][:own]],
         step=step,
-        uniform=[bool(flag) for flag in rows["uniform"]],
+        uniform=[bool(flag) for flag in rows["uniform"][:own]],
+        clean=batch_of(source.clean, step, rank, ranks) if source.clean else None,
     )
 
 
@@ -195,7 +201,7 @@ def test_peers_in_two_ranks_are_the_peers_of_one_process_even_when_one_is_killed
 
 @pytest.mark.slow
 def test_independent_members_are_trainings_of_their_own_with_the_same_weights(job, cluster):
-    config = replace(COSEG, coupling="independent", keep=1.0, steps=40)
+    config = replace(COSEG, hook=HookSpec(), steps=40)
     notes = []
     job = replace(job, folds=FOLDS[:1], placement="ranks", train=config)
     keys = train_group(job, on_note=notes.append)
@@ -205,13 +211,105 @@ def test_independent_members_are_trainings_of_their_own_with_the_same_weights(jo
 
 @pytest.mark.slow
 def test_two_data_parallel_workers_average_the_gradients_of_their_halves_of_the_batch(job, cluster):
-    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=30, batch=4)
+    config = replace(COSEG, peers=1, hook=HookSpec(), steps=30, batch=4)
     job = replace(job, folds=FOLDS[:1], train=config, workers=2)
     ((key,),) = train_group(job)
     net, _, _ = load_network(Store.open(job.run_uri).get(key))
     expected = averaged_by_hand(job)
     for name, value in net.state_dict().items():
         assert torch.equal(value, expected[name]), name
+
+
+REWEIGHT = TrainConfig(
+    steps=20,
+    batch=3,
+    hook=HookSpec.of("raysegclean.methods.reweight:ReweightHook", start_epoch=1),
+    epoch_steps=4,
+    checkpoint_every=10,
+    seed=5,
+)
+
+
+@pytest.fixture
+def expert_job(job, balls, tmp_path):
+    """The same archive, in which cases 1, 3 and 4 have a trusted label too, one that is shifted."""
+    archive = Archive.open(tmp_path / "expert")
+    for case, (image, label) in balls.arrays.items():
+        labels = {"organs": label}
+        if case in ("case1", "case3", "case4"):
+            labels["expert"] = np.roll(label, 1, axis=1)
+        write_case(archive, case, image, labels, spacing_mm=(2, 1, 1))
+    return replace(
+        job,
+        archive_uri=archive.store.uri,
+        cases=tuple(build_index(archive)),
+        train=REWEIGHT,
+        trusted_label="expert",
+    )
+
+
+def test_a_fold_learns_from_the_trusted_cases_of_its_own_training_side_alone(expert_job, balls):
+    first, second = (module._source(expert_job, fold) for fold in (0, 1))
+    assert first.clean.table.cases == ("case1",)
+    assert second.clean.table.cases == ("case3", "case4")
+    assert first.clean.seed not in (first.seed, second.clean.seed, second.seed)
+    rows = first.clean.cut(0, 0, 1)
+    uniform = rows["uniform"].tolist().index(1)
+    found = np.roll(balls.arrays["case1"][1], 1, axis=1) == 3
+    patches = np.lib.stride_tricks.sliding_window_view(found, expert_job.patch_zyx)
+    label = rows["label"][uniform] == 1
+    turned = (label, label[:, :, ::-1])
+    assert any((patches == one).all(axis=(3, 4, 5)).any() for one in turned)
+
+
+def test_a_hook_that_asks_for_nothing_gets_no_trusted_patches(expert_job):
+    assert module._source(replace(expert_job, train=COSEG), 0).clean is None
+
+
+def test_a_fold_without_trusted_cases_cannot_learn_from_them(expert_job):
+    bare = replace(expert_job, folds=(("case0", "case2"), ("case3",)))
+    with pytest.raises(InputError, match=r"fold 0: none of its 2 training cases has a trusted"):
+        module._source(bare, 0)
+    with pytest.raises(InputError, match="trusted"):
+        module._source(replace(expert_job, trusted_label=None), 0)
+
+
+@pytest.mark.slow
+def test_a_training_with_trusted_patches_is_the_same_in_a_worker(expert_job, cluster):
+    expert_job = replace(expert_job, folds=expert_job.folds[:1])
+    ((key,),) = train_group(expert_job)
+    assert_bit_equal(expert_job, 0, [key])
+
+
+class TwoRanks:
+    """Broadcasts between two threads, in place of torch.distributed."""
+
+    def __init__(self):
+        self.sent = queue.Queue()
+
+    def broadcast(self, tensor, group, group_src):
+        assert group_src == 0
+        if group == 0:
+            self.sent.put(tensor.clone())
+        else:
+            tensor.copy_(self.sent.get(timeout=10))
+
+
+def test_the_trusted_patches_are_handed_over_with_the_batch(expert_job, monkeypatch):
+    monkeypatch.setattr(exchange, "distributed", TwoRanks())
+    source = module._source(expert_job, 0)
+    batch = batch_of(source, 7)
+    meshes = [
+        PeerMesh(SimpleNamespace(get_group=lambda _, peer=peer: peer), 2, 1) for peer in (0, 1)
+    ]
+    sent = meshes[0].hand_over(batch, source.cases)
+    blank = train_loop._blank(source, 0, 1, torch.device("cpu"))
+    got = meshes[1].hand_over(blank, source.cases)
+    for mine, theirs in ((sent, got), (sent.clean, got.clean)):
+        assert (mine.step, mine.case, mine.uniform) == (theirs.step, theirs.case, theirs.uniform)
+        assert torch.equal(mine.image, theirs.image)
+        assert torch.equal(mine.label, theirs.label)
+    assert got.clean.case == batch.clean.case
 
 
 @pytest.mark.slow
@@ -225,15 +323,13 @@ def test_a_diverged_training_is_told_as_such_and_is_not_tried_again(job, cluster
 
 @pytest.mark.slow
 def test_a_damaged_case_is_named_and_training_goes_on(job, cluster, balls, tmp_path, caplog):
-    from raysegclean.store.archive import Archive, write_case
-
     archive = Archive.open(tmp_path / "damaged")
     for case, (image, label) in balls.arrays.items():
         write_case(archive, case, image, {"organs": label}, spacing_mm=(2, 1, 1))
     for shard in (tmp_path / "damaged" / "case1.ome.zarr" / "0" / "c").rglob("*"):
         if shard.is_file():
             shard.write_bytes(b"")
-    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=20)
+    config = replace(COSEG, peers=1, hook=HookSpec(), steps=20)
     job = replace(job, archive_uri=archive.store.uri, folds=FOLDS[:1], train=config)
     train_group(job)
     assert "goes on without case case1" in caplog.text
@@ -241,7 +337,7 @@ def test_a_damaged_case_is_named_and_training_goes_on(job, cluster, balls, tmp_p
 
 @pytest.mark.slow
 def test_a_training_with_nothing_left_to_read_is_an_error_and_not_a_network(job, cluster, tmp_path):
-    config = replace(COSEG, peers=1, coupling="independent", keep=1.0, steps=20)
+    config = replace(COSEG, peers=1, hook=HookSpec(), steps=20)
     job = replace(job, archive_uri=str(tmp_path / "gone"), folds=FOLDS[:1], train=config)
     with pytest.raises(InputError, match="fold 0: no case is left"):
         train_group(job)

@@ -15,7 +15,7 @@ import numpy as np
 from raysegclean.config import Config, make_config
 from raysegclean.core.geometry import Index3
 from raysegclean.dist.train_loop import model_key
-from raysegclean.nets.unet import build_network
+from raysegclean.nets.networks import build_network
 from raysegclean.nets.weights import save_network
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive, write_case

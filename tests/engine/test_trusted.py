@@ -139,11 +139,12 @@ def test_the_tables_say_what_the_corrector_did(biased: Biased, alone: Config) ->
 
 def test_training_rows_are_kept_as_plain_arrays(biased: Biased, alone: Config) -> None:
     store = RunFolder(alone.run).store
-    kept = [info.key for info in store.list("corrector") if info.key.endswith(".npz")]
-    assert len(kept) == len(TRUSTED) + 1, "one sample per trusted shard, and the merged one"
+    kept = [info.key for info in store.list("looks")]
+    assert len(kept) == len(TRUSTED), "one sample per trusted shard"
     for key in kept:
         with np.load(io.BytesIO(store.get(key)), allow_pickle=False) as arrays:
-            assert set(arrays) == {"hashes", "features", "targets", "limit"}
+            counts = {"both_vox", "sum_vox"}
+            assert set(arrays) == {"hashes", "features", "targets", "limit"} | counts
             assert not any(arrays[name].dtype.hasobject for name in arrays)
     suffixes = {Path(info.key).suffix for info in store.list()}
     assert not suffixes & {".pkl", ".pickle", ".joblib"}
@@ -169,7 +170,8 @@ def test_a_second_start_fits_nothing_again_and_a_new_trusted_case_corrects_anew(
     before = outputs(alone)
     said: list[str] = []
     assert clean(alone, say=said.append).exit_code == 0
-    assert [line for line in said if line.startswith("correct:") and "0 are left" in line]
+    for stage in ("look-", "revise-"):
+        assert [line for line in said if line.startswith(stage) and "0 are left" in line]
     assert outputs(alone) == before
 
     biased.archive.add_label("other0", EXPERT, biased.truth["other0"], {})

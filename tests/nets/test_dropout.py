@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from raysegclean.nets.dropout import ChannelDropout, channel_mask, dropout_masks
-from raysegclean.nets.unet import NetworkSpec, build_network
+from raysegclean.nets.networks import build_network
+from raysegclean.nets.unet import NetworkSpec
 
 torch.set_num_threads(1)
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from raysegclean.core.geometry import Box
 from raysegclean.errors import ConfigError
 from raysegclean.nets.inference import Tiling, iter_tile_probs, padded_shape, read_window, tiles
+from raysegclean.nets.networks import build_network
 from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.nets.unet import NetworkSpec, UNet, build_network
+from raysegclean.nets.unet import NetworkSpec, UNet
 from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter
 
 torch.set_num_threads(1)
@@ -217,8 +218,9 @@ def test_a_tiling_off_the_lattice_of_the_voter_is_refused() -> None:
 
 MEASURE = """
 import sys, torch
-from raysegclean.nets.inference import window_bytes
-from raysegclean.nets.unet import NetworkSpec, build_network
+from raysegclean.nets.memory import window_bytes
+from raysegclean.nets.networks import build_network
+from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import NetworkVoter
 
 def peak():  # not ru_maxrss, which begins with the size of the process that started this one
@@ -227,7 +229,7 @@ def peak():  # not ru_maxrss, which begins with the size of the process that sta
 
 torch.set_num_threads(1)
 classes, width = int(sys.argv[1]), int(sys.argv[2])
-spec = NetworkSpec(classes=classes, widths=(width, 8), strides=((2, 2, 2),))
+spec = NetworkSpec(classes=classes, widths=(width, 8), strides=((2, 2, 2),), name=sys.argv[3])
 voter = NetworkVoter(build_network(spec), spec)
 list(voter.passes(torch.zeros(1, 8, 8, 8)))
 before = peak()
@@ -237,8 +239,12 @@ print((peak() - before) / window_bytes(spec, (80, 80, 80)))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize(("classes", "width"), [(3, 8), (12, 8)])
-def test_memory_stays_within_its_estimate_and_not_far_below(classes: int, width: int) -> None:
-    command = [sys.executable, "-c", MEASURE, str(classes), str(width)]
+@pytest.mark.parametrize(
+    ("classes", "width", "name"),
+    [(3, 8, "unet"), (12, 8, "unet"), (3, 8, "raysegclean.nets.unet:build")],
+    ids=["formula", "many classes", "measured"],
+)
+def test_memory_stays_within_its_estimate_and_not_far_below(classes, width, name) -> None:
+    command = [sys.executable, "-c", MEASURE, str(classes), str(width), name]
     used = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0.5 < used <= 1.0

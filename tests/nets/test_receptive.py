@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysegclean.nets.networks import build_network
 from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.nets.unet import NetworkSpec, build_network
+from raysegclean.nets.unet import NetworkSpec
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import torch
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.selection import KeepAll, SmallLoss
+from raysegclean.nets.selection import SmallLoss
 
 torch.set_num_threads(1)
 
@@ -26,12 +26,8 @@ def visit(selection, wrongs: dict[str, float], step: int = 0) -> dict[str, float
     parts = [sample(wrong) for wrong in wrongs.values()]
     logits, label = (torch.cat(part) for part in zip(*parts, strict=True))
     batch = Batch(torch.zeros(len(wrongs), 1, 1, 1, 100), label, list(wrongs), step)
-    weights = selection.on_batch(torch.ones(len(wrongs)), logits, batch)
+    weights = selection.on_batch(logits, batch)
     return dict(zip(wrongs, weights.tolist(), strict=True))
-
-
-def test_plain_training_keeps_everything() -> None:
-    assert visit(KeepAll(), {"a": 0.0, "b": 1.0}) == {"a": 1.0, "b": 1.0}
 
 
 def test_the_cases_that_are_explained_worst_are_dropped() -> None:
@@ -61,7 +57,7 @@ def test_a_patch_of_pure_background_of_an_unknown_case_is_kept() -> None:
     logits = torch.zeros(1, 2, 1, 1, 4)
     logits[:, 0] = 5
     batch = Batch(torch.zeros(1, 1, 1, 1, 4), torch.zeros(1, 1, 1, 4).long(), ["new"], 5)
-    weights = selection.on_batch(torch.ones(1), logits, batch)
+    weights = selection.on_batch(logits, batch)
     assert weights.tolist() == [1.0]
     assert "new" not in selection.state()["means"]
 

@@ -12,6 +12,7 @@ import torch
 
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.nets.training import (
     Batch,
     LocalExchange,
@@ -29,7 +30,13 @@ torch.set_num_threads(1)
 
 SPEC = NetworkSpec(classes=2, widths=(4, 6), strides=((2, 2, 2),), dropout=0.3)
 PLAIN = TrainConfig(steps=20, batch=4, seed=5)
-COSEG = replace(PLAIN, peers=2, coupling="coseg", keep=0.5, start_epoch=1, epoch_steps=3)
+
+
+def coseg(keep: float) -> HookSpec:
+    return HookSpec.of(COSEG_HOOK, keep=keep, start_epoch=1)
+
+
+COSEG = replace(PLAIN, peers=2, hook=coseg(0.5), epoch_steps=3)
 
 
 def batch_at(step: int) -> Batch:
@@ -99,9 +106,9 @@ class Wire:
         return End()
 
 
-@pytest.mark.parametrize("coupling", ["coseg", "independent"])
-def test_peers_in_one_process_equal_peers_in_two_ranks_bit_for_bit(coupling) -> None:
-    config = replace(COSEG, coupling=coupling)
+@pytest.mark.parametrize("hook", [coseg(0.5), HookSpec()], ids=["coseg", "plain"])
+def test_peers_in_one_process_equal_peers_in_two_ranks_bit_for_bit(hook) -> None:
+    config = replace(COSEG, hook=hook)
     together = run(Trainer(SPEC, config), 20)
     wire = Wire()
     ranks = [Trainer(SPEC, config, place=Place((peer,), wire.end(peer))) for peer in (0, 1)]
@@ -122,12 +129,12 @@ def test_peers_choose_for_each_other() -> None:
 
 
 def test_selection_starts_at_its_epoch_and_drops_the_wrong_case() -> None:
-    trainer = Trainer(SPEC, replace(COSEG, steps=60, keep=0.7))
+    trainer = Trainer(SPEC, replace(COSEG, steps=60, hook=coseg(0.7)))
     reports = list(train(trainer, stream()))
     assert all(set(report.kept.values()) == {1.0} for report in reports[:3])
     late = [report.kept[0] for report in reports[30:45]]
     assert np.mean(late) == pytest.approx(0.75, abs=0.05)
-    means = trainer.members[0].selection.state()["means"]
+    means = trainer.members[0].hook.state()["means"]
     assert max(means, key=means.get) == "c3"
 
 
@@ -272,9 +279,9 @@ def test_training_stops_at_its_last_step() -> None:
         ({"batch": 0}, "batch must be at least 1"),
         ({"peers": 0}, "peers must be at least 1"),
         ({"lr": 0.0}, "lr must be positive"),
-        ({"keep": 1.5}, "keep must be in"),
+        ({"loss": "mse"}, "loss must be one of"),
         ({"freeze_bn_from": 0.0}, "freeze_bn_from"),
-        ({"coupling": "coseg"}, "set peers: 2"),
+        ({"hook": coseg(0.5)}, "set peers: 2"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict, says: str) -> None:

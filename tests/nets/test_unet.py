@@ -5,14 +5,9 @@ import pytest
 import torch
 
 from raysegclean.errors import ConfigError
+from raysegclean.nets.networks import build_network, prepare_network
 from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.nets.unet import (
-    NetworkSpec,
-    build_network,
-    fold_batchnorm,
-    plan_strides,
-    prepare_network,
-)
+from raysegclean.nets.unet import NetworkSpec, fold_batchnorm, plan_strides
 
 torch.set_num_threads(1)
 

@@ -5,9 +5,10 @@ import torch
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import channel_mask
+from raysegclean.nets.networks import build_network
 from raysegclean.nets.receptive import receptive_radius
-from raysegclean.nets.unet import NetworkSpec, build_network
-from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, head_inputs
 
 torch.set_num_threads(1)
 
@@ -69,3 +70,36 @@ def test_impossible_voters_are_refused() -> None:
         DropoutVoter(build_network(dry), dry)
     with pytest.raises(ConfigError, match="at least one member"):
         EnsembleVoter([])
+
+
+def test_the_features_are_what_the_head_of_the_first_network_reads_in_its_first_pass() -> None:
+    window = torch.randn(1, 8, 8, 8)
+    nets = [build_network(SPEC, seed) for seed in (4, 5)]
+    ensemble = EnsembleVoter([NetworkVoter(net, SPEC) for net in nets])
+    with head_inputs(ensemble) as found:
+        passes = list(ensemble.passes(window))
+        (features,) = found
+    with torch.no_grad():
+        rebuilt = torch.softmax(nets[0].head(features[None])[0], dim=0)
+    torch.testing.assert_close(rebuilt, passes[0], atol=1e-6, rtol=0)
+    list(ensemble.passes(window))
+    assert len(found) == 1, "nothing is kept after the look"
+
+
+def test_the_features_under_dropout_are_those_of_the_first_masks() -> None:
+    window = torch.randn(1, 8, 8, 8)
+    net = build_network(SPEC, 4)
+    voter = DropoutVoter(net, SPEC, n_passes=3)
+    with head_inputs(voter) as found:
+        first, *_ = voter.passes(window)
+    with torch.no_grad():
+        rebuilt = torch.softmax(net.head(found[0][None])[0], dim=0)
+    torch.testing.assert_close(rebuilt, first, atol=1e-6, rtol=0)
+
+
+def test_a_voter_without_a_head_has_no_features() -> None:
+    class Headless:
+        name = "mine"
+
+    with pytest.raises(ConfigError, match=r"'mine' has no layer `head`"), head_inputs(Headless()):  # type: ignore[arg-type]
+        pass

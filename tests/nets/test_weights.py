@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from raysegclean.errors import InputError
-from raysegclean.nets.unet import NetworkSpec, build_network
+from raysegclean.nets.networks import build_network
+from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_network, load_state, save_network, save_state
 
 torch.set_num_threads(1)

@@ -1,0 +1,108 @@
+"""The figures of a table, from rows of `raysegclean score` kept as plain values.
+
+Definitions: docs/results.md. A row is one class of one case; figures over cases are means of the
+cases' means over their classes, except E, which is averaged over classes last.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raysegclean.core.bootstrap import Interval, paired_bootstrap
+from raysegclean.core.metrics import CleanSummary, clean_summary, error_removed
+
+__all__ = [
+    "Row",
+    "clean_cases",
+    "dice",
+    "error_removed_of",
+    "harm",
+    "per_case",
+    "precision",
+    "share_worse",
+    "told",
+    "worst_error_removed",
+]
+
+Row = Mapping[str, Any]
+
+
+def error_removed_of(rows: Sequence[Row]) -> Interval:
+    """Return E averaged over classes, with the mean of the classes' interval ends (by patient).
+
+    Classes that are right in every case have no error to remove, and do not count.
+    """
+    found = []
+    for value in sorted({row["label_value"] for row in rows}):
+        mine = [row for row in rows if row["label_value"] == value]
+        found.append(
+            paired_bootstrap(
+                [row["change"]["dice_given"] for row in mine],
+                [row["dice"] for row in mine],
+                [row["patient"] or row["case"] for row in mine],
+            )
+        )
+    ends = np.array([(one.value, one.low, one.high) for one in found])
+    known = ends[~np.isnan(ends).any(axis=1)] if len(ends) else ends
+    value, low, high = known.mean(axis=0) if len(known) else [float("nan")] * 3
+    return Interval(float(value), float(low), float(high))
+
+
+def worst_error_removed(rows: Sequence[Row]) -> float:
+    """Return E of the case that fares worst, of its mean Dice; NaN where no case was wrong."""
+    before, after = per_case(rows, _dice_given), per_case(rows, _dice)
+    each = error_removed(list(before.values()), list(after.values()))
+    return float(np.nanmin(each)) if np.isfinite(each).any() else float("nan")
+
+
+def dice(rows: Sequence[Row], *, given: bool = False) -> float:
+    """Return the mean Dice to the truth, of the output or of the given label."""
+    return float(np.mean([(_dice_given if given else _dice)(row) for row in rows]))
+
+
+def share_worse(rows: Sequence[Row]) -> float:
+    """Return the share of the cases whose mean Dice fell."""
+    change = per_case(rows, lambda row: row["dice"] - row["change"]["dice_given"])
+    return float(np.mean([value < 0 for value in change.values()]))
+
+
+def precision(rows: Iterable[Row]) -> float:
+    """Return the share of the changed voxels that became right; NaN where none changed."""
+    changes = [row["change"] for row in rows]
+    fixed = sum(one["fixed"] for one in changes)
+    changed = fixed + sum(one["harmed"] for one in changes)
+    return fixed / changed if changed else float("nan")
+
+
+def harm(rows: Iterable[Row]) -> tuple[float, float]:
+    """Return harm per case and class: the mean and the worst; NaN for no row."""
+    values = [row["change"]["harm"] for row in rows]
+    known = [value for value in values if value is not None]
+    return (float(np.mean(known)), max(known)) if known else (float("nan"), float("nan"))
+
+
+def clean_cases(rows: Sequence[Row]) -> CleanSummary:
+    """Return how much of their own given labels cases keep, as Dice."""
+    return clean_summary(list(per_case(rows, lambda row: row["change"]["dice_to_given"]).values()))
+
+
+def per_case(rows: Iterable[Row], figure: Any) -> dict[str, float]:
+    """Return the mean of a row's figure over the classes of each case."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["case"], []).append(float(figure(row)))
+    return {case: float(np.mean(values)) for case, values in found.items()}
+
+
+def told(value: float, form: str = ".3f") -> str:
+    """Return a figure as text; a dash where there is none."""
+    return "-" if value is None or np.isnan(value) else f"{value:{form}}"
+
+
+def _dice(row: Row) -> float:
+    return float(row["dice"])
+
+
+def _dice_given(row: Row) -> float:
+    return float(row["change"]["dice_given"])

@@ -1,0 +1,257 @@
+"""One cell of the scoreboard: from (data, scenario, line, seed) to scores.
+
+Networks are trained once per family: the run of the family's first entry trains them, and the
+others borrow them (`models:`), so lines of one family never train again. Training is timed apart.
+Runs share one Ray, because starting one costs more than a small run.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from archives import EXPERT, MAJORITY, Unavailable, noisy_cases, open_archive, trusted_cases
+from cells import (
+    BENCH,
+    LABEL,
+    TRUTH,
+    Change,
+    argmax,
+    changed_rows,
+    mean_bias,
+    shifted,
+    write_cell,
+)
+from grid import BASELINES, DATA, METHODS, NO_NETWORK, PLAIN, SCENARIOS, Entry, owner
+
+from raysegclean.check import check
+from raysegclean.config import Config, make_config
+from raysegclean.dist.cluster import connect
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import load_method, make_params
+from raysegclean.pipeline import clean
+from raysegclean.preparing import begin, prepare
+from raysegclean.stages.training import train
+from raysegclean.store.archive import Archive
+from raysegclean.store.lock import RunLock
+from raysegclean.store.run import RunFolder
+from raysegclean.store.score import score_archive
+
+__all__ = ["Key", "config_of", "label_of", "measure", "suspicions"]
+
+FOLDER = BENCH / "methods"
+log = logging.getLogger("benchmark")
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which cell."""
+
+    data: str
+    scenario: str
+    line: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where the cell is kept."""
+        return FOLDER / "cells" / f"{self.name}.json"
+
+    @property
+    def name(self) -> str:
+        """A file name that no other cell has."""
+        return f"{self.data}.{self.scenario}.{self.line.replace(' ', '_')}.s{self.seed}"
+
+    def told(self) -> dict[str, Any]:
+        """Return the key as a cell says it."""
+        return asdict(self)
+
+
+def measure(key: Key, source: Path) -> dict[str, Any]:
+    """Return the scores of one cell. Raises Unavailable where it cannot be run here."""
+    archive = open_archive(source, key.data, SCENARIOS[key.scenario], key.seed)
+    scenario = SCENARIOS[key.scenario]
+    counted = sorted(set(archive.case_ids()) - trusted_cases(archive, scenario))
+    started = time.monotonic()
+    if key.line in BASELINES:
+        found: dict[str, Any] = {"rows": changed_rows(archive, _baseline(key, archive), counted)}
+        found["wall_s"] = time.monotonic() - started
+    else:
+        found = _cleaned(key, archive, counted)
+    return key.told() | {"noisy": noisy_cases(archive, scenario, counted)} | found
+
+
+def _baseline(key: Key, archive: Archive) -> Change:
+    if key.line == "argmax":
+        try:
+            return argmax(RunFolder(str(_run(key, "uncertainty"))))
+        except FileNotFoundError as error:
+            raise Unavailable(str(error)) from error
+    if key.line == "label shift":
+        trusted = trusted_cases(archive, SCENARIOS[key.scenario])
+        classes = sorted({int(v) for c in trusted for v in _values(archive, c)} - {0})
+        return shifted(archive, mean_bias(archive, sorted(trusted), EXPERT, classes))
+    if key.line == "majority":
+        return lambda case, _: archive.label(case, MAJORITY).read_all()
+    return lambda _, given: given
+
+
+def _values(archive: Archive, case: str) -> Sequence[int]:
+    return sorted({int(value) for value in archive.label(case, EXPERT).read_all().ravel()})
+
+
+def _cleaned(key: Key, archive: Archive, counted: Sequence[str]) -> dict[str, Any]:
+    """Train what is missing, clean, and score."""
+    config = config_of(key, archive)
+    train_s = None
+    if METHODS[key.line].family != NO_NETWORK:
+        train_s = _trained(key, archive)
+    connect()
+    started = time.monotonic()
+    report = clean(config)
+    wall_s = time.monotonic() - started
+    scores = score_archive(archive, label_of(key), TRUTH, given=LABEL, cases=counted)
+    return {
+        "rows": [asdict(row) for row in scores.rows],
+        "wall_s": wall_s,
+        "train_s": train_s,
+        "failed_cases": len(report.failed),
+        "ranks": _ranks(config, counted),
+    }
+
+
+def _ranks(config: Config, cases: Sequence[str]) -> dict[str, float]:
+    """Return how suspicious each case is; the checks rank all cases themselves."""
+    if config.method == "integrity":
+        worst_first = check(config.archive, config.label).worst_first
+        return {case: -float(place) for place, case in enumerate(worst_first) if case in cases}
+    return suspicions(RunFolder(config.run).read_table("cases.parquet"), cases)
+
+
+def config_of(key: Key, archive: Archive) -> Config:
+    """Return the config of a method's run. Raises Unavailable where the method is not there."""
+    entry, scenario = METHODS[key.line], SCENARIOS[key.scenario]
+    settings = DATA[key.data]
+    cores = len(os.sched_getaffinity(0))
+    values = {
+        "archive": archive.store.uri,
+        "label": LABEL,
+        "run": str(_run(key, key.line)),
+        "method": entry.method,
+        "params": _params(key, entry),
+        "network": dict(settings.network),
+        "train": {**settings.train, "seed": key.seed},
+        "trusted": {"label": EXPERT} if scenario.trusted else None,
+        "models": _lender(key, entry),
+        "output": {"label": label_of(key)},
+        # Not auto: `clean` cannot see that the Ray it finds has two slots per core.
+        "resources": {
+            "train": {"workers": 1, "cpus": 1, "gpus": 0},
+            "relabel": {"actors": cores, "cpus": 1, "gpus": 0},
+        },
+    }
+    try:
+        config = make_config(json.loads(json.dumps(values)))
+        method = load_method(entry.method)
+        if method.wants_trusted(make_params(method, config.params)) and not scenario.trusted:
+            raise Unavailable("it needs trusted cases")
+    except ConfigError as error:
+        raise Unavailable(str(error)) from error
+    return config
+
+
+def _params(key: Key, entry: Entry) -> Mapping[str, Any]:
+    """Return the params of a line: without retraining, which would not change the labels."""
+    params = dict(entry.params)
+    try:
+        known = {item.name for item in fields(load_method(entry.method).params)}
+    except ConfigError as error:
+        raise Unavailable(str(error)) from error
+    if "retrain" in known:
+        params["retrain"] = False
+    if entry.knows_share:
+        params["alpha"] = round(1 - SCENARIOS[key.scenario].share, 6)
+    if entry.votes:
+        voting = [Key(key.data, key.scenario, line, key.seed) for line in entry.votes]
+        missing = [one.line for one in voting if not _is_done(one)]
+        if missing:
+            raise Unavailable(f"it votes over the labels of {', '.join(missing)}; run them first")
+        params["labels"] = " ".join(label_of(one) for one in voting)
+    return params
+
+
+def _is_done(key: Key) -> bool:
+    return key.path.exists() and "rows" in json.loads(key.path.read_text())
+
+
+def label_of(key: Key) -> str:
+    """Return the name of the label that a cell writes."""
+    return f"clean-{key.scenario}-{key.line}"
+
+
+def _run(key: Key, line: str) -> Path:
+    place = f"{SCENARIOS[key.scenario].place}-s{key.seed}"
+    return FOLDER / key.data / place / f"run-{key.scenario}-{line}"
+
+
+def _training_key(key: Key) -> Key:
+    """Return the cell whose run trains the networks of this one.
+
+    Plain networks know nothing of trusted cases, so scenarios of one archive share them.
+    """
+    family = METHODS[key.line].family
+    scenario = SCENARIOS[key.scenario].place if family == PLAIN else key.scenario
+    return Key(key.data, scenario, owner(family), key.seed)
+
+
+def _lender(key: Key, entry: Entry) -> str | None:
+    if entry.family == NO_NETWORK or _training_key(key) == key:
+        return None
+    trains = _training_key(key)
+    return str(_run(trains, trains.line))
+
+
+def _trained(key: Key, archive: Archive) -> float:
+    """Train the networks of the cell's family, unless they are; return the seconds it took."""
+    trains = _training_key(key)
+    note = FOLDER / "voters" / f"{trains.name}.json"
+    if not note.exists():
+        config = config_of(trains, archive)
+        connect()
+        started = time.monotonic()
+        _train_voters(config)
+        write_cell(note, {"train_s": time.monotonic() - started})
+    return float(json.loads(note.read_text())["train_s"])
+
+
+def _train_voters(config: Config) -> None:
+    """Do the first part of `clean`; a later `clean` with this config finds the networks."""
+    run = RunFolder(config.run)
+    prepared = prepare(config)
+    lock = RunLock(run.store, job="benchmark")
+    epoch = lock.acquire()
+    try:
+        session = begin(config, run, prepared, connect(), (epoch, lock.check, log.info))
+        train(session, prepared.infos)
+    finally:
+        lock.release()
+
+
+def suspicions(rows: Sequence[Mapping[str, Any]], cases: Sequence[str]) -> dict[str, float]:
+    """Return how suspicious each case is to its run, from the run's table of cases and classes.
+
+    That is the run's own `suspicion` where it tells one, else 1 for a class that is changed or
+    sent to a person, plus the posterior of its noisy group; the largest over the classes.
+    """
+    found = dict.fromkeys(cases, 0.0)
+    for row in rows:
+        if row["case"] in found:
+            acts = row["action"] != "keep"
+            value = row.get("suspicion")
+            own = float(acts) + (row["posterior"] or 0.0) if value is None else float(value)
+            found[row["case"]] = max(found[row["case"]], own)
+    return found

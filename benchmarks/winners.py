@@ -1,0 +1,103 @@
+"""Which method wins a scenario, judged on patients that had no say in it.
+
+Patients are dealt to two halves by a hash of their id. On the *choosing* half methods are ranked by
+E, among those that leave clean cases alone; every figure of the winner is from the *judging* half.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from grid import BASELINES
+from measures import Row, clean_cases, dice, error_removed_of
+
+from raysegclean.core.bootstrap import Interval
+from raysegclean.core.metrics import CleanSummary
+
+__all__ = ["Cell", "Standing", "chooses", "pooled", "ranked", "split"]
+
+Cell = Mapping[str, Any]
+
+LEAST_MEAN, LEAST_WORST = 0.99, 0.95
+"""Dice that clean cases must keep to their own given label, for a method to be chosen."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one method reaches on one half of the patients."""
+
+    line: str
+    error: Interval
+    before: float
+    after: float
+    clean: CleanSummary
+
+    @property
+    def harmless(self) -> bool:
+        """Whether clean cases, where there are any, are left alone."""
+        kept = self.clean.mean >= LEAST_MEAN and self.clean.worst >= LEAST_WORST
+        return self.clean.cases == 0 or kept
+
+
+def chooses(patient: str) -> bool:
+    """Return whether a patient belongs to the half on which the winner is chosen."""
+    return blake2b(patient.encode(), digest_size=1).digest()[0] % 2 == 0
+
+
+def split(cells: Iterable[Cell]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of noisy and of clean cases; a case of another seed is another case."""
+    noisy: list[Row] = []
+    clean: list[Row] = []
+    for cell in cells:
+        wrong = set(cell["noisy"])
+        for row in cell["rows"]:
+            named = {**row, "case": f"{row['case']}#{cell['seed']}"}
+            (noisy if row["case"] in wrong else clean).append(named)
+    return noisy, clean
+
+
+def pooled(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Return the finished cells of each line, all seeds together."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if "rows" in cell:
+            found.setdefault(cell["line"], []).append(cell)
+    return found
+
+
+def ranked(cells: Iterable[Cell]) -> list[Standing]:
+    """Return the methods that may win, best first by the choosing half, as the judging half is.
+
+    Only methods that left clean cases alone and removed some error where they were chosen; empty
+    without noisy cases in both halves.
+    """
+    found = []
+    for line, mine in pooled(cells).items():
+        if line in BASELINES:
+            continue
+        noisy, clean = split(mine)
+        sides = [standing(line, noisy, clean, choosing=side) for side in (True, False)]
+        if None not in sides and sides[0].harmless and sides[0].error.value > 0:
+            found.append((-sides[0].error.value, line, sides[1]))
+    return [judged for _, _, judged in sorted(found, key=lambda one: one[:2])]
+
+
+def standing(
+    line: str, noisy: Sequence[Row], clean: Sequence[Row], *, choosing: bool
+) -> Standing | None:
+    """Return the figures of one half; None where it has no noisy case."""
+    bad, good = ([r for r in rows if _side(r) == choosing] for rows in (noisy, clean))
+    if not bad:
+        return None
+    return Standing(
+        line=line,
+        error=error_removed_of(bad),
+        before=dice(bad, given=True),
+        after=dice(bad),
+        clean=clean_cases(good),
+    )
+
+
+def _side(row: Row) -> bool:
+    return chooses(row["patient"] or row["case"].partition("#")[0])

@@ -1,0 +1,135 @@
+"""Findings of the integrity checks, the thresholds behind them, and how unusual a value is.
+
+A value is judged against the archive's own robust distribution (median and median absolute
+deviation), never against anatomy books. Its score is its distance from the median in robust
+standard deviations, with a floor below which differences are ordinary anatomy or rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Feature", "Finding", "IntegrityParams", "ranked"]
+
+Values = NDArray[np.float64]
+
+_MAD_TO_SD = 1.4826
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or odd with one case."""
+
+    grave: bool
+    """Almost surely an error, or a case that cannot be used."""
+    score: float
+    """How far from usual, in robust standard deviations or what stands for them."""
+    case: str
+    label_value: int | None
+    what: str
+    where: str
+    value: str
+    usual: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class IntegrityParams:
+    """Thresholds of the integrity checks."""
+
+    few_cases: int = 8
+    """Below so many cases that have a class, there is no usual value to compare with."""
+    odd_sds: float = 5.0
+    """Robust standard deviations from which a value is a finding."""
+    grave_sds: float = 10.0
+    """And from which it is grave, where the difference is large too."""
+    usual_share: float = 0.8
+    """Share of the other cases from which a class counts as expected."""
+    sure_share: float = 0.9
+    """Share of the other cases that makes a rule of the archive: breaking it is grave."""
+    stray_share: float = 0.02
+    """Values in at most this share of the cases are strays."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number per case, and how to speak of it."""
+
+    what: str
+    """What is wrong, with `{value}` for the class and `{side}` for one of `sides`."""
+    sides: tuple[str, str]
+    """Words for below and above the usual."""
+    unit: str
+    values: Values
+    """(cases,), NaN where a case has none."""
+    remedy: str
+    floor: float
+    """Least robust sd, on the scale that is compared."""
+    log: bool = False
+    """Compare logarithms: values are positive, and ratios matter."""
+    side: int = 0
+    """1: only high values are odd, -1: only low ones, 0: both."""
+    least: float = -inf
+    """Values below this are never odd."""
+    grave_effect: float = inf
+    """Least difference, on the scale that is compared, of a grave finding."""
+
+    def scores(self, few_cases: int) -> Values:
+        """Return how unusual each case is, >= 0; 0 for NaN and where there are too few cases."""
+        compared, centre, sd = self._compared()
+        if np.isfinite(compared).sum() < few_cases:
+            return np.zeros(len(compared))
+        signed = (compared - centre) / sd
+        away = np.abs(signed) if self.side == 0 else self.side * signed
+        away = np.where(self.values >= self.least, away, 0.0)
+        return np.nan_to_num(np.maximum(away, 0.0), nan=0.0)
+
+    def findings(
+        self, cases: Sequence[str], value: int, wheres: Sequence[str], params: IntegrityParams
+    ) -> Iterator[Finding]:
+        """Yield a finding for every case whose value is odd; `wheres` says where, per case."""
+        scores = self.scores(params.few_cases)
+        compared, centre, _ = self._compared()
+        low, middle, high = (
+            np.nanpercentile(self.values, (25, 50, 75)) if (scores > 0).any() else (0.0, 0.0, 0.0)
+        )
+        usual = f"{_number(middle)} ({_number(low)} to {_number(high)}) {self.unit}".rstrip()
+        for row in np.flatnonzero(scores >= params.odd_sds).tolist():
+            effect = float(compared[row] - centre)
+            yield Finding(
+                grave=bool(scores[row] >= params.grave_sds and abs(effect) >= self.grave_effect),
+                score=round(float(scores[row]), 1),
+                case=cases[row],
+                label_value=value,
+                what=self.what.format(value=value, side=self.sides[effect > 0]),
+                where=wheres[row],
+                value=f"{_number(float(self.values[row]))} {self.unit}".rstrip(),
+                usual=usual,
+                remedy=self.remedy,
+            )
+
+    def _compared(self) -> tuple[Values, float, float]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            compared = np.log(self.values) if self.log else self.values
+        compared = np.where(np.isfinite(compared), compared, np.nan)
+        known = compared[np.isfinite(compared)]
+        if not known.size:
+            return compared, float("nan"), 1.0
+        centre = float(np.median(known))
+        sd = max(self.floor, _MAD_TO_SD * float(np.median(np.abs(known - centre))))
+        # The spread of a handful of cases is a guess, and often too small.
+        return compared, centre, sd * (1 + 2 / known.size)
+
+
+def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return findings worst first: grave ones, then by score, then by case."""
+    return tuple(
+        sorted(findings, key=lambda f: (not f.grave, -f.score, f.case, f.label_value or 0, f.what))
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -1,0 +1,371 @@
+"""Integrity: what is wrong with labels, found without any network.
+
+Two kinds of rules. Exact ones: the label's values against the archive's, geometry against the
+affine, empty labels, slices that were skipped, cases that occur twice. And robust ones: what a case
+has otherwise than the archive (`core.oddities`), and pairs of classes in the wrong order. Nothing
+is known here of anatomy; the archive itself says what is usual, so an error that most cases share
+is not seen.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysegclean.core.anatomy import orientation, spacing_of_affine
+from raysegclean.core.facts import LabelFacts
+from raysegclean.core.findings import Finding, IntegrityParams, ranked
+from raysegclean.core.oddities import (
+    ArchiveFacts,
+    box_words,
+    class_findings,
+    nanmedian,
+)
+
+__all__ = ["Examination", "examine"]
+
+EMPTY_SCORE = 100.0
+TWIN_SCORE = 20.0
+"""Scores of findings that are not measured in standard deviations, on the same ladder."""
+
+ENDS = ("z low", "z high", "y low", "y high", "x low", "x high")
+GEOMETRY_TOLERANCE = 0.01
+SKIPPED_FLANK = 0.1
+"""A gap is a skipped slice where the slices beside it have this share of the largest area."""
+ORDER_FLOOR_MM = 2.0
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the checks found."""
+
+    findings: tuple[Finding, ...]
+    """Worst first."""
+    scores: Mapping[str, float]
+    """Case -> how odd it is, all its oddities together; of cases without a finding too."""
+    notes: tuple[str, ...] = ()
+    """What could not be judged, and why."""
+
+    def worst_first(self) -> list[str]:
+        """Return all cases: those with grave findings first, then by score, then by name."""
+        grave = {finding.case for finding in self.findings if finding.grave}
+        return sorted(self.scores, key=lambda c: (c not in grave, -self.scores[c], c))
+
+
+def examine(
+    cases: Sequence[LabelFacts],
+    params: IntegrityParams | None = None,
+    declared: Collection[int] | None = None,
+) -> Examination:
+    """Return what is wrong or odd with the cases of an archive.
+
+    `declared` are the label values that may occur; without them values of very few cases count as
+    strays. The answer does not depend on the order of the cases.
+    """
+    params = params or IntegrityParams()
+    archive = ArchiveFacts(tuple(sorted(cases, key=lambda case: case.case)))
+    squares = np.zeros(len(cases))
+    found = [
+        *_empty(archive),
+        *_missing(archive, params),
+        *_strays(archive, params, declared),
+        *_geometry(archive, params),
+        *_skipped(archive, params),
+        *_parts(archive, params),
+        *_borders(archive, params),
+        *_orders(archive, params),
+        *_twins(archive),
+    ]
+    for value in archive.values:
+        findings, scores = class_findings(archive, value, params)
+        found += findings
+        squares += scores
+    scores_of = dict(zip(archive.names, np.sqrt(squares).tolist(), strict=True))
+    for finding in found:
+        scores_of[finding.case] = max(scores_of[finding.case], finding.score)
+    return Examination(ranked(found), scores_of, tuple(_notes(archive, params)))
+
+
+def _notes(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[str]:
+    few = [value for value in archive.values if archive.holders[value] < params.few_cases]
+    if few:
+        shown = ", ".join(map(str, few[:10])) + (" and more" if len(few) > 10 else "")
+        yield (
+            f"fewer than {params.few_cases} cases have class {shown}: volume, place, pieces and "
+            "intensities are not judged there"
+        )
+    if not archive.frame.anatomical:
+        yield "not every case has an affine: places and orders are along the axes of the voxels"
+
+
+def _empty(archive: ArchiveFacts) -> Iterable[Finding]:
+    for case in archive.cases:
+        if not case.classes:
+            yield Finding(
+                grave=True,
+                score=EMPTY_SCORE,
+                case=case.case,
+                label_value=None,
+                what="the label is empty",
+                where="",
+                value="0 voxels",
+                usual="",
+                remedy="draw it or leave the case out",
+            )
+
+
+def _missing(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
+    holders, drawn = archive.holders, [case for case in archive.cases if case.classes]
+    for case in drawn:
+        for value in sorted(holders.keys() - case.classes.keys()):
+            share = holders[value] / max(1, len(drawn) - 1)
+            if share >= params.usual_share and len(drawn) > 2:
+                yield Finding(
+                    grave=share >= params.sure_share,
+                    score=round(EMPTY_SCORE * share / 2, 1),
+                    case=case.case,
+                    label_value=value,
+                    what=f"class {value} is missing",
+                    where="",
+                    value="0 voxels",
+                    usual=f"{share:.0%} of the other cases have it",
+                    remedy="is the structure outside the scan? Else draw it",
+                )
+
+
+def _strays(
+    archive: ArchiveFacts, params: IntegrityParams, declared: Collection[int] | None
+) -> Iterable[Finding]:
+    holders, many = archive.holders, len(archive.cases)
+    for value in archive.values:
+        known = declared is None or value in declared
+        rare = holders[value] <= max(1, params.stray_share * many)
+        if known and (declared is not None or not rare or many < 2 * params.few_cases):
+            continue
+        usual = "not declared" if not known else f"{holders[value]} of {many} cases have it"
+        for case in archive.cases:
+            if value in case.classes:
+                yield Finding(
+                    grave=not known,
+                    score=EMPTY_SCORE / 2 if not known else params.odd_sds,
+                    case=case.case,
+                    label_value=value,
+                    what=f"value {value} is in this label",
+                    where=box_words(case.classes[value]),
+                    value=f"{case.classes[value].voxels} voxels",
+                    usual=usual,
+                    remedy="is it a stray value? Map it to a class or to 0",
+                )
+
+
+def _geometry(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
+    for case in archive.cases:
+        for name, spacing in (
+            ("the label's spacing", case.label_spacing_mm),
+            ("the affine's spacing", spacing_of_affine(case.affine) if case.affine else None),
+        ):
+            if spacing and not np.allclose(spacing, case.spacing_mm, rtol=GEOMETRY_TOLERANCE):
+                yield Finding(
+                    grave=True,
+                    score=EMPTY_SCORE / 2,
+                    case=case.case,
+                    label_value=None,
+                    what=f"{name} is not the image's",
+                    where="",
+                    value=_mm(spacing),
+                    usual=_mm(case.spacing_mm),
+                    remedy="which one is right? Ingest the case again with it",
+                )
+    codes = {case.case: orientation(case.affine) for case in archive.cases if case.affine}
+    if len(codes) < params.few_cases:
+        return
+    usual = max(sorted(set(codes.values())), key=list(codes.values()).count)
+    others = [case for case, code in codes.items() if code != usual]
+    for name in others if len(others) <= (1 - params.sure_share) * len(codes) + 1 else ():
+        yield Finding(
+            grave=False,
+            score=2 * params.odd_sds,
+            case=name,
+            label_value=None,
+            what="the affine turns the image another way than in the other cases",
+            where="",
+            value=codes[name],
+            usual=usual,
+            remedy="does left look left? Correct the affine if it does not",
+        )
+
+
+def _mm(spacing_mm: Sequence[float]) -> str:
+    return " x ".join(f"{edge:.4g}" for edge in spacing_mm) + " mm (z, y, x)"
+
+
+def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
+    """Slices without a class between slices that have much of it, where other cases have none."""
+    gaps: dict[tuple[int, int], list[LabelFacts]] = defaultdict(list)
+    for case in archive.cases:
+        for value, facts in case.classes.items():
+            for gap in facts.gaps:
+                if gap.flank >= SKIPPED_FLANK:
+                    gaps[value, gap.axis].append(case)
+    for (value, axis), cases in sorted(gaps.items()):
+        held = archive.holders[value]
+        if len(cases) - 1 > (1 - params.sure_share) * held:
+            continue
+        for case in cases:
+            gap = next(gap for gap in case.classes[value].gaps if gap.axis == axis)
+            yield Finding(
+                grave=held >= params.few_cases,
+                score=round(TWIN_SCORE * (1 + gap.flank), 1),
+                case=case.case,
+                label_value=value,
+                what=f"class {value} skips slices",
+                where=f"{'zyx'[axis]} {gap.start} and on",
+                value=f"{gap.slices} empty slices inside",
+                usual=f"{len(cases)} of {held} cases have such a gap",
+                remedy="draw the slices that were left out",
+            )
+
+
+def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
+    """Another number of large parts than nearly all other cases have: one kidney of two."""
+    for value in archive.values:
+        parts = {c.case: c.classes[value].parts for c in archive.cases if value in c.classes}
+        numbers = list(parts.values())
+        usual = max(sorted(set(numbers)), key=numbers.count)
+        others = [case for case, number in parts.items() if number != usual]
+        few = len(parts) < params.few_cases
+        if few or len(others) > (1 - params.sure_share) * len(parts) + 1:
+            continue
+        for case in archive.cases:
+            if case.case in others:
+                yield Finding(
+                    grave=False,
+                    score=1.5 * params.odd_sds,
+                    case=case.case,
+                    label_value=value,
+                    what=f"class {value} has another number of large parts than usual",
+                    where=box_words(case.classes[value]),
+                    value=f"{parts[case.case]} parts",
+                    usual=f"{usual} parts in {numbers.count(usual)} of {len(parts)} cases",
+                    remedy="is a part missing, or one too many?",
+                )
+
+
+def _borders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
+    few = archive.cut.sum(axis=0)
+    for column, value in enumerate(archive.values):
+        held = archive.holders[value]
+        for end, name in enumerate(ENDS):
+            cut = int(few[column, end])
+            if cut - 1 > (1 - params.sure_share) * held or held < params.few_cases:
+                continue
+            for row in np.flatnonzero(archive.cut[:, column, end]).tolist():
+                case = archive.cases[row]
+                yield Finding(
+                    grave=False,
+                    score=params.odd_sds,
+                    case=case.case,
+                    label_value=value,
+                    what=f"class {value} is cut by the border of the image",
+                    where=name,
+                    value=f"{case.classes[value].ends[end]:.0%} of its largest cross section",
+                    usual=f"{cut} of {held} cases reach that border",
+                    remedy="does the scan end there, or is the label displaced?",
+                )
+
+
+def _twins(archive: ArchiveFacts) -> Iterable[Finding]:
+    """Cases with the image of another, or with its label on another image."""
+    images: dict[str, list[str]] = defaultdict(list)
+    labels: dict[str, list[LabelFacts]] = defaultdict(list)
+    for case in archive.cases:
+        images[case.image_key].append(case.case)
+        if case.classes:
+            labels[case.label_key].append(case)
+    for names in images.values():
+        for name in names[1:]:
+            what = f"same shape, spacing and intensities as case {names[0]}"
+            yield _twin(name, what, "if it is the same scan, keep one of the two", grave=False)
+    for cases in labels.values():
+        strangers = [case for case in cases if case.image_key != cases[0].image_key]
+        # One label for most of an archive is meant so, as an atlas.
+        if 2 * len(cases) <= len(archive.cases):
+            for case in strangers:
+                what = f"same label as case {cases[0].case}, on another image"
+                yield _twin(case.case, what, "find out whose label it is", grave=True)
+
+
+def _twin(case: str, what: str, remedy: str, *, grave: bool) -> Finding:
+    return Finding(
+        grave=grave,
+        score=TWIN_SCORE,
+        case=case,
+        label_value=None,
+        what=what,
+        where="",
+        value="",
+        usual="",
+        remedy=remedy,
+    )
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two classes in the wrong order."""
+
+    score: float
+    first: int
+    second: int
+    apart_mm: float
+    usual_mm: float
+
+
+def _orders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
+    """Pairs of classes in another order along an axis than nearly all cases: sides swapped.
+
+    Per case and axis the clearest pair speaks, with the number of the others.
+    """
+    found: dict[tuple[int, int], list[_Pair]] = defaultdict(list)
+    for first, value in enumerate(archive.values[:-1]):
+        apart = archive.centre_mm[:, first + 1 :] - archive.centre_mm[:, first, None]
+        held = np.isfinite(apart).sum(axis=0)
+        above = (apart > 0).sum(axis=0)
+        agree = np.maximum(above, held - above)
+        rule = (held >= params.few_cases) & (agree >= params.sure_share * (held - 1))
+        usual = nanmedian(apart, axis=0)
+        sd = np.maximum(ORDER_FLOOR_MM, 1.4826 * nanmedian(np.abs(apart - usual), axis=0))
+        score = np.abs(apart - usual) / (sd * (1 + 2 / np.maximum(held, 1)))
+        broken = rule & (apart * usual < 0) & (score >= params.odd_sds)
+        for row, second, axis in np.argwhere(broken).tolist():
+            pair = _Pair(
+                score=float(score[row, second, axis]),
+                first=value,
+                second=archive.values[first + 1 + second],
+                apart_mm=float(apart[row, second, axis]),
+                usual_mm=float(usual[second, axis]),
+            )
+            found[row, axis].append(pair)
+    for (row, axis), pairs in sorted(found.items()):
+        yield _order_finding(archive, archive.cases[row], axis, pairs)
+
+
+def _order_finding(
+    archive: ArchiveFacts, case: LabelFacts, axis: int, pairs: Sequence[_Pair]
+) -> Finding:
+    worst = max(pairs, key=lambda pair: (pair.score, -pair.first, -pair.second))
+    words = archive.frame.words[axis]
+    more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
+    side = words[worst.apart_mm > 0]
+    return Finding(
+        grave=True,
+        score=round(worst.score, 1),
+        case=case.case,
+        label_value=worst.second,
+        what=f"class {worst.second} lies further {side} than class {worst.first}, "
+        f"the wrong way round{more}",
+        where=box_words(case.classes[worst.second]),
+        value=f"{abs(worst.apart_mm):.3g} mm further {side}",
+        usual=f"{abs(worst.usual_mm):.3g} mm further {words[worst.usual_mm > 0]}",
+        remedy="are sides swapped, or is the affine mirrored?",
+    )

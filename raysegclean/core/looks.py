@@ -1,0 +1,90 @@
+"""A second look: what a method asks of chosen cases, with the voters' probabilities in hand.
+
+The propose stage runs the voters once and keeps no probabilities. A policy that needs more says so
+by yielding an `Ask`: a pure function on one block, and the cases to run it on. Its answers are
+merged per case in a fixed order, so they do not depend on workers. A `Revision` is the last look:
+it returns a label, which the rule takes where the verdict's actions open a class to it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysegclean.core.geometry import Box, Index3
+
+__all__ = ["Answer", "Ask", "Look", "Reviser", "Revision", "VoterBlock"]
+
+Answer = Mapping[str, NDArray[Any]]
+"""What a look says of one block, or merged, of one case: small arrays by name."""
+
+
+@dataclass(frozen=True)
+class VoterBlock:
+    """One block with halo, as voters and annotators see it; labels are channel indices (z y x)."""
+
+    case: str
+    window: Box
+    """Where the arrays lie in the case."""
+    core: Box
+    """The voxels to answer for, relative to the arrays."""
+    given_zyx: NDArray[np.uint8]
+    trusted_zyx: NDArray[np.uint8] | None
+    prob_czyx: NDArray[np.float32]
+    """Mean probabilities over all passes."""
+    features_fzyx: NDArray[np.float32] | None
+    """Penultimate activations of the first network, for looks that ask for them."""
+    spacing_mm: tuple[float, float, float]
+
+
+class Look(Protocol):
+    """A frozen dataclass of plain values: it travels to the workers and is hashed."""
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether `VoterBlock.features_fzyx` is to be filled."""
+        ...
+
+    def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:
+        """Return how far the arrays must reach beyond the core."""
+        ...
+
+    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:
+        """Return what the block says; `values` are those of its case."""
+        ...
+
+    def merge(self, first: Answer, second: Answer) -> Answer:
+        """Return both answers as one; associative and commutative to the last bit."""
+        ...
+
+
+class Reviser(Protocol):
+    """A frozen dataclass of plain values: it travels to the workers and is hashed."""
+
+    def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:
+        """Return how far the arrays must reach beyond the core."""
+        ...
+
+    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Return the channels (z y x) of the core; `values` are those of its case."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Which cases to look at, and how."""
+
+    look: Look
+    cases: Mapping[str, Mapping[str, Any]]
+    """Case -> plain values for it."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """Which cases to revise, and how."""
+
+    reviser: Reviser
+    cases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Case -> plain values for it."""

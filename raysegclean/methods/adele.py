@@ -1,0 +1,145 @@
+"""ADELE (Liu et al., CVPR 2022): correct the labels of a class once it has been learnt.
+
+While the networks train, `nets.adele` follows the IoU of each class with the given labels. Where
+the curve bends (`core.onset`), early learning of that class is over: from then on its confident
+predictions replace the given label in what is learnt, from the given label anew at every step. A
+second loss asks that the image at other sizes gets the same answer.
+
+`rule: published` does the same to the archive: voxel by voxel, classes that were on at the end of
+training, confidence above tau, and only classes that the case's given label holds (the form of the
+paper's VOC runs: the new class must be on, the old one need not be). `rule: default` asks the
+policy first which cases are wrong, and how, and leaves classes alone that were never on.
+
+Repaired: the onset's trimming, the consistency mask (per voxel, not one flag per image), correction
+targets averaged over the scales, and the classes of the whole case instead of those of a patch.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision, Kind
+from raysegclean.core.policy import PolicyParams, decide
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.nets.adele import other_scales
+from raysegclean.nets.hooks import HookSpec
+
+__all__ = ["ADELE", "AdeleParams"]
+
+RULES = ("default", "published")
+_NOT_ON = "its early learning was not over when training ended"
+
+
+@dataclass(frozen=True)
+class AdeleParams:
+    """Settings of ADELE."""
+
+    rule: Literal["default", "published"] = "default"
+    members: int = 1
+    """Networks per fold."""
+    tau: float = 0.8
+    """Probability above which a prediction corrects a label (0.8 on VOC, 0.7 on SegTHOR)."""
+    ratio: float = 0.9
+    """Share of its first slope that a class's IoU curve must have lost."""
+    epochs: int = 40
+    """Points of that curve over the whole training."""
+    scales: str = "0.7 1"
+    """Sizes at which each patch is seen, 1 among them. The paper's "0.7 1 1.5" makes a step
+    about five times as dear in three dimensions, "0.7 1" a third dearer, "1" nothing."""
+    consistency: float = 1.0
+    """Weight of the agreement between the scales."""
+    rho: float = 0.8
+    """Mean probability above which a voxel's scales must agree."""
+    confidence: float = 0.7
+    """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    retrain: bool = False
+    """Whether a final network is trained on the cleaned labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.rule not in RULES:
+            raise ConfigError(
+                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
+            )
+        for name in ("tau", "ratio", "rho", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(
+                    f"params.{name}: expected a share between 0 and 1, got {getattr(self, name)}."
+                )
+        if self.members < 1 or self.epochs < 5 or self.consistency < 0:
+            raise ConfigError(
+                "params: expected members >= 1, epochs >= 5 and consistency >= 0, got "
+                f"{self.members}, {self.epochs} and {self.consistency}."
+            )
+        other_scales(self.scales)
+
+
+def _voters(params: AdeleParams) -> Voters:
+    hook = HookSpec.of(
+        "raysegclean.nets.adele:AdeleHook",
+        tau=params.tau,
+        ratio=params.ratio,
+        epochs=params.epochs,
+        scales=params.scales,
+        consistency=params.consistency,
+        rho=params.rho,
+    )
+    return Voters(members=params.members, hook=hook)
+
+
+def _policy(evidence: ArchiveEvidence, params: AdeleParams) -> Verdict:
+    on = {score.case: _on(evidence, score) for score in evidence.scores}
+    if params.rule == "published":
+        return Verdict.of({s.case: _published(s, on[s.case], params) for s in evidence.scores})
+    policy = PolicyParams(min_confidence=params.confidence)
+    decisions = decide(evidence.scores, policy, trusted=evidence.trusted)
+    return Verdict.of({case: _only(one, on[case]) for case, one in decisions.items()})
+
+
+def _on(evidence: ArchiveEvidence, score: CaseScore) -> frozenset[int]:
+    """Return the classes that are on in every network that judged the case.
+
+    Networks that another method trained have no onset; then every class is on.
+    """
+    reports = evidence.reports.get(score.fold, ())
+    onsets = [frozenset(report["onset"]) for report in reports if "onset" in report]
+    return frozenset(score.classes).intersection(*onsets)
+
+
+def _published(score: CaseScore, on: frozenset[int], params: AdeleParams) -> CaseDecision:
+    take = ClassDecision(
+        Action.REPLACE,
+        f"rule published, confidence above {params.tau}",
+        above=dict.fromkeys(Kind, params.tau),
+    )
+    classes = {}
+    for channel, one in score.classes.items():
+        if channel not in on:
+            classes[channel] = ClassDecision(Action.KEEP, _NOT_ON)
+        elif not one.given_vox:
+            classes[channel] = ClassDecision(Action.KEEP, "the given label lacks the class")
+        else:
+            classes[channel] = take
+    return CaseDecision(score.case, classes)
+
+
+def _only(decision: CaseDecision, on: frozenset[int]) -> CaseDecision:
+    """Return the decision with classes that are not on left to a person."""
+    classes = {
+        channel: one
+        if channel in on or one.action is Action.KEEP
+        else replace(one, action=Action.REVIEW, why=f"{one.why}; {_NOT_ON}")
+        for channel, one in decision.classes.items()
+    }
+    return CaseDecision(decision.case, classes)
+
+
+def _retrains(params: AdeleParams) -> bool:
+    return params.retrain
+
+
+def _corrects(params: AdeleParams) -> bool:
+    return params.rule == "default"
+
+
+ADELE = Method("adele", AdeleParams, _voters, _policy, _retrains, _corrects)

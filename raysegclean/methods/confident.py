@@ -1,0 +1,115 @@
+"""Confident learning (Northcutt et al., JAIR 2021) on out-of-fold predictions, as cleanlab does it.
+
+`rule: cleanlab`, the published form for segmentation (cleanlab 2.9): t_k is the mean p(given) of
+class k, n counts the voxels that are confidently predicted as another class, and of the n voxels of
+lowest p(given) in the archive those with another prediction take it. Everything comes from the
+histograms of the one propose pass, so p is known in steps of 1/256: n counts from the first step
+that reaches t_k, and the cut is the step that flags nearest to n voxels. `core.confident` does the
+same exactly, on blocks of probabilities.
+
+One n for all classes lets large organs swamp small ones, and flags voxels in clean cases too.
+`rule: default` therefore decides by case first (`core.policy.decide`), and reports the thresholds.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from raysegclean.core.casescore import Action, CaseDecision, ClassDecision, Kind
+from raysegclean.core.evidence import LEVELS, threshold_level
+from raysegclean.core.policy import PolicyParams, decide
+from raysegclean.core.rules import Actions
+from raysegclean.core.stats import KINDS, PROB_SCALE, CaseStats
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+
+__all__ = ["CONFIDENT", "ConfidentParams", "count_issues", "cut_level", "mean_self_confidence"]
+
+RULES = ("default", "cleanlab")
+
+
+@dataclass(frozen=True)
+class ConfidentParams:
+    """Settings of confident learning."""
+
+    rule: Literal["default", "cleanlab"] = "default"
+    members: int = 2
+    """Networks per fold."""
+    confidence: float = 0.7
+    """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    retrain: bool = False
+    """Whether a final network is trained on the cleaned labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.rule not in RULES:
+            raise ConfigError(
+                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
+            )
+        if self.members < 1:
+            raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
+        if not 0 < self.confidence <= 1:
+            raise ConfigError(
+                f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
+            )
+
+
+def mean_self_confidence(totals: CaseStats) -> list[float]:
+    """Return t per channel: the mean p(given) of its voxels; NaN for a channel without any."""
+    pairs = zip(totals.given_prob.tolist(), totals.given_vox.tolist(), strict=True)
+    return [total / (voxels * PROB_SCALE) if voxels else float("nan") for total, voxels in pairs]
+
+
+def count_issues(totals: CaseStats, thresholds: list[float]) -> int:
+    """Return n: voxels with another prediction whose probability reaches that class's threshold.
+
+    A class that nobody was given has no threshold: every prediction of it counts.
+    """
+    rows = dict(zip(KINDS, totals.disagreement, strict=True))
+    by_candidate = rows[Kind.ADDED] + rows[Kind.SWAPPED]
+    by_candidate[0] = rows[Kind.REMOVED].sum(axis=0)
+    least = [0 if np.isnan(t) else threshold_level(t) for t in thresholds]
+    return int(sum(counts[level:].sum() for counts, level in zip(by_candidate, least, strict=True)))
+
+
+def cut_level(totals: CaseStats, wanted: int) -> int:
+    """Return the level of p(given) below which nearest to `wanted` voxels lie; ties: the lower."""
+    below = np.concatenate([[0], totals.score.sum(axis=(0, 1)).cumsum()])
+    return int(np.abs(below - wanted).argmin())
+
+
+def _policy(evidence: ArchiveEvidence, params: ConfidentParams) -> Verdict:
+    totals = evidence.totals
+    thresholds = mean_self_confidence(totals)
+    chosen = {f"t[{c}]": t for c, t in enumerate(thresholds) if not np.isnan(t)}
+    if params.rule == "default":
+        policy = PolicyParams(min_confidence=params.confidence)
+        decided = Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+        return Verdict(decided.decisions, decided.actions, chosen)
+    wanted = count_issues(totals, thresholds)
+    level = cut_level(totals, wanted)
+    below = level / LEVELS
+    actions = Actions(replace_below=dict.fromkeys(range(totals.classes), below))
+    voxelwise = ClassDecision(Action.REPLACE, f"p of the given label below {below:.3f}")
+    classes = dict.fromkeys(range(1, totals.classes), voxelwise)
+    return Verdict(
+        decisions={s.case: CaseDecision(s.case, classes) for s in evidence.scores},
+        actions={s.case: actions for s in evidence.scores} if level else {},
+        chosen=chosen | {"issues": wanted, "cut": below},
+    )
+
+
+def _voters(params: ConfidentParams) -> Voters:
+    return Voters(members=params.members, score="given_prob" if params.rule == "cleanlab" else "")
+
+
+def _retrains(params: ConfidentParams) -> bool:
+    return params.retrain
+
+
+def _corrects(params: ConfidentParams) -> bool:
+    return params.rule == "default"
+
+
+CONFIDENT = Method("confident", ConfidentParams, _voters, _policy, _retrains, _corrects)

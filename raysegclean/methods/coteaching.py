@@ -1,0 +1,149 @@
+"""Co-teaching (Han et al., NeurIPS 2018), voxel by voxel: two peers drop each other's worst voxels.
+
+Each network ranks the voxels of a batch by its cross-entropy and passes on those that it explains
+best, R(t) = 1 - forget x min(t / ramp, 1) of them at epoch t; its peer learns from these alone.
+What is dropped is not relabelled: Co-teaching makes voters, and the policy decides which cases are
+wrong, and how (`core.policy.decide`), under either rule.
+
+`rule: published` ranks all voxels of a batch together. Background is explained best, so small
+organs are dropped first. `rule: default` repairs that: voxels are ranked within their given class.
+Background loses no more voxels than the foreground does, because a label that is wrong by some
+voxels of an organ is wrong by about as many of background; a fifth of all background would be a
+wide shell round every organ, and without it an outline cannot be learnt.
+
+Not guaranteed: that dropped voxels are wrong. `forget` is the noise rate, which Co-teaching takes
+as known. The published loss is divided twice by the number of kept voxels; here it is once.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from raysegclean.core.policy import PolicyParams, decide
+from raysegclean.core.sampling import IGNORE
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.nets.batch import Batch
+from raysegclean.nets.hooks import Exchanges, HookContext, HookSpec, Lesson, PlainHook
+from raysegclean.nets.losses import voxel_entropy
+
+__all__ = ["COTEACHING", "CoteachingHook", "CoteachingParams", "without_largest"]
+
+RULES = ("default", "published")
+
+
+@dataclass(frozen=True)
+class CoteachingParams:
+    """Settings of Co-teaching."""
+
+    forget: float = 0.2
+    """Share of the voxels of a class that is dropped in the end (tau, the noise rate)."""
+    ramp_epochs: float = 3.0
+    """Epochs, each a tenth of the steps, over which that share grows from 0 (T_k)."""
+    rule: Literal["default", "published"] = "default"
+    """Which voxels are ranked together: those of one class, or all of a batch."""
+    confidence: float = 0.7
+    """Probability above which a candidate replaces a label in a flagged case."""
+    retrain: bool = False
+    """Whether a final network is trained on the cleaned labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.rule not in RULES:
+            raise ConfigError(
+                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
+            )
+        if not 0 <= self.forget < 1:
+            raise ConfigError(f"params.forget: expected a share below 1, got {self.forget}.")
+        if self.ramp_epochs < 0:
+            raise ConfigError(f"params.ramp_epochs: expected epochs >= 0, got {self.ramp_epochs}.")
+        if not 0 < self.confidence <= 1:
+            raise ConfigError(
+                f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
+            )
+
+
+class CoteachingHook(PlainHook):
+    """The voxels that this network explains best are its peer's lesson."""
+
+    exchanges: ClassVar[Exchanges] = "voxels"
+
+    def __init__(
+        self,
+        context: HookContext,
+        forget: float = 0.2,
+        ramp_epochs: float = 3.0,
+        by_class: bool = True,
+    ) -> None:
+        """Take the method's settings."""
+        super().__init__(context)
+        self.forget, self.by_class = forget, by_class
+        self.ramp_steps = ramp_epochs * context.epoch_steps
+
+    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+        """Return the given label with `IGNORE` where it is explained worst."""
+        plain = super().lesson(net, logits, batch)
+        share = self.forget_at(batch.step)
+        if share == 0:
+            return plain
+        cost = voxel_entropy(logits, batch.label)
+        counts = [int((batch.label == channel).sum()) for channel in range(logits.shape[1])]
+        if self.by_class:
+            group, drops = batch.label, [_count(share, count) for count in counts]
+            drops[0] = min(drops[0], _count(share, sum(counts[1:])))
+        else:
+            group, drops = batch.label.clamp(max=0), [_count(share, sum(counts))]
+        return Lesson(without_largest(batch.label, cost, group, drops), plain.weights)
+
+    def forget_at(self, step: int) -> float:
+        """Return 1 - R(t), the share that is dropped."""
+        return self.forget * (min(1.0, step / self.ramp_steps) if self.ramp_steps else 1.0)
+
+
+def _count(share: float, voxels: int) -> int:
+    """Return the largest number of voxels that is no more than `share` of them."""
+    return int(share * voxels + 1e-9)
+
+
+def without_largest(
+    label: torch.Tensor, cost: torch.Tensor, group: torch.Tensor, drops: list[int]
+) -> torch.Tensor:
+    """Return `label` with `IGNORE` at the `drops[g]` voxels of each group g that cost the most.
+
+    label, cost, group: one shape; voxels whose group is not in `drops` are left alone. Of equal
+    costs the later voxel is dropped.
+    """
+    flat = label.flatten().clone()
+    for number, drop in enumerate(drops):
+        if drop:
+            mine = (group.flatten() == number).nonzero()[:, 0]
+            order = torch.sort(cost.flatten()[mine], stable=True).indices
+            flat[mine[order[len(mine) - drop :]]] = IGNORE  # each place once: no race
+    return flat.view_as(label)
+
+
+def _voters(params: CoteachingParams) -> Voters:
+    hook = HookSpec.of(
+        "raysegclean.methods.coteaching:CoteachingHook",
+        forget=params.forget,
+        ramp_epochs=params.ramp_epochs,
+        by_class=params.rule == "default",
+    )
+    return Voters(members=2, hook=hook)
+
+
+def _policy(evidence: ArchiveEvidence, params: CoteachingParams) -> Verdict:
+    policy = PolicyParams(min_confidence=params.confidence)
+    return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+
+
+def _retrains(params: CoteachingParams) -> bool:
+    return params.retrain
+
+
+def _corrects(params: Any) -> bool:  # noqa: ARG001
+    return True
+
+
+COTEACHING = Method("coteaching", CoteachingParams, _voters, _policy, _retrains, _corrects)

@@ -1,0 +1,113 @@
+"""Multi-SA: a network that is only told which classes are present, as a weak witness.
+
+The network (`nets.multisa`) never sees an outline, so it cannot learn a wrong one. Its maps are too
+coarse to correct a label, but they say where a structure must be. So by default nothing is edited:
+cases are ranked, and what lies elsewhere, is missing, or is labelled where the map never looks goes
+to a person with a sentence that says so.
+
+What stands out is measured in `core.witness`, from the counts of given and predicted voxels that
+every method has. `posterior` ranks: above one half a case goes to a person.
+
+`rule: pseudo` does what the source does: the maps become the label of cases that have none.
+
+Source: the abstract of Multi-SA (multi-layer self-attention for weakly supervised segmentation);
+training (`nets.presence`) and thresholds are ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision, Kind
+from raysegclean.core.rules import Actions
+from raysegclean.core.witness import Witness
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.nets.hooks import HookSpec
+
+__all__ = ["MULTISA", "MultisaParams"]
+
+RULES = ("rank", "pseudo")
+_NETWORK = "raysegclean.nets.multisa:build"
+_HOOK = "raysegclean.nets.presence:PresenceHook"
+
+
+@dataclass(frozen=True)
+class MultisaParams:
+    """Settings of Multi-SA."""
+
+    rule: Literal["rank", "pseudo"] = "rank"
+    members: int = 1
+    """Networks per fold."""
+    fields: int = 2
+    """Into how many fields y and x of a slice are cut; 1 asks for whole slices, as the source."""
+    sharpness: float = 4.0
+    """How much a field's score is its highest voxel (large) rather than its mean (near 0)."""
+    sds: float = 4.0
+    """A case stands out by this many robust sds."""
+    found: float = 0.5
+    """A class that the label lacks is missed when its map is this share of the usual one."""
+    confidence: float = 0.5
+    """Probability above which the map becomes the label of a case without one (`rule: pseudo`)."""
+    min_cases: int = 8
+    """Fewer cases than this have no distribution."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.rule not in RULES:
+            raise ConfigError(
+                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
+            )
+        for name, least in (("members", 1), ("fields", 1), ("min_cases", 4)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"params.{name}: expected at least {least}, got {getattr(self, name)}."
+                )
+        if self.sharpness <= 0 or self.sds <= 0:
+            raise ConfigError("params.sharpness and params.sds: expected numbers above 0.")
+        for name in ("found", "confidence"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"params.{name}: expected a share above 0 and up to 1, "
+                    f"got {getattr(self, name)}."
+                )
+
+
+def _voters(params: MultisaParams) -> Voters:
+    hook = HookSpec.of(
+        _HOOK,
+        fields=params.fields,
+        sharpness=params.sharpness,
+        skips_empty=params.rule == "pseudo",
+    )
+    return Voters(members=params.members, hook=hook, network=_NETWORK)
+
+
+def _policy(evidence: ArchiveEvidence, params: MultisaParams) -> Verdict:
+    witness = Witness.of(
+        evidence.scores, sds=params.sds, found=params.found, min_cases=params.min_cases
+    )
+    decisions = {score.case: witness.judge(score) for score in evidence.scores}
+    actions: dict[str, Actions] = {}
+    if params.rule == "pseudo":
+        above = {Kind.ADDED: params.confidence}
+        for score in evidence.scores:
+            if score.foreground.given_vox == 0 and score.foreground.predicted_vox:
+                decisions[score.case] = _pseudo(score, above)
+                actions[score.case] = Actions(
+                    replace_above=dict.fromkeys(score.classes, above), fills=True
+                )
+    return Verdict(decisions, actions)
+
+
+def _pseudo(score: CaseScore, above: Mapping[Kind, float]) -> CaseDecision:
+    why = "the case has no label; the map of a network that was told of presence alone proposes one"
+    one = ClassDecision(Action.REPLACE, why, above=above)
+    return CaseDecision(score.case, dict.fromkeys(score.classes, one))
+
+
+def _never(_: MultisaParams) -> bool:
+    return False
+
+
+MULTISA = Method("multisa", MultisaParams, _voters, _policy, _never, _never)

@@ -1,0 +1,310 @@
+"""Which network the voters are, what it trains on at once, and how its windows are laid.
+
+All of it is decided before anything is computed, from the config, the index and the network itself:
+a network that users bring is imported, built and tried on small windows here, so that what is wrong
+with it is said at once and not on a worker.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from raysegclean.config import Config
+from raysegclean.core.cases import CaseInfo
+from raysegclean.core.geometry import Index3
+from raysegclean.errors import ConfigError, InputError, MissingObject
+from raysegclean.methods.base import Voters
+from raysegclean.nets.inference import Tiling
+from raysegclean.nets.memory import bytes_per_voxel
+from raysegclean.nets.networks import build_network, check_network, has_dropout, is_shipped
+from raysegclean.nets.receptive import Geometry, geometry_of, seam_error
+from raysegclean.nets.torchscript import Script, inspect_script
+from raysegclean.nets.unet import NetworkSpec, plan_strides
+from raysegclean.nets.views import halo_of_views, resolve_views
+from raysegclean.store.objects import Store
+
+__all__ = [
+    "Lent",
+    "NetworkPlan",
+    "network_notes",
+    "plan_network",
+    "read_script",
+    "seam_error_of",
+]
+
+PATCH_VOX_CPU = 64_000
+PATCH_VOX_GPU = 2_000_000
+TILE_VOX_CPU = 3_000_000
+TILE_VOX_GPU = 24_000_000
+BLENDED_HALO = 4
+"""Part of a blended window's edge, on each side, that it shares with its neighbour."""
+
+
+@dataclass(frozen=True)
+class Lent:
+    """What an earlier run lends: its network, and what that was trained on."""
+
+    network: NetworkSpec
+    patch_zyx: Index3
+    flips: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """One network with nothing left open; lengths in voxels."""
+
+    network: NetworkSpec
+    voters: Voters
+    """With their views by name."""
+    flips: tuple[int, ...]
+    """Axes (0 z, 1 y, 2 x) along which patches are flipped."""
+    stride_zyx: Index3
+    patch_zyx: Index3
+    tile_zyx: Index3
+    halo_vox: Index3
+    blended: bool
+    window_bytes_per_vox: float
+
+
+def plan_network(
+    config: Config,
+    infos: Sequence[CaseInfo],
+    classes: int,
+    voters: Voters,
+    *,
+    gpu: bool,
+    lent: Lent | None = None,
+) -> NetworkPlan:
+    """Return the network of the voters, which may be lent by an earlier run.
+
+    Raises ConfigError for a network that cannot be loaded, or does not do what the method asks.
+    """
+    if lent is not None:
+        spec = _lent(config, voters, lent.network)
+    else:
+        spec = _spec(config, infos, classes, voters)
+    if spec.script:
+        facts = inspect_script(read_script(config), spec.in_channels, classes, _stride(config))
+        geometry, bytes_per_vox = facts.geometry, facts.bytes_per_voxel
+        spec = replace(spec, widths=(1, 1), strides=(geometry.stride_zyx,))
+    else:
+        check_network(spec)
+        geometry, bytes_per_vox = geometry_of(spec), bytes_per_voxel(spec)
+    _check_dropout(spec, voters)
+    stride, blended = geometry.stride_zyx, geometry.radius_vox is None
+    trained = tuple("zyx".index(axis) for axis in config.train.flips)
+    flips = trained if lent is None else lent.flips
+    voters = replace(voters, views=resolve_views(voters.views, flips, spec.strides))
+    patch = _patch(config, infos, stride, gpu=gpu) if lent is None else lent.patch_zyx
+    # What a script was trained on is not known: then the more it sees at once, the better.
+    usual = _most(infos, stride, gpu=gpu) if spec.script else patch
+    halo = halo_of_views(_halo(config, geometry, usual), voters.views)
+    return NetworkPlan(
+        network=spec,
+        voters=voters,
+        flips=flips,
+        stride_zyx=stride,
+        patch_zyx=patch,
+        tile_zyx=_blended_tile(config, usual, halo, stride)
+        if blended
+        else _tile(config, infos, stride, halo, gpu=gpu),
+        halo_vox=halo,
+        blended=blended,
+        window_bytes_per_vox=bytes_per_vox,
+    )
+
+
+def read_script(config: Config) -> Script:
+    """Return the TorchScript file that the config names; InputError when it cannot be read."""
+    assert config.network.torchscript is not None
+    folder, _, name = config.network.torchscript.rpartition("/")
+    try:
+        return Script.of(Store.open(folder or ".").get(name))
+    except MissingObject as error:
+        raise InputError(
+            f"network.torchscript: {config.network.torchscript} is not there. Give the path or URI "
+            "of a file that torch.jit.save wrote."
+        ) from error
+
+
+def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float:
+    """Return how far neighbouring windows differ in probability, on noise; 0 where they do not.
+
+    A network that is yet to be trained has fresh weights here; the run measures the trained ones.
+    """
+    if not tiling.blended:
+        return 0.0
+    net = read_script(config).load() if network.script else build_network(network).eval()
+    z, y, x = (
+        -(-(tile + 2 * halo) // step) * step
+        for tile, halo, step in zip(
+            tiling.tile_zyx, tiling.halo_vox, tiling.stride_zyx, strict=True
+        )
+    )
+    return seam_error(net, network.in_channels, (z, y, x), tiling.tile_zyx)
+
+
+def network_notes(network: NetworkSpec, *, blended: bool) -> tuple[str, ...]:
+    """Return what must be known of a network to judge a result, in sentences."""
+    notes = []
+    if network.script:
+        notes.append(
+            "The voter is a TorchScript file: it may have been trained on the cases that it "
+            "judges, and then it agrees with wrong labels too."
+        )
+    if blended:
+        what = "The TorchScript file" if network.script else f"The network {network.name}"
+        notes.append(
+            f"{what} looks at its whole window, so its answer depends on how windows are laid; "
+            "overlapping windows were averaged."
+        )
+    return tuple(notes)
+
+
+def _spec(config: Config, infos: Sequence[CaseInfo], classes: int, voters: Voters) -> NetworkSpec:
+    wanted = config.network
+    if voters.network and wanted.torchscript is not None:
+        raise ConfigError(
+            f"network.torchscript: the method {config.method} brings its own network, "
+            f"{voters.network}, and trains it. Use another method, or drop network.torchscript."
+        )
+    if wanted.torchscript is not None:
+        digest, channels = read_script(config).digest, infos[0].channels
+        return NetworkSpec(3, channels, classes, (1,), (), 0.0, script=digest)
+    strides = wanted.strides
+    if strides == "auto":
+        strides = plan_strides(
+            _median_spacing(infos), _median_shape(infos), len(wanted.widths), dims=wanted.dims
+        )
+    return NetworkSpec(
+        dims=wanted.dims,
+        in_channels=infos[0].channels,
+        classes=classes,
+        widths=wanted.widths,
+        strides=strides,
+        dropout=wanted.dropout,
+        name=voters.network or wanted.name,
+    )
+
+
+def _lent(config: Config, voters: Voters, lent: NetworkSpec) -> NetworkSpec:
+    """Refuse what the lender's folder alone names: it would be imported, or run."""
+    if lent.script:
+        raise ConfigError(
+            f"models: {config.models} lends a TorchScript file, which is code. Name the file "
+            "itself as network.torchscript, without `models`."
+        )
+    named = voters.network or config.network.name
+    if lent.name != named and not (is_shipped(lent.name) and not voters.network):
+        raise ConfigError(
+            f"models: {config.models} lends networks {lent.name!r}, expected {named!r}. Set "
+            f"network.name: {lent.name} if you trust that module, or train."
+        )
+    return lent
+
+
+def _stride(config: Config) -> Index3 | None:
+    strides = config.network.strides
+    if strides == "auto":
+        return None
+    z, y, x = (math.prod(stride[axis] for stride in strides) for axis in range(3))
+    return z, y, x
+
+
+def _check_dropout(spec: NetworkSpec, voters: Voters) -> None:
+    if not voters.passes:
+        return
+    if spec.script or not has_dropout(build_network(spec)):
+        what = "a TorchScript file" if spec.script else f"the network {spec.name}"
+        raise ConfigError(
+            f"method: dropout voters need dropout that can be keyed, and {what} with dropout "
+            f"{spec.dropout} has none. Set network.dropout above 0 (a network of your own needs "
+            "ChannelDropout layers from raysegclean.nets.dropout), or use ensemble voters."
+        )
+
+
+def _halo(config: Config, geometry: Geometry, window_zyx: Index3) -> Index3:
+    wanted = config.relabel.halo
+    if wanted != "auto":
+        return (wanted, wanted, wanted) if isinstance(wanted, int) else wanted
+    if geometry.radius_vox is not None:
+        return geometry.radius_vox
+    z, y, x = (n // BLENDED_HALO for n in window_zyx)
+    return z, y, x
+
+
+def _blended_tile(config: Config, window: Index3, halo: Index3, stride: Index3) -> Index3:
+    """Return the step between windows, which are of the size that the network was trained on."""
+    if config.relabel.tile_zyx != "auto":
+        return _multiple(config.relabel.tile_zyx, stride)
+    z, y, x = (max((n - 2 * h) // s * s, s) for n, h, s in zip(window, halo, stride, strict=True))
+    return z, y, x
+
+
+def _patch(config: Config, infos: Sequence[CaseInfo], stride: Index3, *, gpu: bool) -> Index3:
+    """Return the typical case, shrunk evenly to the budget, in multiples of the total stride."""
+    if config.train.patch_zyx != "auto":
+        return _multiple(config.train.patch_zyx, stride)
+    return _shrunk(_median_shape(infos), PATCH_VOX_GPU if gpu else PATCH_VOX_CPU, stride)
+
+
+def _tile(
+    config: Config, infos: Sequence[CaseInfo], stride: Index3, halo: Index3, *, gpu: bool
+) -> Index3:
+    """Return the edges of a tile without halo: a whole small case, or what memory allows."""
+    if config.relabel.tile_zyx != "auto":
+        return _multiple(config.relabel.tile_zyx, stride)
+    largest, window = _multiple(_largest_shape(infos), stride), _most(infos, stride, gpu=gpu)
+    z, y, x = (
+        w if w == n else max(w - 2 * _up(h, s), 4 * s)
+        for w, n, h, s in zip(window, largest, halo, stride, strict=True)
+    )
+    return z, y, x
+
+
+def _most(infos: Sequence[CaseInfo], stride: Index3, *, gpu: bool) -> Index3:
+    """Return the largest window that memory allows."""
+    return _shrunk(_largest_shape(infos), TILE_VOX_GPU if gpu else TILE_VOX_CPU, stride)
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _median_shape(infos: Sequence[CaseInfo]) -> Index3:
+    z, y, x = (int(_median([info.shape_zyx[axis] for info in infos])) for axis in range(3))
+    return z, y, x
+
+
+def _largest_shape(infos: Sequence[CaseInfo]) -> Index3:
+    z, y, x = (max(info.shape_zyx[axis] for info in infos) for axis in range(3))
+    return z, y, x
+
+
+def _median_spacing(infos: Sequence[CaseInfo]) -> tuple[float, float, float]:
+    z, y, x = (_median([info.spacing_mm[axis] for info in infos]) for axis in range(3))
+    return z, y, x
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _multiple(shape: Index3, stride: Index3) -> Index3:
+    z, y, x = (_up(n, s) for n, s in zip(shape, stride, strict=True))
+    return z, y, x
+
+
+def _shrunk(shape: Index3, budget_vox: int, stride: Index3) -> Index3:
+    """Return `shape` rounded up to the stride, its longest edges halved until it fits."""
+    edges = list(_multiple(shape, stride))
+    while math.prod(edges) > budget_vox:
+        axis = max(range(3), key=lambda a: edges[a] / stride[a])
+        smaller = _up(max(1, int(edges[axis] * 0.8)), stride[axis])
+        if smaller == edges[axis]:
+            smaller -= stride[axis]
+        if smaller < stride[axis]:
+            break
+        edges[axis] = smaller
+    z, y, x = edges
+    return z, y, x

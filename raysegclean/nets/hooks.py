@@ -1,0 +1,223 @@
+"""What a method does while a network learns: it turns each batch into a lesson.
+
+A hook sees what its network says of a batch and answers with a `Lesson`: the label to learn, voxel
+by voxel (`IGNORE` where nothing is learnt), and a weight per sample. That one value covers a
+selection of samples (Co-Seg), of voxels (co-teaching), a sieve (CORES), and relabelling during
+training (ADELE, uncertainty). Where `exchanges` says so, the lesson goes to the *peer*
+(training.py), because a network that chooses for itself confirms its own mistakes.
+
+Each network has a hook of its own; its state is saved with the checkpoint. A hook draws no random
+numbers but those keyed by the batch's step, so a resumed training goes on bit for bit.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+
+from raysegclean.core.geometry import Index3
+from raysegclean.errors import ConfigError
+from raysegclean.nets.batch import Batch
+from raysegclean.nets.selection import SmallLoss
+
+__all__ = [
+    "COSEG_HOOK",
+    "PLAIN_HOOK",
+    "CosegHook",
+    "Hook",
+    "HookContext",
+    "HookSpec",
+    "Lesson",
+    "Loss",
+    "PlainHook",
+    "hook_class",
+    "make_hook",
+]
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits (B, K, Z, Y, X), label (B, Z, Y, X)) to one loss per sample (B,)."""
+
+Exchanges = Literal["nothing", "samples", "voxels"]
+
+
+@dataclass(frozen=True)
+class HookSpec:
+    """Which hook, by import path, and its parameters: plain values that can be hashed."""
+
+    path: str = "raysegclean.nets.hooks:PlainHook"
+    params: tuple[tuple[str, float | int | str | bool], ...] = ()
+
+    @classmethod
+    def of(cls, path: str, **params: float | str | bool) -> "HookSpec":
+        """Return the spec with parameters by name.
+
+        >>> HookSpec.of("my_package:MyHook", keep=0.8).params
+        (('keep', 0.8),)
+        """
+        return cls(path, tuple(sorted(params.items())))
+
+
+PLAIN_HOOK = HookSpec()
+COSEG_HOOK = "raysegclean.nets.hooks:CosegHook"
+
+
+@dataclass(frozen=True)
+class HookContext:
+    """What every hook is told of its training; lengths in steps."""
+
+    classes: int
+    steps: int
+    epoch_steps: int
+    loss: Loss
+    """The configured loss (`train.loss`)."""
+    stride_zyx: Index3 = (1, 1, 1)
+    """The network reads images whose edges are multiples of this."""
+    present: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Training case -> channels that its whole given label holds, background included; a patch
+    shows only some of them."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is to learn from a batch.
+
+    label: (B, Z, Y, X) int64 channels, `IGNORE` where nothing is learnt. weights: (B,) >= 0, at
+    least one positive. voxel_weights: (B, Z, Y, X) >= 0 for hooks whose own `loss` reads them; they
+    are never exchanged.
+    """
+
+    label: torch.Tensor
+    weights: torch.Tensor
+    voxel_weights: torch.Tensor | None = None
+
+
+class Hook(Protocol):
+    """One per network. Made as `Hook(context, **params)`."""
+
+    exchanges: ClassVar[Exchanges]
+    """What goes to the peer: nothing, the weights of samples, or the label of voxels as well."""
+    needs_trusted: ClassVar[bool]
+    """Whether every batch brings patches of trusted cases (`Batch.clean`)."""
+
+    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+        """Return what is to be learnt; called once per learning step, without gradients.
+
+        logits (B, K, Z, Y, X) are those of `batch.image`, detached, on the device of `batch`. The
+        network may be asked again, and must be left as it was.
+        """
+        ...
+
+    def loss(
+        self, net: torch.nn.Module, logits: torch.Tensor, lesson: Lesson, batch: Batch
+    ) -> torch.Tensor:
+        """Return (B,) losses of `logits`, through which the gradient flows."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """Return, once training has ended, plain values that the policy is to know.
+
+        They are saved beside the weights and reach it as `ArchiveEvidence.reports`.
+        """
+        ...
+
+
+class PlainHook:
+    """Learn the given label of every sample alike."""
+
+    exchanges: ClassVar[Exchanges] = "nothing"
+    needs_trusted: ClassVar[bool] = False
+
+    def __init__(self, context: HookContext) -> None:
+        self.context = context
+
+    def lesson(
+        self,
+        net: torch.nn.Module,  # noqa: ARG002
+        logits: torch.Tensor,
+        batch: Batch,
+    ) -> Lesson:
+        """Return the given label, all weights 1."""
+        return Lesson(batch.label, torch.ones(len(batch.case), device=logits.device))
+
+    def loss(
+        self,
+        net: torch.nn.Module,  # noqa: ARG002
+        logits: torch.Tensor,
+        lesson: Lesson,
+        batch: Batch,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """Return the configured loss."""
+        return self.context.loss(logits, lesson.label)
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: there is no memory."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Accept the empty state."""
+
+    def report(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class CosegHook(PlainHook):
+    """Co-Seg: the samples of the cases that this network explains best are its peer's lesson."""
+
+    exchanges: ClassVar[Exchanges] = "samples"
+
+    def __init__(self, context: HookContext, keep: float = 1.0, start_epoch: int = 1) -> None:
+        """`keep`: share of cases, from epoch `start_epoch` on."""
+        super().__init__(context)
+        self.selection = SmallLoss(keep, start_epoch * context.epoch_steps)
+
+    def lesson(
+        self,
+        net: torch.nn.Module,  # noqa: ARG002
+        logits: torch.Tensor,
+        batch: Batch,
+    ) -> Lesson:
+        """Return weights 1 for samples to keep and 0 for the others."""
+        return Lesson(batch.label, self.selection.on_batch(logits, batch))
+
+    def state(self) -> dict[str, Any]:
+        """Return the running means of the cases."""
+        return self.selection.state()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from saved means."""
+        self.selection.load(state)
+
+
+def hook_class(spec: HookSpec) -> Callable[..., Hook]:
+    """Return the class that `spec` names.
+
+    Raises ConfigError when it cannot be imported.
+    """
+    module, _, name = spec.path.partition(":")
+    try:
+        found: Callable[..., Hook] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"hook: {spec.path!r} cannot be loaded ({error}). Expected package.module:NAME of a "
+            "class that this Python, and every worker's, can import."
+        ) from error
+    return found
+
+
+def make_hook(spec: HookSpec, context: HookContext) -> Hook:
+    """Return a fresh hook of one network; raises ConfigError when its parameters do not fit."""
+    try:
+        return hook_class(spec)(context, **dict(spec.params))
+    except TypeError as error:
+        raise ConfigError(f"hook {spec.path}: {error}") from error

@@ -1,0 +1,178 @@
+"""A TorchScript file as a voter: a finished network of which only the forward pass is known.
+
+TorchScript is code. Loading a file runs what it says, with the rights of the process; there is no
+`weights_only` for it. Load a file only from someone whose program you would run. A run copies the
+file into its folder and refuses any other bytes under that name later.
+
+The file maps an image (1, C, Z, Y, X), normalised as the config says, to logits (1, K, Z, Y, X),
+background first. Its stride is the one that the config names, or else the smallest power of two by
+which its answer moves with the image. How far it looks is measured with the weights as they are,
+so it may be less than the architecture allows, by influences too small for fp32.
+
+It runs without the optimiser of TorchScript, which changes the arithmetic after the first calls:
+the same window gives the same bits, whichever worker reads it first.
+"""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from raysegclean.core.geometry import Index3
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.nets.memory import forward_bytes_per_voxel
+from raysegclean.nets.networks import forward_checked
+from raysegclean.nets.receptive import Geometry, measure, moves_with_image, reach_of
+from raysegclean.nets.unet import NetworkSpec
+
+__all__ = ["Script", "ScriptFacts", "ScriptVoter", "inspect_script"]
+
+_STRIDES = (1, 2, 4, 8, 16, 32)
+_WHAT = "network.torchscript"
+
+
+@dataclass(frozen=True)
+class Script:
+    """The bytes of a file; two are the same when their digests are."""
+
+    data: bytes = field(repr=False, compare=False)
+    digest: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "Script":
+        """Return the script of a file's bytes."""
+        return cls(data, hashlib.sha256(data).hexdigest())
+
+    def load(self, device: torch.device | str = "cpu") -> nn.Module:
+        """Return the module in eval mode; InputError when the bytes are not TorchScript."""
+        try:
+            with warnings.catch_warnings():
+                # Torch 2.13 warns that TorchScript will go; who brings a file cannot help it here.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                module: nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
+                    io.BytesIO(self.data), map_location=device
+                )
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{_WHAT}: {len(self.data)} bytes are not a TorchScript file "
+                f"({str(error).splitlines()[0]}). Save one with torch.jit.trace or "
+                "torch.jit.script, then torch.jit.save; a state_dict is not one."
+            ) from error
+        for parameter in module.parameters():  # `requires_grad_` of a script is refused
+            parameter.requires_grad_(False)
+        return module.eval()
+
+
+@dataclass(frozen=True)
+class ScriptFacts:
+    """What was measured of a script."""
+
+    geometry: Geometry
+    bytes_per_voxel: float
+
+
+class ScriptVoter:
+    """A TorchScript module, one pass, always in fp32."""
+
+    n_passes = 1
+
+    def __init__(
+        self,
+        script: Script,
+        spec: NetworkSpec,
+        *,
+        name: str = "torchscript",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.name = name
+        self.stride_zyx = spec.stride_zyx
+        self._script, self._spec = script, spec
+        self._device = torch.device(device)
+        self._forward = _Plain(script.load(device))
+
+    @property
+    def halo_vox(self) -> Index3:
+        """The receptive radius; measured when it is asked for."""
+        spec = self._spec
+        facts = inspect_script(self._script, spec.in_channels, spec.classes, spec.stride_zyx)
+        return facts.geometry.radius_vox or (0, 0, 0)
+
+    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the softmax."""
+        with torch.no_grad():
+            logits = self._forward(window_czyx.to(self._device)[None])
+            yield torch.softmax(logits[0].float(), dim=0)
+
+
+class _Plain(nn.Module):
+    """A scripted module without the optimiser of TorchScript."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return whatever the module returns."""
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            logits: torch.Tensor = self.module(image)
+        return logits
+
+
+@lru_cache(maxsize=4)
+def inspect_script(
+    script: Script, channels: int, classes: int, stride_zyx: Index3 | None
+) -> ScriptFacts:
+    """Return how windows of a script must be placed, and what memory they take.
+
+    stride_zyx: what the config names; None: found by trying. Raises ConfigError when the script
+    does not read `channels`, or does not answer with logits of `classes` channels.
+    """
+    net = _Plain(script.load())
+    if stride_zyx is None:
+        geometry = _found_geometry(net, channels, classes)
+    else:
+        _check(net, channels, classes, stride_zyx)
+        geometry = Geometry(stride_zyx, measure(net, channels, stride_zyx))
+    return ScriptFacts(geometry, forward_bytes_per_voxel(net, channels, geometry.stride_zyx))
+
+
+def _found_geometry(net: nn.Module, channels: int, classes: int) -> Geometry:
+    """Return the smallest stride by which the answer moves; blended where there is none."""
+    runs: Index3 | None = None
+    failure: Exception | None = None
+    for step in _STRIDES:
+        stride = (step, step, step)
+        try:
+            with torch.no_grad():
+                shape = net(torch.zeros(1, channels, *(2 * s for s in stride))).shape
+            if tuple(shape[2:]) != (2 * step,) * 3:
+                continue
+            _check(net, channels, classes, stride)
+            runs = runs or stride
+            reach = reach_of(net, channels, stride)
+            if reach is None:
+                break  # a larger stride does not make it look less far
+            if moves_with_image(net, channels, stride, reach):
+                return Geometry(stride, reach)
+        except RuntimeError as error:
+            failure = error
+    if runs is None:
+        _check(net, channels, classes, (_STRIDES[-1],) * 3)
+        raise ConfigError(f"{_WHAT}: no window could be read ({failure}); set network.strides")
+    return Geometry(runs, None)
+
+
+def _check(net: nn.Module, channels: int, classes: int, stride_zyx: Index3) -> None:
+    shape = (1, channels, *(2 * s for s in stride_zyx))
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    logits = forward_checked(net, image, classes, _WHAT)
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(dim=1), torch.ones(()), atol=1e-3):
+        raise ConfigError(
+            f"{_WHAT}: its answers add up to 1, so they are probabilities. Expected logits: save "
+            "the network without its last softmax."
+        )

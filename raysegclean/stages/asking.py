@@ -1,0 +1,107 @@
+"""Ask: carry out the second looks that a policy wants before its verdict, and its revision after.
+
+A policy that asks is a generator: it is sent the merged answer of each look, case by case. Every
+look and revision is a pass of its own with its own ledger stage, so a run that was stopped between
+two looks repeats neither; a policy that asks something else on the second start is a new look.
+Cases that fail on the way are missing from the answers.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial, reduce
+from itertools import repeat
+from typing import Any
+
+from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.core.looks import Answer, Ask, Look, Reviser, Revision
+from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
+from raysegclean.methods.base import Asking, Verdict
+from raysegclean.stages.proposing import Proposals, relabel_resources
+from raysegclean.stages.session import Session
+
+__all__ = ["answered"]
+
+READERS = 8
+
+
+def answered(
+    session: Session, proposals: Proposals, policy: Verdict | Asking
+) -> tuple[Proposals, Verdict]:
+    """Return the verdict of a policy after all its looks, and the proposals with its revision."""
+    verdict = policy if isinstance(policy, Verdict) else _driven(session, proposals, policy)
+    if verdict.revision is None:
+        return proposals, verdict
+    corrections = _revised(session, proposals, verdict.revision)
+    # A class must not be open to a label that nobody wrote.
+    actions = {
+        case: one if case in corrections else replace(one, correct=frozenset())
+        for case, one in verdict.actions.items()
+    }
+    actions = {case: one for case, one in actions.items() if not one.quiet}
+    return replace(proposals, corrections=corrections), replace(verdict, actions=actions)
+
+
+def _driven(session: Session, proposals: Proposals, policy: Asking) -> Verdict:
+    try:
+        ask = next(policy)
+        while True:
+            ask = policy.send(_looked(session, proposals, ask))
+    except StopIteration as end:
+        verdict: Verdict = end.value
+        return verdict
+
+
+def _looked(session: Session, proposals: Proposals, ask: Ask) -> dict[str, Answer]:
+    """Return the merged answer of each case that is still alive."""
+    keys = _keys(session, proposals, ask.look, ask.cases)
+    job = LookJob(proposals.job, ask.look, ask.cases, keys)
+    resources = relabel_resources(session)
+    records = session.run_stage(_stage("look", ask.look), LookStage, job, keys, resources)
+    # In the order of tasks, so that even a merge that rounds would round alike.
+    tasks: dict[str, list[str]] = {case: [] for case in keys}
+    for task in sorted(records):
+        tasks[records[task]["case"]].append(task)
+    alive = set(session.alive())
+    read = partial(read_answer, session.run.store)
+    found = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for case, mine in tasks.items():
+            if case in alive and mine:
+                parts = pool.map(read, mine, repeat(keys[case]))
+                found[case] = reduce(ask.look.merge, parts)
+    return found
+
+
+def _revised(session: Session, proposals: Proposals, revision: Revision) -> dict[str, str]:
+    """Write the revision; return case -> key, of the cases that have one now."""
+    keys = _keys(session, proposals, revision.reviser, revision.cases)
+    job = ReviseJob(proposals.job, revision.reviser, revision.cases, keys)
+    stage = _stage("revise", revision.reviser)
+    session.run_stage(stage, ReviseStage, job, keys, relabel_resources(session))
+    alive = set(session.alive())
+    return {case: key for case, key in keys.items() if case in alive}
+
+
+def _stage(kind: str, looker: Look | Reviser) -> str:
+    return f"{kind}-{_identity(looker)}"
+
+
+def _keys(
+    session: Session,
+    proposals: Proposals,
+    looker: Look | Reviser,
+    cases: Mapping[str, Mapping[str, Any]],
+) -> dict[str, str]:
+    """Return what a case's answer depends on: who looks, the case's values and its proposal."""
+    identity, alive = _identity(looker), set(session.alive())
+    return {
+        case: digest(identity, values, proposals.keys[case])
+        for case, values in sorted(cases.items())
+        if case in alive and case in proposals.keys
+    }
+
+
+def _identity(looker: Look | Reviser) -> str:
+    kind = type(looker)
+    return digest(ALGORITHM_VERSIONS["look"], f"{kind.__module__}:{kind.__qualname__}", looker)

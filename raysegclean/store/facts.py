@@ -1,0 +1,101 @@
+"""Collecting the facts of a case for the integrity checks: one pass over its label and image.
+
+Memory is that of two regions of 256^3 voxels, whatever the case.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+from raysegclean.core.cases import Intensity
+from raysegclean.core.facts import BlockFacts, LabelFacts, block_facts, label_facts
+from raysegclean.core.geometry import Box, Grid, Index3
+from raysegclean.store.archive import Archive
+from raysegclean.store.arrays import Volume
+
+__all__ = ["KnownCase", "about_case", "collect_facts", "read_affine", "read_block_facts"]
+
+_REGION_ZYX: Index3 = (256, 256, 256)
+
+
+class KnownCase(Protocol):
+    """A row of the index, or of a plan."""
+
+    @property
+    def case(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def shape_zyx(self) -> Index3:
+        """Voxels."""
+        ...
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel edges z, y, x."""
+        ...
+
+    @property
+    def intensity(self) -> Intensity:
+        """Of the whole image."""
+        ...
+
+
+def about_case(
+    case: KnownCase,
+    affine: Sequence[Sequence[float]] | None,
+    label_spacing_mm: Sequence[float],
+) -> LabelFacts:
+    """Return what is known of a case without its voxels."""
+    z, y, x = label_spacing_mm
+    image = (case.shape_zyx, case.spacing_mm, case.intensity)
+    return LabelFacts(
+        case=case.case,
+        shape_zyx=case.shape_zyx,
+        spacing_mm=case.spacing_mm,
+        affine=None if affine is None else tuple(tuple(row) for row in affine),
+        label_spacing_mm=(z, y, x),
+        image_key=blake2b(repr(image).encode(), digest_size=16).hexdigest(),
+        label_key="",
+        intensity=case.intensity,
+    )
+
+
+def read_affine(archive: Archive, case: str) -> list[list[float]] | None:
+    """Return the affine of a case as plain values, None where it has none."""
+    affine = archive.affine(case)
+    return None if affine is None else [list(row) for row in affine.tolist()]
+
+
+def collect_facts(
+    archive: Archive, case: KnownCase, label: str, *, with_image: bool = True
+) -> LabelFacts:
+    """Return the facts of one case; without `with_image` intensities stay unknown.
+
+    Raises CaseError or InputError when label or image cannot be read.
+    """
+    spacing_mm = archive.label_spacing_mm(case.case, label)
+    about = about_case(case, read_affine(archive, case.case), spacing_mm)
+    return label_facts(_blocks(archive, case, label, with_image=with_image), about)
+
+
+def read_block_facts(label: Volume, image: Volume | None, case: KnownCase, core: Box) -> BlockFacts:
+    """Return the facts of one block of a case."""
+    z, y, x = (min(b + 1, n) for b, n in zip(core.stop_zyx, case.shape_zyx, strict=True))
+    window = Box(core.start_zyx, (z, y, x))
+    coming = label.start(window)
+    grey = None if image is None else image.read(window)
+    if grey is not None and grey.ndim == 4:
+        grey = grey[0]
+    return block_facts(coming.result(), window, core, case.shape_zyx, grey, case.intensity)
+
+
+def _blocks(
+    archive: Archive, case: KnownCase, label: str, *, with_image: bool
+) -> Iterator[BlockFacts]:
+    grid = Grid(case.shape_zyx, _REGION_ZYX)
+    labels = archive.label(case.case, label)
+    image = archive.image(case.case) if with_image else None
+    for index in grid.indices():
+        yield read_block_facts(labels, image, case, grid.box(index))

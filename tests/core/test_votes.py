@@ -1,0 +1,158 @@
+"""Votes of labels, voxel by voxel, against a count by hand; and what becomes of them."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysegclean.core.casescore import Kind
+from raysegclean.core.geometry import Box
+from raysegclean.core.rules import (
+    Actions,
+    Reason,
+    TakenBack,
+    reason_code,
+    reason_name,
+    reason_names,
+    settle,
+    take_back,
+    vote_reason,
+)
+from raysegclean.core.votes import count_votes, vote_threshold
+from raysegclean.errors import ConfigError
+
+CLASSES = 4
+SHAPE = (2, 3, 5)
+NAMES = ("coseg", "spatial", "adele", "cores", "confident", "transition", "multisa")
+
+
+@st.composite
+def polls(draw, most=7):
+    count = draw(st.integers(1, most))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    label, *votes = rng.integers(0, CLASSES, (count + 1, *SHAPE)).astype(np.uint8)
+    return label, votes
+
+
+def by_hand(label, votes):
+    """(candidate, votes, who) of every voxel, counted one by one."""
+    for voxel in np.ndindex(SHAPE):
+        cast = [int(one[voxel]) for one in votes]
+        against = [value for value in cast if value != label[voxel] and value < CLASSES]
+        if not against:
+            yield voxel, None
+            continue
+        counts = Counter(cast)
+        best = max(counts[value] for value in against)
+        winner = next(value for value in against if counts[value] == best)
+        yield voxel, (winner, best, {i for i, value in enumerate(cast) if value == winner})
+
+
+@settings(max_examples=60)
+@given(polls())
+def test_the_value_with_most_votes_is_the_candidate_and_who_wanted_it_is_known(poll):
+    label, votes = poll
+    ballot = count_votes(label, votes, CLASSES)
+    proposal = ballot.proposal()
+    for voxel, expected in by_hand(label, votes):
+        if expected is None:
+            assert proposal.candidate_zyx[voxel] == proposal.confidence_zyx[voxel] == 0
+            assert ballot.predicted_zyx[voxel] == label[voxel]
+            continue
+        winner, best, who = expected
+        assert proposal.candidate_zyx[voxel] == winner + 1
+        assert {i for i in range(7) if proposal.score_zyx[voxel] >> i & 1} == who
+        assert proposal.confidence_zyx[voxel] == min(255, 256 * best // len(votes))
+
+
+@settings(max_examples=60)
+@given(polls(), st.data())
+def test_a_voxel_changes_when_enough_labels_agree_and_its_reason_says_which(poll, data):
+    label, votes = poll
+    agree = data.draw(st.integers(1, len(votes)))
+    above = dict.fromkeys(Kind, vote_threshold(agree, len(votes)))
+    actions = Actions(replace_above=dict.fromkeys(range(1, CLASSES), above), by_vote=True)
+    proposal = count_votes(label, votes, CLASSES).proposal()
+    settled = settle(
+        label, Box.whole(SHAPE), proposal, actions, classes=CLASSES, spacing_mm=(1.0, 1.0, 1.0)
+    )
+    for voxel, expected in by_hand(label, votes):
+        if expected is not None and expected[1] >= agree:
+            winner, _, who = expected
+            assert settled.label_zyx[voxel] == winner
+            assert settled.reason_zyx[voxel] == vote_reason(sum(1 << i for i in who))
+        else:
+            assert settled.label_zyx[voxel] == label[voxel]
+            assert settled.reason_zyx[voxel] == Reason.UNCHANGED
+
+
+@settings(max_examples=30)
+@given(polls())
+def test_shares_of_labels_stand_in_for_probabilities(poll):
+    label, votes = poll
+    evidence = count_votes(label, votes, CLASSES).evidence()
+    stacked = np.stack(votes)
+    share = (stacked == evidence.predicted_zyx).mean(axis=0)
+    np.testing.assert_allclose(evidence.prob_zyx, share, atol=1e-6)
+    np.testing.assert_allclose(evidence.given_prob_zyx, (stacked == label).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(evidence.background_prob_zyx, (stacked == 0).mean(0), atol=1e-6)
+    np.testing.assert_array_equal(evidence.agree_zyx, (stacked == evidence.predicted_zyx).all(0))
+
+
+def test_a_value_that_the_run_does_not_know_is_an_abstention():
+    label = np.zeros(SHAPE, np.uint8)
+    ballot = count_votes(label, [np.full(SHAPE, 156, np.uint8), label + 1], CLASSES)
+    assert (ballot.votes_zyx == 1).all()
+    assert (ballot.predicted_zyx == 1).all()
+
+
+def test_without_labels_nothing_is_proposed():
+    label = np.ones(SHAPE, np.uint8)
+    ballot = count_votes(label, [], CLASSES)
+    assert not ballot.proposal().candidate_zyx.any()
+    assert (ballot.evidence().given_prob_zyx == 1).all()
+
+
+def test_more_labels_than_fit_a_byte_are_refused():
+    with pytest.raises(ConfigError, match="at most 7"):
+        count_votes(np.zeros(SHAPE, np.uint8), [np.zeros(SHAPE, np.uint8)] * 8, CLASSES)
+
+
+@pytest.mark.parametrize("labels", range(1, 8))
+def test_a_threshold_lies_between_two_counts_whatever_the_rounding(labels):
+    from raysegclean.core.evidence import quantise, threshold_level
+
+    levels = quantise(np.arange(labels + 1, dtype=np.float32) / labels)
+    for agree in range(1, labels + 1):
+        reached = levels >= threshold_level(vote_threshold(agree, labels))
+        assert reached.tolist() == [count >= agree for count in range(labels + 1)]
+
+
+def test_reasons_have_names_that_are_read_back():
+    assert reason_name(Reason.SHIFT) == "shift"
+    assert reason_name(vote_reason(0b101), NAMES) == "vote:coseg+adele"
+    assert reason_name(vote_reason(0b110)) == "vote:2+3"
+    names = reason_names(NAMES)
+    assert len(names) == len(set(names.values())) == len(Reason) + 127
+    for code, name in names.items():
+        assert reason_code(name, NAMES) == (code or None)
+    assert reason_code("vote:coseg+spatial", NAMES) == vote_reason(0b11)
+    assert reason_code("nobody", NAMES) is None
+
+
+def test_undo_takes_back_one_vote_or_all_of_them():
+    label = np.zeros((1, 1, 4), np.uint8)
+    votes = [np.array([[[1, 1, 0, 0]]], np.uint8), np.array([[[1, 0, 2, 0]]], np.uint8)]
+    above = dict.fromkeys(Kind, vote_threshold(1, 2))
+    actions = Actions(replace_above=dict.fromkeys((1, 2, 3), above), by_vote=True)
+    proposal = count_votes(label, votes, CLASSES).proposal()
+    settled = settle(
+        label, Box.whole(label.shape), proposal, actions, classes=4, spacing_mm=(1.0, 1.0, 1.0)
+    )
+    assert settled.reason_zyx.tolist() == [[[131, 129, 130, 0]]]
+    one = take_back(settled, label, [TakenBack(reason=vote_reason(0b11))], "a")
+    assert one.label_zyx.tolist() == [[[0, 1, 2, 0]]]
+    both = take_back(settled, label, [TakenBack(reason=int(Reason.VOTE))], "a")
+    assert not both.label_zyx.any() and not both.reason_zyx.any()

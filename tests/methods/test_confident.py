@@ -1,0 +1,116 @@
+"""Confident learning as a policy: from the histograms of one pass to what cleanlab flags."""
+
+import numpy as np
+import pytest
+import torch
+
+from raysegclean.core.casescore import CaseScore, ClassScore
+from raysegclean.core.confident import (
+    confident_counts,
+    confident_thresholds,
+    cut_of,
+    flags,
+    issue_count,
+    low_counts,
+    select,
+    self_sums,
+)
+from raysegclean.core.evidence import EvidenceSum
+from raysegclean.core.geometry import Box
+from raysegclean.core.proposals import propose
+from raysegclean.core.rules import settle
+from raysegclean.core.stats import CaseStats, block_stats
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.confident import CONFIDENT, ConfidentParams, cut_level
+
+CLASSES = 3
+
+
+def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a label with some wrong voxels, and probabilities (C, z, y, x)."""
+    rng = np.random.default_rng(seed)
+    shape = (6, 20, 20)
+    truth = rng.choice(CLASSES, shape, p=[0.7, 0.2, 0.1])
+    logits = rng.normal(0, 1.5, (CLASSES, *shape))
+    np.put_along_axis(logits, truth[None], rng.normal(4, 1.5, (1, *shape)), axis=0)
+    powers = np.exp(logits)
+    label = np.where(rng.random(shape) < 0.1, rng.integers(0, CLASSES, shape), truth)
+    return label.astype(np.uint8), (powers / powers.sum(axis=0)).astype(np.float32)
+
+
+def observed(label: np.ndarray, prob: np.ndarray):
+    sums = EvidenceSum()
+    sums.add(torch.from_numpy(prob))
+    found = sums.finish(label)
+    proposal = propose(found, label, score="given_prob")
+    return proposal, block_stats(found, proposal, label, CLASSES)
+
+
+def archive(*cases: str, totals: CaseStats) -> ArchiveEvidence:
+    one = ClassScore(0.0, 100, 1.0, 10, 10, 10, 10)
+    return ArchiveEvidence([CaseScore(case, one, {1: one, 2: one}) for case in cases], (), totals)
+
+
+def test_the_published_rule_changes_what_cleanlab_flags_to_a_step_of_the_histogram() -> None:
+    scenes = {f"c{seed}": scene(seed) for seed in range(4)}
+    seen = {case: observed(*arrays) for case, arrays in scenes.items()}
+    totals = CaseStats.zero(CLASSES)
+    for _, stats in seen.values():
+        totals = totals.merge(stats)
+    verdict = CONFIDENT.policy(archive(*scenes, totals=totals), ConfidentParams(rule="cleanlab"))
+    assert isinstance(verdict, Verdict)
+
+    label = np.stack([label for label, _ in scenes.values()])
+    prob = np.stack([prob for _, prob in scenes.values()], axis=1)
+    t = confident_thresholds(self_sums(label, prob))
+    for channel in range(CLASSES):
+        assert verdict.chosen[f"t[{channel}]"] == pytest.approx(t[0, channel], abs=1e-7)
+    counts = confident_counts(label, prob, t)
+    wanted = issue_count(counts)
+    assert verdict.chosen["issues"] == pytest.approx(wanted[0, 0], rel=0.02)
+    chosen = select(counts, wanted)
+    exact = flags(label, prob, cut_of(chosen, low_counts(label, prob, chosen)))
+    changed = []
+    for case, (given, own) in scenes.items():
+        settled = settle(
+            given,
+            Box.whole(given.shape),
+            seen[case][0],
+            verdict.actions[case],
+            classes=CLASSES,
+            spacing_mm=(1.0, 1.0, 1.0),
+        )
+        mine = settled.label_zyx != given
+        assert (settled.label_zyx[mine] == own.argmax(axis=0)[mine]).all()
+        changed.append(mine)
+    differing = (np.stack(changed) != exact).sum()
+    assert exact.sum() > 300
+    assert differing < 0.03 * exact.sum()
+
+
+def test_an_archive_without_disagreement_is_left_alone() -> None:
+    label, prob = scene(1)
+    label = prob.argmax(axis=0).astype(np.uint8)
+    _, stats = observed(label, prob)
+    verdict = CONFIDENT.policy(archive("a", totals=stats), ConfidentParams(rule="cleanlab"))
+    assert verdict.chosen["issues"] == 0
+    assert not verdict.actions
+
+
+def test_the_cut_is_the_step_that_flags_nearest_to_n_voxels() -> None:
+    totals = CaseStats.zero(2)
+    totals.score[0, 1, 3] = 10
+    totals.score[1, 0, 5] = 6
+    for wanted, level in ((0, 0), (4, 0), (6, 4), (12, 4), (14, 6), (99, 6)):
+        assert cut_level(totals, wanted) == level
+
+
+def test_only_the_published_rule_stores_p_of_the_given_label() -> None:
+    assert CONFIDENT.voters(ConfidentParams(rule="cleanlab")).score == "given_prob"
+    assert not CONFIDENT.voters(ConfidentParams()).score
+    assert CONFIDENT.corrects(ConfidentParams())
+    assert not CONFIDENT.corrects(ConfidentParams(rule="cleanlab"))
+    for values in ({"rule": "bold"}, {"members": 0}, {"confidence": 0.0}):
+        with pytest.raises(ConfigError, match=next(iter(values))):
+            ConfidentParams(**values)  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""Spatial Correction as a policy: what few trusted cases may change, and what they may not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysegclean.core.casescore import Action, CaseScore, ClassScore
+from raysegclean.core.looks import Ask
+from raysegclean.core.rules import Reason
+from raysegclean.core.spatial import BiasReviser, ShellLook
+from raysegclean.core.stats import CaseStats
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.spatial import SPATIAL, SpatialParams
+
+
+def score(case: str, offset_vox: float, nats: float = 100.0) -> CaseScore:
+    """Return a case of two classes, both with this offset."""
+    one = ClassScore(offset_vox, 500, nats, 1000, 900, 900, 800, spread_vox=0.3)
+    return CaseScore(case, one, {1: one, 2: one})
+
+
+def evidence(
+    given: dict[str, float], trusted: dict[str, float], spacing: float = 1.0
+) -> ArchiveEvidence:
+    return ArchiveEvidence(
+        scores=[score(c, o, 100 + 50 * abs(o)) for c, o in given.items()],
+        trusted=[score(c, o) for c, o in trusted.items()],
+        totals=CaseStats.zero(3),
+        spacing_mm=dict.fromkeys(given, (2 * spacing, spacing, spacing)),
+    )
+
+
+def biased(cases: int = 12, **offsets: float) -> dict[str, float]:
+    """Return offsets of given labels: near those of networks that learnt the same bias."""
+    rng = np.random.default_rng(3)
+    return {f"c{n:02d}": float(rng.normal(0, 0.05)) for n in range(cases)} | offsets
+
+
+def decided(archive: ArchiveEvidence, **params: Any) -> Verdict:
+    verdict = SPATIAL.policy(archive, SpatialParams(**params))
+    assert isinstance(verdict, Verdict)
+    return verdict
+
+
+@pytest.mark.parametrize("known", [2, 3, 9])
+def test_few_trusted_cases_show_what_all_cases_share(known: int) -> None:
+    trusted = {f"c{n:02d}": -1.5 + 0.1 * (n % 2) for n in range(known)}
+    verdict = decided(evidence(biased(), trusted))
+    assert set(verdict.actions) == set(biased())
+    for one in verdict.actions.values():
+        for shift in one.shift_vox.values():
+            assert shift == pytest.approx(0.8 * 1.45, abs=0.3)
+
+
+def test_a_case_that_was_right_all_along_is_not_moved_with_the_others() -> None:
+    trusted = {"c00": -1.5, "c01": -1.4, "c02": -1.5}
+    verdict = decided(evidence(biased(right=-1.5), trusted))
+    assert set(verdict.actions) == set(biased())
+
+
+@pytest.mark.parametrize(
+    "trusted",
+    [
+        {"c00": 0.02, "c01": -0.1},  # trusted and given labels are the same
+        {"c00": -1.5, "c01": 1.5},  # off, but each another way
+        {"c00": -0.4, "c01": -0.5},  # off by less than moves a voxel
+        {},
+    ],
+)
+def test_where_trusted_cases_show_no_shared_bias_nothing_moves(trusted: dict[str, float]) -> None:
+    assert not decided(evidence(biased(), trusted)).actions
+
+
+def test_one_noisy_case_among_clean_ones_does_not_move_the_clean_ones() -> None:
+    given = biased(noisy=1.6, noisy2=1.7)
+    verdict = decided(evidence(given, {"noisy": 0.15}))
+    assert set(verdict.actions) == {"noisy", "noisy2"}
+
+
+def test_the_shift_alone_undoes_the_mean_bias_of_the_given_labels_in_all_cases() -> None:
+    trusted = {"c00": -1.5, "c01": -1.0}
+    given = biased() | {"c00": 0.0, "c01": 0.0}
+    for spacing in (1.0, 0.5):
+        verdict = decided(evidence(given, trusted, spacing), rule="shift", gamma=0.9)
+        assert set(verdict.actions) == set(given)
+        for one in verdict.actions.values():
+            assert one.shift_vox == pytest.approx({1: 0.9 * 1.25, 2: 0.9 * 1.25})
+    assert verdict.decisions["c05"].classes[1].action is Action.SHIFT
+    assert "2 trusted cases" in verdict.decisions["c05"].classes[1].why
+    assert not decided(evidence(given, {"c00": -0.5}), rule="shift").actions
+    assert not SPATIAL.corrects(SpatialParams(rule="shift"))
+
+
+def published(
+    archive: ArchiveEvidence, counts: dict[str, Any], **params: Any
+) -> tuple[Ask, Verdict]:
+    """Drive the published rule with the answers in `counts`."""
+    policy = SPATIAL.policy(archive, SpatialParams(rule="published", **params))
+    assert not isinstance(policy, Verdict)
+    ask = next(policy)
+    with pytest.raises(StopIteration) as end:
+        policy.send({case: counts[case] for case in ask.cases if case in counts})
+    return ask, end.value.value
+
+
+def answer(*heights: float) -> dict[str, np.ndarray]:
+    counts = np.zeros((3, 320), np.int64)
+    for channel, height in enumerate(heights, start=1):
+        if height:
+            counts[channel, int(height * 16)] = 9
+    return {"counts": counts, "highest": np.array([0.0, *heights], np.float32)}
+
+
+def test_the_published_rule_asks_for_the_shells_and_then_replaces_by_the_corrected_argmax() -> None:
+    archive = evidence({"a": 0.0, "b": 0.1}, {"a": -2.0})
+    ask, verdict = published(archive, {"a": answer(3.0, 4.0), "b": answer(0.0, 1.0)})
+    assert ask.look == ShellLook((0.0, -1.6, -1.6))
+    assert set(ask.cases) == {"a", "b"}
+    assert verdict.revision is not None
+    assert verdict.revision.reviser == BiasReviser((0.0, -1.6, -1.6))
+    assert verdict.revision.cases["a"]["height"] == pytest.approx([0.0, 3.0, 4.0], abs=1 / 16)
+    assert verdict.actions["a"].correct == {1, 2}
+    assert verdict.actions["a"].correct_reason is Reason.BIAS
+    assert verdict.actions["b"].correct == {2}, "class 1 has no shell here and keeps its label"
+    assert verdict.decisions["b"].classes[1].action is Action.KEEP
+    assert verdict.chosen == {"delta_mm[1]": -1.6, "delta_mm[2]": -1.6}
+
+
+def test_the_published_rule_without_a_bias_keeps_the_given_labels() -> None:
+    ask, verdict = published(evidence({"a": 0.0, "b": 0.1}, {"a": 0.3}), {})
+    assert not ask.cases
+    assert not verdict.actions
+    fine = evidence({"a": 0.0, "b": 0.1}, {"a": 0.9}, spacing=0.5)
+    assert set(published(fine, {})[0].cases) == {"a", "b"}, "half a voxel of .5 mm is little"
+
+
+def test_it_needs_a_trusted_case_and_refuses_values_outside_their_range() -> None:
+    for rule in ("default", "published", "shift"):
+        assert SPATIAL.wants_trusted(SpatialParams(rule=rule))
+    for values in ({"rule": "bold"}, {"gamma": 0.0}, {"gamma": 1.5}, {"b": "p5"}, {"members": 0}):
+        with pytest.raises(ConfigError, match=next(iter(values))):
+            SpatialParams(**values)  # type: ignore[arg-type]

@@ -1,0 +1,207 @@
+"""Transition matrices as a policy, and as a correction of the loss."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raysegclean.core.casescore import Action, CaseScore, ClassScore, Kind
+from raysegclean.core.looks import Ask
+from raysegclean.core.reservoir import FeatureLook
+from raysegclean.core.rules import Reason
+from raysegclean.core.stats import CaseStats
+from raysegclean.core.transition import PosteriorReviser
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.transition import TRANSITION, TransitionHook, TransitionParams
+from raysegclean.nets.batch import Batch
+from raysegclean.nets.hooks import HookContext, Lesson
+from raysegclean.nets.losses import segmentation_loss
+
+T = np.array([[0.9, 0.1], [0.3, 0.7]])
+
+
+def score(case: str, nats: float = 100.0, offset: float = 0.0, added: int = 20) -> CaseScore:
+    counts = np.zeros(256, np.int64)
+    counts[200:] = added
+    zero = np.zeros(256, np.int64)
+    one = ClassScore(
+        offset_vox=offset,
+        boundary_vox=500,
+        nats=nats,
+        union_vox=1000,
+        given_vox=900,
+        predicted_vox=900,
+        both_vox=800,
+        spread_vox=0.3,
+        candidates={Kind.ADDED: counts, Kind.REMOVED: zero, Kind.SWAPPED: zero},
+    )
+    return CaseScore(case, one, {1: one}, fold=int(case[-1]) % 2)
+
+
+def evidence(*scores: CaseScore) -> ArchiveEvidence:
+    return ArchiveEvidence(scores, (), CaseStats.zero(2))
+
+
+def cut_off(clean: int = 40, noisy: int = 20) -> ArchiveEvidence:
+    """Return an archive of which a group of cases lacks voxels that the networks add."""
+    rng = np.random.default_rng(0)
+    right = [
+        score(
+            f"c{n:02d}", 100 * rng.uniform(0.9, 1.1), rng.normal(0, 0.05), int(rng.integers(3, 6))
+        )
+        for n in range(clean)
+    ]
+    wrong = [
+        score(
+            f"n{n:02d}", 400 * rng.uniform(0.9, 1.1), rng.normal(0, 0.05), int(rng.integers(60, 80))
+        )
+        for n in range(noisy)
+    ]
+    return evidence(*right, *wrong)
+
+
+def answer(seed: int, rows: int = 400) -> dict[str, np.ndarray]:
+    """Return a sample of one band whose labels are noisy as T says."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, rows)
+    given = (rng.random(rows) < T[truth, 1]).astype(np.uint8)
+    features = np.eye(2)[truth] * 4 + rng.normal(0, 0.4, (rows, 2))
+    return {
+        "hashes": np.sort(rng.integers(0, 2**60, rows).astype(np.uint64)),
+        "features": features.astype(np.float16),
+        "given": given,
+        "band": np.zeros(rows, np.uint8),
+    }
+
+
+def driven(archive: ArchiveEvidence, **params: Any) -> tuple[Ask, Verdict]:
+    policy = TRANSITION.policy(archive, TransitionParams(**params))
+    assert not isinstance(policy, Verdict)
+    ask = next(policy)
+    with pytest.raises(StopIteration) as end:
+        policy.send({case: answer(seed) for seed, case in enumerate(sorted(ask.cases))})
+    return ask, end.value.value
+
+
+def test_the_published_rule_looks_at_some_cases_and_relabels_all() -> None:
+    cases = [score(f"c{n:02d}") for n in range(30)]
+    ask, verdict = driven(evidence(*cases), rule="published", cases=20, rows=5_000)
+    assert ask.look == FeatureLook(250)
+    assert len(ask.cases) == 20
+    assert verdict.revision is not None
+    assert set(verdict.revision.cases) == {one.case for one in cases}
+    for one in verdict.actions.values():
+        assert one.correct == {1}
+        assert one.correct_reason is Reason.POSTERIOR
+    found = np.array([[verdict.chosen[f"T[0][{i},{j}]"] for j in range(2)] for i in range(2)])
+    assert np.abs(found - T).max() < 0.06
+    assert not [name for name in verdict.chosen if not name.startswith("T[0]")]
+    reviser = verdict.revision.reviser
+    assert isinstance(reviser, PosteriorReviser)
+    np.testing.assert_array_equal(np.array(reviser.transition)[0], found)
+    np.testing.assert_array_equal(np.array(reviser.transition)[3], np.eye(2))
+
+
+def test_by_default_the_posterior_decides_in_the_noisy_cases_alone() -> None:
+    archive = cut_off()
+    ask, verdict = driven(archive)
+    noisy = {one.case for one in archive.scores if one.case.startswith("n")}
+    assert set(ask.cases) == noisy
+    assert verdict.revision is not None
+    assert set(verdict.revision.cases) == set(verdict.actions) == noisy
+    for case, decision in verdict.decisions.items():
+        assert decision.classes[1].action is (Action.CORRECT if case in noisy else Action.KEEP)
+        assert not decision.classes[1].above
+
+
+def test_without_noisy_cases_nobody_looks() -> None:
+    verdict = TRANSITION.policy(cut_off(noisy=0), TransitionParams())
+    assert isinstance(verdict, Verdict)
+    assert not verdict.actions
+
+
+def test_a_look_that_failed_everywhere_leaves_the_policys_own_decision() -> None:
+    policy = TRANSITION.policy(cut_off(), TransitionParams())
+    assert not isinstance(policy, Verdict)
+    next(policy)
+    with pytest.raises(StopIteration) as end:
+        policy.send({})
+    assert end.value.value.revision is None
+    assert all(one.replace_above for one in end.value.value.actions.values())
+
+
+def hook(loss: str, classes: int = 3, flip: float = 0.3) -> TransitionHook:
+    context = HookContext(classes=classes, steps=10, epoch_steps=1, loss=segmentation_loss)
+    return TransitionHook(context, loss=loss, flip=flip)
+
+
+def patch(classes: int = 3) -> tuple[torch.Tensor, Batch]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, 3, 4, 5, generator=generator)
+    label = torch.randint(0, classes, (2, 3, 4, 5), generator=generator)
+    label[0, 0] = -100
+    return logits, Batch(torch.zeros(2, 1, 3, 4, 5), label, ["a", "b"], step=0)
+
+
+def lesson(batch: Batch) -> Lesson:
+    return Lesson(batch.label, torch.ones(2))
+
+
+def test_forward_is_the_loss_of_what_the_flips_make_of_the_prediction() -> None:
+    logits, batch = patch()
+    found = hook("forward").loss(torch.nn.Identity(), logits, lesson(batch), batch)
+    t = np.full((3, 3), 0.15) + 0.55 * np.eye(3)
+    noisy = np.einsum("ij,bizyx->bjzyx", t, torch.softmax(logits, dim=1).numpy())
+    np.testing.assert_allclose(noisy.sum(axis=1), 1, rtol=1e-6)
+    expected = segmentation_loss(torch.from_numpy(np.log(noisy)), batch.label)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=0)
+
+
+def test_backward_is_unbiased_the_mean_over_flips_is_the_clean_cross_entropy() -> None:
+    logits, batch = patch()
+    t = np.full((3, 3), 0.15) + 0.55 * np.eye(3)
+    truth = torch.full_like(batch.label, 1)
+    mean = torch.zeros(2)
+    for given in range(3):
+        flipped = Lesson(torch.full_like(truth, given), torch.ones(2))
+        mean += t[1, given] * hook("backward").loss(torch.nn.Identity(), logits, flipped, batch)
+    clean = -torch.log_softmax(logits, dim=1)[:, 1].mean(dim=(1, 2, 3))
+    torch.testing.assert_close(mean, clean, atol=1e-5, rtol=0)
+
+
+def test_voxels_without_a_say_cost_nothing_backwards() -> None:
+    logits, batch = patch()
+    other = logits.clone()
+    other[0, :, 0] = 5.0
+    both = [
+        hook("backward").loss(torch.nn.Identity(), one, lesson(batch), batch)
+        for one in (logits, other)
+    ]
+    torch.testing.assert_close(both[0], both[1])
+    nothing = Lesson(torch.full_like(batch.label, -100), torch.ones(2))
+    assert (hook("backward").loss(torch.nn.Identity(), logits, nothing, batch) == 0).all()
+
+
+def test_only_a_corrected_loss_trains_with_the_hook() -> None:
+    assert not TRANSITION.voters(TransitionParams()).hook.params
+    forward = TRANSITION.voters(TransitionParams(loss="forward", flip=0.2)).hook
+    assert dict(forward.params) == {"loss": "forward", "flip": 0.2}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rule": "bold"},
+        {"loss": "sideways"},
+        {"divergence": "js"},
+        {"flip": 0.5},
+        {"cases": 2},
+        {"rows": 10},
+        {"members": 0},
+    ],
+)
+def test_values_outside_their_range_are_refused_by_name(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        TransitionParams(**values)

@@ -1,0 +1,98 @@
+"""What is refused before anything is computed, beyond what the config alone can tell."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raysegclean import preparing
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import Method
+from raysegclean.methods.coseg import COSEG
+from raysegclean.nets.hooks import PLAIN_HOOK
+from raysegclean.preparing import prepare
+from raysegclean.store.archive import Archive
+
+from .engine.scenes import Scene, config_for, write_archive
+
+SCENES = (Scene("a", (6, 16, 16)), Scene("b", (6, 16, 16)))
+
+
+@dataclass(frozen=True)
+class Params:
+    learns: bool = True
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return write_archive(tmp_path / "archive", SCENES)
+
+
+def learning_from_trusted(monkeypatch: pytest.MonkeyPatch, params: object) -> None:
+    """Let every config name a method that needs trusted cases where its params say so."""
+    method: Method = replace(
+        COSEG,
+        params=Params,
+        voters=lambda _: COSEG.voters(COSEG.params()),
+        needs_trusted=lambda p: p.learns,
+    )
+    monkeypatch.setattr(preparing, "load_method", lambda _: method)
+    monkeypatch.setattr(preparing, "make_params", lambda *_: params)
+
+
+def test_a_method_that_learns_from_trusted_labels_is_refused_without_the_setting(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning_from_trusted(monkeypatch, Params())
+    with pytest.raises(ConfigError, match=r"coseg.*`trusted:` is not set.*label: NAME"):
+        prepare(config_for(archive, tmp_path / "run"))
+
+
+def test_and_where_no_case_has_the_label(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning_from_trusted(monkeypatch, Params())
+    config = config_for(archive, tmp_path / "run", trusted={"label": "expert"})
+    with pytest.raises(ConfigError, match=r"none of 2 cases has the label 'expert'"):
+        prepare(config)
+
+
+def test_a_method_whose_hook_cannot_learn_these_labels_is_refused(
+    archive: Archive, tmp_path: Path
+) -> None:
+    params = {"rule": "published", "relabel_from": 1, "delta": 0.1}
+    config = config_for(archive, tmp_path / "run", method="uncertainty", params=params)
+    with pytest.raises(
+        ConfigError, match=r"params\.rule: published flips binary labels.*2 classes"
+    ):
+        prepare(config)
+
+
+def test_trusted_cases_that_only_one_fold_judges_teach_nobody_else(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.add_label("b", "expert", np.zeros((6, 16, 16), np.uint8), {})
+    config = config_for(archive, tmp_path / "run", method="reweight", trusted={"label": "expert"})
+    with pytest.raises(ConfigError, match=r"all trusted cases fall into fold \d of 2.*crossfit: 0"):
+        prepare(config)
+    prepare(config.with_settings({"train.crossfit": 0}))
+    archive.add_label("a", "expert", np.zeros((6, 16, 16), np.uint8), {})
+    both = prepare(config).plan(config, gpu=False)
+    assert all(case.trusted_version for case in both.cases)
+    again = replace(both, cases=(replace(both.cases[0], trusted_version="new"), *both.cases[1:]))
+    assert again.train_key() != both.train_key(), "other trusted labels make other networks"
+    plain = replace(both, train=replace(both.train, hook=PLAIN_HOOK))
+    unasked = replace(again, train=plain.train)
+    assert unasked.train_key() == plain.train_key()
+
+
+def test_one_trusted_case_is_enough_and_params_may_do_without(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning_from_trusted(monkeypatch, Params(learns=False))
+    prepare(config_for(archive, tmp_path / "run"))
+    learning_from_trusted(monkeypatch, Params())
+    archive.add_label("b", "expert", np.zeros((6, 16, 16), np.uint8), {})
+    config = config_for(archive, tmp_path / "run", trusted={"label": "expert"})
+    assert any(case.trusted for case in prepare(config).plan(config, gpu=False).cases)
