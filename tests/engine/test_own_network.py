@@ -135,7 +135,8 @@ def test_another_file_under_the_same_name_is_another_run(archive: Archive, tmp_p
     config = _config(archive, tmp_path / "run", network=_save_script(tmp_path / "net.pt"))
     clean(config)
     before = outputs(config)
-    moved = _config(archive, tmp_path / "run", network=_save_script(tmp_path / "moved.pt"))
+    (tmp_path / "moved.pt").write_bytes((tmp_path / "net.pt").read_bytes())
+    moved = _config(archive, tmp_path / "run", network={"torchscript": str(tmp_path / "moved.pt")})
     clean(moved)
     assert outputs(moved) == before, "the same bytes elsewhere resume the run"
     _save_script(tmp_path / "net.pt", seed=5)
