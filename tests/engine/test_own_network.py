@@ -154,7 +154,7 @@ def test_a_file_that_was_changed_in_the_run_folder_is_not_loaded(
     _save_script(tmp_path / "other.pt", seed=6)
     store.put(key, (tmp_path / "other.pt").read_bytes())
     store.delete_all("ledger/propose")
-    with pytest.raises(InputError, match="Somebody changed the file"):
+    with pytest.raises(InputError, match="Somebody changed it"):
         clean(config)
 
 
