@@ -47,6 +47,7 @@ def _config(archive: Archive, run: Path, **changes: Any) -> Config:
     return config_for(archive, run, **settings)
 
 
+@pytest.mark.slow
 def test_blended_windows_publish_the_same_bytes_on_any_shards_and_workers(
     archive: Archive, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_torchscript_file_votes_and_nothing_is_trained(archive: Archive, tmp_p
     assert plan(config).networks == 0
 
 
+@pytest.mark.slow
 def test_another_file_under_the_same_name_is_another_run(archive: Archive, tmp_path: Path) -> None:
     config = _config(archive, tmp_path / "run", network=_save_script(tmp_path / "net.pt"))
     clean(config)
