@@ -34,6 +34,7 @@ __all__ = ["held_out", "held_out_path"]
 
 FOLDER = BENCH / "methods" / "heldout"
 THREADS = 2
+SIDES = (True, False)
 
 
 def held_out_path(key: Key) -> Path:
@@ -50,7 +51,7 @@ def held_out(key: Key, source: Path) -> dict[str, Any]:
     label = {"given": LABEL, "truth": TRUTH}.get(key.line, label_of(key))
     plan = _plan(key, archive)
     cases = set(archive.case_ids()) - trusted_cases(archive, SCENARIOS[key.scenario])
-    halves = {side: sorted(c for c in cases if _chooses(archive, c) == side) for side in (0, 1)}
+    halves = {side: sorted(c for c in cases if _chooses(archive, c) is side) for side in SIDES}
     network = _trained(archive, plan, label, halves[True])
     return key.told() | {"rows": _judged(archive, plan, network, halves[False])}
 

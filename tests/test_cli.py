@@ -261,7 +261,9 @@ def test_labels_go_in_are_checked_and_come_out_the_same(
 
 
 STOPPABLE = """
-import sys, time, types
+import signal, sys, time, types
+# A shell starts what runs in its background with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 fake = types.ModuleType("raysegclean.pipeline")
 def clean(config):
     print("ready", flush=True)

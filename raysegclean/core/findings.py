@@ -74,6 +74,8 @@ class Feature:
     """1: only high values are odd, -1: only low ones, 0: both."""
     least: float = -inf
     """Values below this are never odd."""
+    weight: float = 1.0
+    """How much it counts where cases are ranked by all that is odd about them."""
     grave_effect: float = inf
     """Least difference, on the scale that is compared, of a grave finding."""
 

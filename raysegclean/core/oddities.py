@@ -24,8 +24,11 @@ _LOOK = "look at this structure first"
 _CT_MINIMUM = -200.0
 """Only CT has values far below zero."""
 
-ORDINARY_SDS = 1.5
+ORDINARY_SDS = 1.2
 """Below this a value is no sign of anything, alone or together with others."""
+
+_OF_THREE = 2 / 3
+"""Weight of the worst of three axes, which is odd by chance more often than one number is."""
 
 FLAT = 0.3
 """Least share of the largest cross section that an end must have to count as cut."""
@@ -126,7 +129,7 @@ def class_findings(
     rows = {case: row for row, case in enumerate(archive.names)}
     for group in _features(archive, value):
         scores = np.array([feature.scores(params.few_cases) for feature in group])
-        squares += np.maximum(scores.max(axis=0) - ORDINARY_SDS, 0) ** 2
+        squares += np.maximum(group[0].weight * scores.max(axis=0) - ORDINARY_SDS, 0) ** 2
         # Of one quantity along three axes, the axis that is furthest off speaks.
         speaks = scores.argmax(axis=0)
         for number, feature in enumerate(group):
@@ -217,6 +220,7 @@ def _places(archive: ArchiveFacts, value: int) -> list[Feature]:
             values=archive.place[:, column, axis],
             remedy="does the label belong to this image?",
             floor=0.02,
+            weight=_OF_THREE,
         )
         for axis, words in enumerate(archive.frame.words)
     ]
@@ -242,6 +246,7 @@ def _among_others(archive: ArchiveFacts, value: int) -> list[Feature]:
             values=shift[:, axis],
             remedy="is it the right structure, on the right side?",
             floor=floor,
+            weight=_OF_THREE,
             grave_effect=10.0,
         )
         for axis, words in enumerate(archive.frame.words)
@@ -267,6 +272,7 @@ def _ends(archive: ArchiveFacts, value: int) -> Iterator[Feature]:
             floor=0.08,
             side=1,
             least=FLAT,
+            weight=0.5,  # small structures end flat by chance
         )
 
 

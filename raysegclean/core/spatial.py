@@ -31,6 +31,7 @@ from raysegclean.core.boundary import Spacing, distance_halo_vox, fine_voxel_mm,
 from raysegclean.core.casescore import CaseScore
 from raysegclean.core.geometry import Index3
 from raysegclean.core.looks import Answer, VoterBlock
+from raysegclean.core.robust import half_sample_mode, robust_sd
 
 __all__ = [
     "LEAST_VOX",
@@ -38,7 +39,9 @@ __all__ = [
     "Height",
     "ShellLook",
     "label_bias_mm",
+    "like_trusted",
     "margin",
+    "off_centre",
     "prediction_bias_mm",
     "shell_heights",
 ]
@@ -50,6 +53,9 @@ LEAST_VOX = 0.5
 
 _MIN_BOUNDARY_VOX = 20
 """Fewer boundary voxels than this measure no offset."""
+_FLOOR_VOX, _SDS, _NEAR_VOX = 0.4, 2.5, 0.5
+_LEAST_SD_VOX = 0.2
+"""The archive's offsets are never taken to be known better than this."""
 _BINS_PER_NAT = 16
 _BINS = 20 * _BINS_PER_NAT
 _PERCENTILE = 0.95
@@ -174,6 +180,36 @@ def label_bias_mm(
         if min(np.sign(per_class[channel]) * np.sign(mean)) > 0
         and abs(mean) > np.std(per_class[channel])
     }
+
+
+def like_trusted(
+    given: Sequence[CaseScore], trusted: Sequence[CaseScore], channel: int
+) -> frozenset[str]:
+    """Return the cases whose given outline lies off the prediction as in the trusted cases.
+
+    That is, within max(0.4, 2.5 robust sds of the archive) voxels of their mean.
+    """
+    known = {score.case for score in trusted}
+    offsets = {s.case: s.classes[channel].offset_vox for s in given if channel in s.classes}
+    values = np.array(list(offsets.values()))
+    theirs = np.array([value for case, value in offsets.items() if case in known])
+    mean = float(np.mean(theirs[np.isfinite(theirs)]))
+    limit = max(_FLOOR_VOX, _SDS * _spread_vox(values))
+    return frozenset(case for case, value in offsets.items() if abs(value - mean) <= limit)
+
+
+def off_centre(given: Sequence[CaseScore], trusted: Sequence[CaseScore]) -> bool:
+    """Tell whether trusted outlines lie surely off where most given ones lie."""
+    values, right = (np.array([s.foreground.offset_vox for s in part]) for part in (given, trusted))
+    right = right[np.isfinite(right)]
+    error = _SDS * _spread_vox(values) / np.sqrt(max(right.size, 1))
+    return bool(right.size and abs(np.median(right) - half_sample_mode(values)) > error)
+
+
+def _spread_vox(values: NDArray[np.float64]) -> float:
+    """Return the robust sd of offsets about their mode, at least 0.2."""
+    sd = robust_sd(values, half_sample_mode(values), within=_NEAR_VOX)
+    return max(sd, _LEAST_SD_VOX) if isfinite(sd) else _LEAST_SD_VOX
 
 
 def margin(log_czyx: NDArray[np.float32], channel: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from raysegclean.core.evidence import EvidenceSum
 from raysegclean.core.geometry import Box
 from raysegclean.core.sampling import channels_of
 from raysegclean.dist.proposals import ProposalFolder
-from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
+from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
 from raysegclean.nets.numerics import fix_numerics, numeric_class
 from raysegclean.nets.torchscript import Script, ScriptVoter
@@ -161,7 +161,8 @@ class Predictor:
     def _network(self, data: bytes, number: int) -> Voter:
         network = self.plan.network
         if network.script:
-            return ScriptVoter(_trusted(data, network.script), network, device=self._device)
+            script = Script.trusted(data, network.script)
+            return ScriptVoter(script, network, device=self._device)
         net, spec, _ = load_network(data, network.name)
         train, passes = self.plan.train, self.plan.voters.passes
         if not passes:
@@ -174,17 +175,6 @@ class Predictor:
             device=self._device,
             precision=train.precision,
         )
-
-
-def _trusted(data: bytes, digest: str) -> Script:
-    """Return the script that the plan was made for; anything else would be other code."""
-    script = Script.of(data)
-    if script.digest != digest:
-        raise InputError(
-            f"network.torchscript: SHA-256 in the run folder {script.digest}, expected {digest}. "
-            "Somebody changed the file: start a new run from the file that you trust."
-        )
-    return script
 
 
 def device_numerics(threads: int, precision: str) -> dict[str, str]:

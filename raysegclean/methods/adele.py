@@ -44,8 +44,8 @@ class AdeleParams:
     epochs: int = 40
     """Points of that curve over the whole training."""
     scales: str = "0.7 1"
-    """Sizes at which each patch is seen, 1 among them. The paper's "0.7 1 1.5" makes a step
-    about five times as dear in three dimensions, "0.7 1" a third dearer, "1" nothing."""
+    """Sizes at which each patch is seen, 1 among them. On one CPU core, patches of 24 x 32 x 24,
+    a step costs 1.2 times that of "1" with "0.7 1", and 3.1 times with the paper's "0.7 1 1.5"."""
     consistency: float = 1.0
     """Weight of the agreement between the scales."""
     rho: float = 0.8

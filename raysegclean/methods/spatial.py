@@ -7,26 +7,23 @@ without a bias keeps the given label, where the published code replaces it by th
 `rule: shift` needs no network: the bias of the given labels themselves, measured in the trusted
 cases, is undone in all cases. On biased annotations this simple baseline is hard to beat.
 
-`rule: default` decides by case (`core.policy.decide`). Where trusted cases agree that the given
-labels are off, few of them are enough to say where a right boundary lies, so that a bias that all
-cases share becomes visible; each case is then moved by its own offset.
+`rule: default` decides by case. What `core.policy.decide` says stands, with one addition: where the
+trusted cases agree on a bias, cases whose given outline lies off the prediction as far as theirs
+does are wrong in the same way, and are shifted by it. So a bias that all cases share becomes
+visible, and a case that does not share it is left alone.
 
 Not seen: a bias beyond 5 voxels of the finest axis counts as 5 (`boundary.OFFSET_LIMIT_VOX`), and
 one number per class describes no noise whose sign changes from case to case.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
 from typing import Literal
-
-import numpy as np
 
 from raysegclean.core.boundary import fine_voxel_mm
 from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision
 from raysegclean.core.looks import Ask, Revision
 from raysegclean.core.policy import PolicyParams, decide
-from raysegclean.core.robust import half_sample_mode, robust_sd
 from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.spatial import (
     LEAST_VOX,
@@ -34,6 +31,8 @@ from raysegclean.core.spatial import (
     Height,
     ShellLook,
     label_bias_mm,
+    like_trusted,
+    off_centre,
     prediction_bias_mm,
     shell_heights,
 )
@@ -44,9 +43,6 @@ __all__ = ["SPATIAL", "SpatialParams"]
 
 RULES = ("default", "published", "shift")
 HEIGHTS = ("p95", "max")
-LEAST_SD_VOX = 0.2
-"""The archive's offsets are never taken to be known better than this."""
-CENTRE_SDS = 2.5
 
 
 @dataclass(frozen=True)
@@ -83,43 +79,41 @@ def _policy(evidence: ArchiveEvidence, params: SpatialParams) -> Verdict | Askin
     if params.rule == "published":
         return _published(evidence, params)
     shared = label_bias_mm(evidence.scores, evidence.trusted, evidence.spacing_mm)
+    shifted = {s.case: _shifted(s, shared, evidence, params) for s in evidence.scores}
     if params.rule == "shift":
-        return Verdict.of({s.case: _shifted(s, shared, evidence, params) for s in evidence.scores})
+        return Verdict.of(shifted)
     policy = PolicyParams(shift_gain=params.gamma)
-    seen = [_moves(s, bias, evidence, params) for s in evidence.trusted for bias in shared.values()]
-    if any(seen) and _off_centre(evidence):
+    if shared and off_centre(evidence.scores, evidence.trusted):
         policy = replace(policy, min_trusted=min(len(evidence.trusted), policy.min_trusted))
-    return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
-
-
-def _moves(
-    score: CaseScore, bias_mm: float, evidence: ArchiveEvidence, params: SpatialParams
-) -> bool:
-    unit = fine_voxel_mm(evidence.spacing_mm[score.case])
-    return params.gamma * abs(bias_mm) >= LEAST_VOX * unit
-
-
-def _off_centre(evidence: ArchiveEvidence) -> bool:
-    """Tell whether trusted outlines lie surely off where most given ones lie."""
-    given, right = (
-        np.array([s.foreground.offset_vox for s in part])
-        for part in (evidence.scores, evidence.trusted)
+    decided = decide(evidence.scores, policy, trusted=evidence.trusted)
+    alike = {c: like_trusted(evidence.scores, evidence.trusted, c) for c in shared}
+    return Verdict.of(
+        {
+            case: CaseDecision(case, {**one.classes, **_where_alike(shifted[case], alike)})
+            for case, one in decided.items()
+        }
     )
-    mode = half_sample_mode(given)
-    sd = robust_sd(given, mode, within=0.5)
-    sd = max(sd if isfinite(sd) else 0.0, LEAST_SD_VOX)
-    right = right[np.isfinite(right)]
-    return bool(right.size and abs(np.median(right) - mode) > CENTRE_SDS * sd / sqrt(right.size))
+
+
+def _where_alike(
+    shifted: CaseDecision, alike: Mapping[int, Collection[str]]
+) -> dict[int, ClassDecision]:
+    """Return the shifts of those classes that look in this case as in the trusted ones."""
+    return {
+        channel: one
+        for channel, one in shifted.classes.items()
+        if one.action is Action.SHIFT and shifted.case in alike[channel]
+    }
 
 
 def _shifted(
     score: CaseScore, shared: Mapping[int, float], evidence: ArchiveEvidence, params: SpatialParams
 ) -> CaseDecision:
-    unit = fine_voxel_mm(evidence.spacing_mm[score.case])
     keep = ClassDecision(Action.KEEP, "the trusted cases show no bias of this class")
     classes = dict.fromkeys(score.classes, keep)
     for channel, bias_mm in shared.items():
-        if _moves(score, bias_mm, evidence, params):
+        unit = fine_voxel_mm(evidence.spacing_mm[score.case])
+        if params.gamma * abs(bias_mm) >= LEAST_VOX * unit:
             why = f"given labels are {bias_mm:+.2f} mm off in {len(evidence.trusted)} trusted cases"
             amount = params.gamma * bias_mm / unit
             classes[channel] = ClassDecision(Action.SHIFT, why, shift_vox=amount)

@@ -86,7 +86,8 @@ class CoresHook(PlainHook):
         (other,) = at_scales(net, image, (1.0,), self.context.stride_zyx, bf16=bf16)
         before = torch.log_softmax(logits.detach().float(), dim=1)
         parted = (before.exp() * (before - torch.log_softmax(other, dim=1))).sum(dim=1)
-        return loss + self.weight * masked_mean(parted, sieved)
+        # Per labelled voxel, as the cross-entropy: a mean over few sieved ones would outweigh it.
+        return loss + self.weight * masked_mean(parted * sieved, batch.label != IGNORE)
 
     @property
     def prior(self) -> Shares:

@@ -48,6 +48,20 @@ class Script:
         """Return the script of a file's bytes."""
         return cls(data, hashlib.sha256(data).hexdigest())
 
+    @classmethod
+    def trusted(cls, data: bytes, digest: str) -> "Script":
+        """Return the script of the bytes that `digest` names; anything else would be other code.
+
+        Raises InputError for other bytes.
+        """
+        script = cls.of(data)
+        if script.digest != digest:
+            raise InputError(
+                f"{_WHAT}: the file in the run folder has SHA-256 {script.digest}, expected "
+                f"{digest}. Somebody changed it: start a new run from the file that you trust."
+            )
+        return script
+
     def load(self, device: torch.device | str = "cpu") -> nn.Module:
         """Return the module in eval mode; InputError when the bytes are not TorchScript."""
         try:

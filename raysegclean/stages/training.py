@@ -12,6 +12,7 @@ from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
 from raysegclean.netplan import read_script
 from raysegclean.nets.hooks import PLAIN_HOOK
+from raysegclean.nets.torchscript import Script
 from raysegclean.nets.weights import load_facts
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
@@ -62,6 +63,7 @@ def _adopted(session: Session) -> str:
     store = session.run.store
     if store.head(key) is None:
         store.put(key, read_script(session.config).data)
+    Script.trusted(store.get(key), session.plan.network.script)
     session.say("train: nothing to train, a TorchScript file votes")
     return key
 

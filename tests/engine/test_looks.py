@@ -64,7 +64,14 @@ def _config(archive: Archive, folder: Path, method: str, actors: int) -> Config:
     return config_for(archive, folder / f"run-{actors}", models=str(lender), **settings)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        "spatial",
+        pytest.param("transition", marks=pytest.mark.slow),
+        pytest.param("confident", marks=pytest.mark.slow),
+    ],
+)
 def test_one_and_two_workers_publish_the_same_changes_and_a_second_start_looks_at_nothing_again(
     archive: Archive, tmp_path: Path, method: str
 ) -> None:

@@ -64,7 +64,14 @@ def _lent(archive: Archive, folder: Path, kind: str, actors: int, **more: Any) -
     return _config(archive, folder, kind, actors, models=str(lender), **more)
 
 
-@pytest.mark.parametrize("kind", VOTERS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "coseg",
+        pytest.param("ensemble", marks=pytest.mark.slow),
+        pytest.param("dropout", marks=pytest.mark.slow),
+    ],
+)
 def test_one_and_four_workers_publish_the_same_bytes(
     archive: Archive, tmp_path: Path, kind: str
 ) -> None:
@@ -79,6 +86,7 @@ def test_one_and_four_workers_publish_the_same_bytes(
     assert any(np.frombuffer(reasons, np.uint8).any() for _, reasons in results[0].values())
 
 
+@pytest.mark.slow
 def test_two_workers_with_other_tiles_and_shards_publish_the_same_labels(
     archive: Archive, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def test_labels_vote_and_reasons_record_who(archive: Archive, tmp_path: Path) ->
     assert verify(config.run).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_and_three_workers_other_shards_and_a_resume_publish_the_same(
     archive: Archive, tmp_path: Path
@@ -106,6 +107,7 @@ def test_one_and_three_workers_other_shards_and_a_resume_publish_the_same(
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_undo_of_one_vote_and_of_all_votes(archive: Archive, tmp_path: Path) -> None:
     config = _config(archive, tmp_path / "undone")

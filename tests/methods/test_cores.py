@@ -192,7 +192,7 @@ def test_the_default_decides_by_case():
 @pytest.mark.parametrize(
     ("params", "beta", "level"),
     [
-        (CoresParams(), 0.5, 0.1),
+        (CoresParams(), 0.0, 0.1),
         (CoresParams(rule="published"), 2.0, 0.5),
         (CoresParams(rule="published", beta=0.0, level=0.3), 0.0, 0.3),
     ],

@@ -129,6 +129,7 @@ class Archive:
         return out
 
 
+@pytest.mark.slow
 def test_dropped_and_displaced_structures_are_the_worst_tenth_of_a_small_archive() -> None:
     archive = Archive()
     spec = NetworkSpec(

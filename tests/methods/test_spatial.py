@@ -54,6 +54,13 @@ def test_few_trusted_cases_show_what_all_cases_share(known: int) -> None:
             assert shift == pytest.approx(0.8 * 1.45, abs=0.3)
 
 
+def test_a_case_that_is_off_in_its_own_way_is_moved_by_its_own_offset() -> None:
+    trusted = {"c00": -1.5, "c01": -1.4, "c02": -1.5}
+    verdict = decided(evidence(biased(larger=0.8), trusted))
+    assert verdict.actions["larger"].shift_vox[1] == pytest.approx(0.8 * 2.3, abs=0.1)
+    assert verdict.actions["c04"].shift_vox[1] == pytest.approx(0.8 * 1.45, abs=0.1)
+
+
 def test_a_case_that_was_right_all_along_is_not_moved_with_the_others() -> None:
     trusted = {"c00": -1.5, "c01": -1.4, "c02": -1.5}
     verdict = decided(evidence(biased(right=-1.5), trusted))

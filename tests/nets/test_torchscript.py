@@ -95,3 +95,6 @@ def test_scripts_are_the_same_when_their_bytes_are() -> None:
     assert first == again
     assert hash(first) == hash(again)
     assert first != other
+    assert Script.trusted(b"a", first.digest) == first
+    with pytest.raises(InputError, match="Somebody changed it"):
+        Script.trusted(b"b", first.digest)

@@ -1,0 +1,108 @@
+"""Which network a plan takes, and how the windows of networks that look at them are laid."""
+
+import io
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from raysegclean.errors import ConfigError
+from raysegclean.methods.base import Voters
+from raysegclean.nets.memory import window_bytes
+from raysegclean.nets.networks import build_network
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.plan import RunPlan, make_plan
+
+from .test_plan import VOTERS, _config, _info
+
+INFOS = [_info(f"c{n}", (40, 96, 80), patient=str(n)) for n in range(4)]
+WINDOWED = {"name": "tests.nets.own_networks:instance", "widths": [2], "strides": []}
+
+
+def plan_of(voters: Voters = VOTERS, infos=INFOS, lender: RunPlan | None = None, **changes):
+    return make_plan(_config(**changes), infos, voters, gpu=False, lender=lender)
+
+
+def script_at(path: Path, classes: int = 3) -> dict[str, str]:
+    spec = NetworkSpec(classes=classes, widths=(2, 2), strides=((1, 2, 2),), dropout=0.0)
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(
+            torch.jit.trace(build_network(spec).eval(), torch.zeros(1, 1, 4, 4, 4)), data
+        )
+    path.write_bytes(data.getvalue())
+    return {"torchscript": str(path)}
+
+
+def test_a_method_that_brings_a_network_has_it_whatever_the_config_names() -> None:
+    voters = replace(VOTERS, network="raysegclean.nets.multisa:build")
+    plan = plan_of(voters, network={"name": "no.such.module:build", "widths": [2, 3]})
+    assert plan.network.name == voters.network
+    assert plan.network.widths == (2, 3), "its size is the user's affair"
+    assert not plan.blended
+
+
+def test_a_network_that_cannot_be_loaded_is_refused_by_the_plan() -> None:
+    with pytest.raises(ConfigError, match=r"no\.such\.module:build.*cannot be loaded"):
+        plan_of(network={"name": "no.such.module:build"})
+
+
+def test_the_plan_of_the_default_network_says_what_it_always_said() -> None:
+    plan = plan_of()
+    assert (plan.network.name, plan.blended) == ("unet", False)
+    assert plan.stride_zyx == plan.network.stride_zyx
+    window = (8, 16, 16)
+    assert plan.window_bytes_per_vox * 8 * 16 * 16 == window_bytes(plan.network, window)
+
+
+def test_blended_windows_have_the_size_of_a_training_patch_and_share_half_of_it() -> None:
+    plan = plan_of(network=WINDOWED, train={"patch_zyx": [16, 32, 32]})
+    assert plan.blended
+    assert plan.patch_zyx == (16, 32, 32)
+    assert plan.halo_vox == (4, 8, 8)
+    assert plan.tile_zyx == (8, 16, 16)
+    wanted = {"tile_zyx": [10, 20, 20], "halo": [1, 2, 3]}
+    own = plan_of(network=WINDOWED, relabel=wanted)
+    assert (own.tile_zyx, own.halo_vox) == ((10, 20, 20), (1, 2, 3))
+    assert RunPlan.from_json(plan.to_json()) == plan
+
+
+def test_lent_windows_have_the_size_of_the_patches_that_the_lender_trained_on() -> None:
+    lender = plan_of(network=WINDOWED, train={"patch_zyx": [16, 32, 32]})
+    plan = plan_of(network=WINDOWED, lender=lender, models="somewhere")
+    assert (plan.tile_zyx, plan.halo_vox) == (lender.tile_zyx, lender.halo_vox)
+    with pytest.raises(ConfigError, match=r"lends networks.*instance.*if you trust that module"):
+        plan_of(lender=lender, models="somewhere")
+
+
+def test_a_torchscript_file_has_no_folds_and_asks_for_no_patients(tmp_path: Path) -> None:
+    infos = [_info(f"c{n}", patient=None) for n in range(3)]
+    plan = plan_of(infos=infos, network=script_at(tmp_path / "net.pt"))
+    assert (plan.folds, plan.crossfit) == (1, False)
+    assert plan.stride_zyx == plan.network.stride_zyx == (2, 2, 2)
+    named = script_at(tmp_path / "net.pt") | {"strides": [[1, 2, 2]]}
+    assert plan_of(infos=infos, network=named).stride_zyx == (1, 2, 2)
+
+
+def test_the_networks_are_others_when_the_file_is_another_and_only_then(tmp_path: Path) -> None:
+    first = plan_of(network=script_at(tmp_path / "net.pt"))
+    (tmp_path / "copy.pt").write_bytes((tmp_path / "net.pt").read_bytes())
+    copy = plan_of(network={"torchscript": str(tmp_path / "copy.pt")})
+    assert copy.train_key() == first.train_key()
+    (tmp_path / "copy.pt").write_bytes(b"")
+    script_at(tmp_path / "copy.pt")
+    again = plan_of(network={"torchscript": str(tmp_path / "copy.pt")})
+    assert (again.train_key() == first.train_key()) == (again.network == first.network)
+
+
+def test_what_a_torchscript_file_cannot_do_is_refused(tmp_path: Path) -> None:
+    network = script_at(tmp_path / "net.pt")
+    with pytest.raises(ConfigError, match="brings its own network"):
+        plan_of(replace(VOTERS, network="raysegclean.nets.multisa:build"), network=network)
+    with pytest.raises(ConfigError, match=r"a TorchScript file.*has none"):
+        plan_of(replace(VOTERS, passes=3), network=network)
+    with pytest.raises(ConfigError, match="lends a TorchScript file, which is code"):
+        plan_of(lender=plan_of(network=network), models="somewhere")
