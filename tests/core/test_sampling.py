@@ -18,6 +18,7 @@ from raysegclean.core.sampling import (
     pad_to_box,
     patch_box,
     place_patch,
+    present_channels,
 )
 from raysegclean.errors import CaseError, ConfigError, InputError
 
@@ -226,3 +227,8 @@ def test_label_values_become_channels_and_strangers_have_no_say(dtype) -> None:
 def test_negative_label_values_have_no_say() -> None:
     label = np.array([-1, 0, 1], np.int32).reshape(1, 1, 3)
     assert channels_of(label, (0, 1)).ravel().tolist() == [IGNORE, 0, 1]
+
+
+def test_a_case_holds_the_classes_of_its_whole_label():
+    assert present_channels(TABLE, (0, 1, 2)) == {"big": (0, 1, 2), "small": (0, 1)}
+    assert present_channels(TABLE, (0, 2, 1))["small"] == (0, 2), "channels, not values"

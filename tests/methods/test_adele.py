@@ -1,6 +1,7 @@
 """ADELE: labels of learnt classes are corrected in training; the archive follows the onset."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,14 @@ from raysegclean.core.casescore import Action, Kind
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.methods.adele import ADELE, AdeleParams
+from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.nets.weights import save_network
+from raysegclean.stages.training import hook_reports
+from raysegclean.store.run import RunFolder
 
 from .test_methods import evidence_of, score, ten_cases
-from .training_scenes import assert_resumes_alike, run, scene_at, trainer_of
+from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_of
 
 torch.set_num_threads(1)
 
@@ -142,3 +147,20 @@ def test_its_voters_train_with_the_hook_and_its_settings():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         AdeleParams(**wrong)
+
+
+def test_the_onset_reaches_the_policy_through_the_weights_file(trained, tmp_path):
+    trainer, _ = trained
+    member = trainer.members[0]
+    run_folder = RunFolder(str(tmp_path))
+    facts = {"fold": 0, "report": member.hook.report()}
+    run_folder.store.put("models/net.pt", save_network(member.net, SPEC, facts))
+    session = SimpleNamespace(
+        plan=SimpleNamespace(voters=ADELE.voters(AdeleParams()), network=SPEC),
+        config=SimpleNamespace(models=None),
+        run=run_folder,
+    )
+    found = hook_reports(session, (("models/net.pt",),))
+    assert found == {0: [{"onset": member.hook.report()["onset"]}]}
+    session.plan.voters = UNCERTAINTY.voters(UncertaintyParams())
+    assert hook_reports(session, (("models/net.pt",),)) == {}, "plain networks are not read"
