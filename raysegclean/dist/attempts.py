@@ -60,7 +60,8 @@ def start_attempts() -> Any:
 def starting(attempts: Any) -> Iterator[None]:
     """Hold while a worker gets ready; raise UnfitEnvironment when it died of that three times."""
     here = ray.get_runtime_context()
-    name = f"start of {here.get_actor_id()}"  # a worker that Ray starts again keeps its id
+    # What Ray starts again keeps its id.
+    name = f"start of {here.get_actor_id() or here.get_task_id()}"
     if ray.get(attempts.begin.remote(name, here.get_node_id())) > MAX_BEGINS:
         raise UnfitEnvironment(
             f"a worker died {MAX_BEGINS} times while it loaded the networks; it may lack memory. "

@@ -130,9 +130,11 @@ def data_rules(*, ordered: bool = False) -> None:
     """Set this process's rules for Ray Data; every process that runs a dataset calls it.
 
     No bars, no printing, and no giving up while a node is awaited. An errored block is an error,
-    never a dropped one (Ray's default, set again because it is silent). `ordered` keeps rows in
-    the order of the read tasks.
+    never a dropped one (Ray's default, set again because it is silent). A task whose worker died
+    is tried again for ever, as an actor's is: the attempts of a pass say when to give up.
+    `ordered` keeps rows in the order of the read tasks.
     """
+    os.environ.setdefault("RAY_TASK_MAX_RETRIES", "-1")  # Ray Data has no option for it
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

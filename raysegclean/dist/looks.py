@@ -93,7 +93,7 @@ class _Blocks:
 
 
 class LookStage:
-    """Answers shards; one per actor."""
+    """Answers shards; one per worker."""
 
     def __init__(self, job: LookJob) -> None:
         self._job = job
@@ -115,7 +115,7 @@ class LookStage:
 
 
 class ReviseStage:
-    """Writes the label that a reviser wants, shard by shard; one per actor."""
+    """Writes the label that a reviser wants, shard by shard; one per worker."""
 
     def __init__(self, job: ReviseJob) -> None:
         self._job = job

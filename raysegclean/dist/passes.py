@@ -3,6 +3,10 @@
 Rows are items from our own source, one row per block, so that each is scheduled alone; voxels
 never travel through the object store. A worker that dies is replaced by Ray and its item starts
 again; what it had committed is skipped, because the item is cut down to what the ledger lacks.
+
+On CPUs the items are tasks, because Ray keeps the processes of tasks for the next pass: importing
+torch takes longer than a pass over a small archive. A process keeps the stage of its last pass. On
+GPUs they go to actors, which give the device's memory back at the end of the pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -62,22 +66,33 @@ def _read_task(row: str) -> ReadTask:
     return ReadTask(lambda: [table], metadata)
 
 
-class _Worker:
-    """One actor: builds its stage with the first item, where an error is told as what it is."""
+@dataclass(frozen=True)
+class _Work:
+    """What every worker of a pass is told; `job` lies in the object store."""
 
-    def __init__(
-        self, factory: StageFactory, job: Any, ledger: tuple[str, str, int], attempts: Any
-    ) -> None:
-        uri, stage_name, epoch = ledger
+    factory: StageFactory
+    job: Any
+    ledger: tuple[str, str, int]
+    attempts: Any
+
+
+class _Worker:
+    """Does items one after the other.
+
+    It builds its stage with the first item, where an error is told as what it is.
+    """
+
+    def __init__(self, work: _Work) -> None:
+        uri, stage_name, epoch = work.ledger
         self._ledger = RunFolder(uri).ledger(stage_name, epoch)
-        self._factory, self._job, self._attempts = factory, job, attempts
+        self._work = work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"report": [self._report(Item.from_json(str(row))) for row in batch["item"]]}
 
     def _report(self, item: Item) -> str:
         try:
-            report = run_item(self._stage, item, self._ledger, self._attempts)
+            report = run_item(self._stage, item, self._ledger, self._work.attempts)
         except RaysegcleanError as error:
             # As a value, because Ray Data keeps no more of an exception than its text.
             report = ItemReport(item.name, stopped=(type(error).__name__, str(error)))
@@ -85,9 +100,21 @@ class _Worker:
 
     @cached_property
     def _stage(self) -> ShardStage[Any, Any]:
-        with starting(self._attempts):
-            job = self._job
-            return self._factory(ray.get(job) if isinstance(job, ray.ObjectRef) else job)
+        with starting(self._work.attempts):
+            return self._work.factory(ray.get(self._work.job))
+
+
+_kept: dict[str, _Worker] = {}
+"""The worker of this process's last pass, under the id of the pass's job."""
+
+
+def _work_here(batch: dict[str, Any], work: _Work) -> dict[str, Any]:
+    """Do a batch in a task, with the worker that this process keeps for the pass."""
+    name = work.job.hex()
+    if name not in _kept:
+        _kept.clear()
+        _kept[name] = _Worker(work)
+    return _kept[name](batch)
 
 
 def remaining(items: Sequence[Item], done: set[str]) -> list[Item]:
@@ -105,17 +132,11 @@ def run_pass(
 ) -> Iterator[ItemReport]:
     """Do all items and yield each one's report as it comes in.
 
-    `factory(job)` builds the stage in each actor; `ledger` is (run URI, stage, epoch). Raises
+    `factory(job)` builds the stage in each worker; `ledger` is (run URI, stage, epoch). Raises
     what stopped a worker as a whole: a stage that cannot be built, a ledger that cannot be written.
     """
     if not items:
         return
-    actors = max(1, min(resources.actors, len(items)))
-    options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus or None}
-    if resources.memory_bytes:
-        options["memory"] = resources.memory_bytes
-    if resources.labels:
-        options["label_selector"] = dict(resources.labels)
     # Handing out items takes no slot, because workers may hold all of them, and one process.
     source = ray.data.read_datasource(
         ItemSource(items),
@@ -123,14 +144,10 @@ def run_pass(
         num_cpus=0,
         compute=TaskPoolStrategy(size=1),
     )
-    done = source.map_batches(
-        _Worker,
-        fn_constructor_args=(factory, ray.put(job), ledger, start_attempts()),
-        batch_size=1,
-        compute=ActorPoolStrategy(size=actors),
-        **options,
-    )
-    for row in done.iter_rows():
+    size = max(1, min(resources.actors, len(items)))
+    work = _Work(factory, ray.put(job), ledger, start_attempts())
+    stream = source.map_batches(batch_size=1, **_workers(work, size, resources))
+    for row in stream.iter_rows():
         report = ItemReport.from_json(row["report"])
         if report.stopped is not None:
             kind, text = report.stopped
@@ -138,11 +155,28 @@ def run_pass(
         yield report
 
 
+def _workers(work: _Work, size: int, resources: PassResources) -> dict[str, Any]:
+    """Return what Ray Data is told of who does the items."""
+    options: dict[str, Any] = {"num_cpus": resources.cpus}
+    if resources.memory_bytes:
+        options["memory"] = resources.memory_bytes
+    if resources.labels:
+        options["label_selector"] = dict(resources.labels)
+    if resources.gpus:
+        actors = {"compute": ActorPoolStrategy(size=size), "num_gpus": resources.gpus}
+        return {"fn": _Worker, "fn_constructor_args": (work,)} | actors | options
+    pool = TaskPoolStrategy(size=size)
+    return {"fn": _work_here, "fn_kwargs": {"work": work}, "compute": pool} | options
+
+
 def ask_worker(resources: PassResources, threads: int, precision: str) -> dict[str, str]:
     """Return the numeric class of a worker with these resources."""
     # Not inside the group of a search trial, whose share is a hundredth of a slot.
     place = ray.remote(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, scheduling_strategy="DEFAULT"
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        scheduling_strategy="DEFAULT",
+        max_retries=3,
     )
     found: dict[str, str] = ray.get(place(device_numerics).remote(threads, precision))
     return found

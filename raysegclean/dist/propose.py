@@ -45,7 +45,7 @@ class Proposed:
 
 
 class ProposeStage:
-    """Proposes shards; one per actor."""
+    """Proposes shards; one per worker."""
 
     def __init__(self, job: VoteJob) -> None:
         self._job = job

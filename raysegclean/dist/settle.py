@@ -74,7 +74,7 @@ class Loaded:
 
 
 class SettleStage:
-    """Settles shards; one per actor."""
+    """Settles shards; one per worker."""
 
     def __init__(self, job: SettleJob) -> None:
         self._job = job

@@ -36,7 +36,7 @@ class Loaded:
 
 
 class LabelVoteStage:
-    """Proposes shards from labels; one per actor."""
+    """Proposes shards from labels; one per worker."""
 
     def __init__(self, job: VoteJob) -> None:
         self._job = job

@@ -538,7 +538,7 @@ def workers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if any("MapWorker" in word for word in process.cmdline()):
+            if any("MapBatches" in word for word in process.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue

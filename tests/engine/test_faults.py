@@ -26,8 +26,8 @@ from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_arch
 
 DEADLINE_S = 240.0
 pytestmark = pytest.mark.timeout(4 * DEADLINE_S)
-SCENES = tuple(Scene(f"case{n:02d}", (20, 60 + n, 64), (2.0, 1.0, 1.0)) for n in range(12))
-SLOW_VOTERS = {"voters": "dropout", "members": 1, "passes": 24, "rule": "safe", "delta": 0.3}
+SCENES = tuple(Scene(f"case{n:02d}", (20, 60 + n, 64), (2.0, 1.0, 1.0)) for n in range(8))
+SLOW_VOTERS = {"voters": "dropout", "members": 1, "passes": 16, "rule": "safe", "delta": 0.3}
 
 
 @dataclass
@@ -58,14 +58,14 @@ class Job:
             time.sleep(0.05)
 
     def kill_worker(self) -> None:
-        """Kill one actor of the pass that is under way."""
+        """Kill one worker of the pass that is under way."""
         assert self.process is not None
         actors: list[psutil.Process] = []
 
         def found() -> bool:
             assert self.process is not None
             children = psutil.Process(self.process.pid).children(recursive=True)
-            actors[:] = [c for c in children if any("MapWorker" in word for word in _words(c))]
+            actors[:] = [c for c in children if any("MapBatches" in word for word in _words(c))]
             return bool(actors)
 
         self.until(found, "worker to kill")

@@ -82,7 +82,10 @@ def test_a_search_on_trusted_cases_ends_on_two_cores_and_freezes_what_it_chose(
         frozen = run.resolved() or {}
         assert {name: frozen["config"]["params"][name] for name in SPACE} == best["params"]
         hook = dict(frozen["plan"]["voters"]["hook"]["params"])
-        assert hook == {"keep": best["params"]["alpha"], "start_epoch": best["params"]["start_epoch"]}
+        assert hook == {
+            "keep": best["params"]["alpha"],
+            "start_epoch": best["params"]["start_epoch"],
+        }
         assert not [line for line in said if line.startswith("training")], "networks are adopted"
         if not report.held_cases:
             rows = run.read_table("cases.parquet")
