@@ -4,11 +4,13 @@
 # VENV         where the environment goes
 # TORCH_INDEX  where the CPU build of torch comes from: auto, none, or the URL of an index
 # PIP_ARGS     more arguments for pip, as --proxy or --find-links
+# TEST_JOBS    how many processes share the tests
 # ARGS         more arguments for the program or for pytest
 PYTHON ?= python3.11
 VENV ?= .venv
 TORCH_INDEX ?= auto
 PIP_ARGS ?=
+TEST_JOBS ?= 2
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -34,7 +36,7 @@ demo: $(STAMP)  ## Clean a small phantom archive and show what changed
 	$(BIN)/raysegclean demo $(ARGS)
 
 test: $(STAMP)  ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)  ## Run the slow tests only
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from cells import BENCH, LABEL, NIFTI, TRUTH, ingest
-from grid import PHANTOM, TRUSTED, Scenario
+from grid import DATA, PHANTOM, TRUSTED, Scenario
 
 from raysegclean.core.noise import NOISES
 from raysegclean.errors import MissingObject, RaysegcleanError
@@ -87,7 +87,7 @@ def _clean(source: Path, data: str) -> Archive:
         return Archive.open(str(place))
     if data in NIFTI:
         try:
-            return ingest(source, data, place)
+            return ingest(source, data, place, patients=DATA[data].patients)
         except (RaysegcleanError, FileNotFoundError) as error:
             raise Unavailable(f"{data} is not in {source} ({error})") from error
     archive = Archive.open(str(place))

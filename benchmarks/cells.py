@@ -6,8 +6,10 @@ never measured again. Real data is read where it lies and only ever copied into 
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +62,35 @@ def default_source() -> Path:
     return Path(os.environ.get("RAYSEGCLEAN_DATA", ROOT.parent / "shared" / "data"))
 
 
-def ingest(source: Path, data: str, target: Path) -> Archive:
+def ingest(source: Path, data: str, target: Path, *, patients: int | None = None) -> Archive:
     """Ingest a data set of NIfTI pairs, or what of it is missing.
 
-    Raises ConfigError or FileNotFoundError where the data is not.
+    `patients`: only one case each of so many. Raises ConfigError or FileNotFoundError where the
+    data is not.
     """
     folder, patient_regex = NIFTI[data]
-    pairs = source / folder / "images", source / folder / "labels"
-    ingest_nifti(*pairs, str(target), LABEL, patient_regex=patient_regex)
+    place = source / folder
+    if patients is not None:
+        place = _some(place, patient_regex, patients, target.with_name("chosen"))
+    ingest_nifti(
+        place / "images", place / "labels", str(target), LABEL, patient_regex=patient_regex
+    )
     return Archive.open(target)
+
+
+def _some(folder: Path, patient_regex: str, patients: int, target: Path) -> Path:
+    """Link the first case of so many patients, in the order of a hash, under `target`."""
+    first: dict[str, str] = {}
+    for name in sorted(file.name for file in (folder / "images").iterdir()):
+        if found := re.search(patient_regex, name):
+            first.setdefault(found[1], name)
+    for patient in sorted(first, key=lambda one: blake2b(one.encode()).digest())[:patients]:
+        for kind in ("images", "labels"):
+            link = target / kind / first[patient]
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to((folder / kind / first[patient]).resolve())
+    return target
 
 
 def read_cells(folder: Path, names: str = "*.json") -> list[dict[str, Any]]:

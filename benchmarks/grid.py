@@ -142,6 +142,8 @@ class Data:
     train: Values
     seeds: tuple[int, ...] = (1,)
     network: Values = field(default_factory=dict)
+    patients: int | None = None
+    """One case each of so many patients; None: all cases."""
 
 
 ALL = tuple(f"{noise}-all" for noise in SHARED)
@@ -158,7 +160,7 @@ DATA: Mapping[str, Data] = {
         ("boundary", "polygon", "bias", "markov", "drop", "none", *ALL, *FEW_NAMES),
         TRAIN["hippocampus"],
     ),
-    "lung": Data(("boundary", "polygon", "none"), TRAIN["lung"]),
+    "lung": Data(("boundary", "polygon", "none"), TRAIN["lung"], patients=160),
     "crowd": Data(("crowd", "crowd-trusted"), TRAIN["crowd"], network={"dims": 2}),
 }
 

@@ -36,6 +36,8 @@ clean case are defined in [results.md](results.md#measures). New here:
 - **Scenario**: a noise on half of the cases (`boundary`), on all of them with 8 trusted cases that
   no score counts (`boundary-all`), or on a twentieth (`drop-few`). `crowd`: every given label is
   one real annotator's outline, another annotator's from image to image.
+- **lung**: one nodule each of 160 patients, because every line sees all cases; all 806 nodules are
+  in [results.md](results.md).
 - **E, worst**: E of the case that fares worst. **Harm, worst**: of one class of one case.
 - **Seeds**: E of each seed by itself; other columns take all seeds together, by patient.
 - **s**: wall seconds of a run without its training; **training**: of the networks, which the lines
