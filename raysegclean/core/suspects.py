@@ -63,6 +63,9 @@ class PolicyParams:
     min_agreement: float = 0.72
     """Networks that agree less with half of the labels of a class (Dice) have not learnt it; they
     may ask for a person, but not edit."""
+    min_lower_agreement: float = 0.66
+    """The same for a quarter of the labels: where many cases are a riddle to the networks, those
+    that stand out are no better known than the others."""
     min_boundary_vox: int = 20
     """Fewer boundary voxels than this measure no offset."""
     offset_floor_vox: float = 0.4
@@ -378,11 +381,15 @@ def is_learnt(
 ) -> bool:
     """Tell whether the networks agree well enough with most labels of a class to judge them.
 
-    Trusted labels decide where there are enough of them. Scores without voxels have no say.
+    Trusted labels decide where there are enough of them. Cases whose label lacks the class have no
+    say: that is an error of its own kind, and they may be many.
     """
     part = trusted if len(trusted) >= params.min_trusted else scores
-    known = [s.agreement for s in part if isfinite(s.agreement)]
-    return not known or float(np.median(known)) >= params.min_agreement
+    known = [s.agreement for s in part if s.given_vox]
+    if not known:
+        return True
+    lower, middle = np.quantile(known, (0.25, 0.5))
+    return bool(lower >= params.min_lower_agreement and middle >= params.min_agreement)
 
 
 def excess_threshold(noisy: Values, reference: Values, harm_weight: float) -> float:

@@ -192,6 +192,35 @@ def test_a_case_that_the_networks_do_not_understand_leaves_its_noisy_group():
     assert decisions["cut001"].classes[1].action is Action.REPLACE
 
 
+def off_cases(n):
+    bad = class_score(1.2, corruption=1.0)
+    return [case(f"bad{i}", bad, bad, bad) for i in range(n)]
+
+
+def agreeing(score, dice, given_vox=1900):
+    """The same case, whose label of class 1 overlaps the prediction by so much."""
+    one = score.classes[1]
+    both = int(dice * (given_vox + one.predicted_vox) / 2)
+    first = replace(one, given_vox=given_vox, both_vox=both)
+    return CaseScore(score.case, score.foreground, {**score.classes, 1: first})
+
+
+@pytest.mark.parametrize(("usual", "lower"), [(0.70, 0.70), (0.85, 0.60)])
+def test_networks_that_half_or_a_quarter_of_the_labels_contradict_ask_but_do_not_edit(usual, lower):
+    archive = [*clean_archive(54), *off_cases(6)]
+    decisions = decide([agreeing(s, lower if i % 10 < 3 else usual) for i, s in enumerate(archive)])
+    assert decisions["bad1"].classes[1].action is Action.REVIEW
+    assert "have not learnt" in decisions["bad1"].classes[1].why
+    assert decisions["bad1"].classes[2].action is Action.SHIFT
+
+
+def test_cases_that_lack_a_class_do_not_make_it_look_unlearnt():
+    lacking = [agreeing(s, 0.0, given_vox=0) for s in clean_archive(40)]
+    lacking = [replace(s, case=f"lacks {s.case}") for s in lacking]
+    decisions = decide([*clean_archive(40), *off_cases(8), *lacking])
+    assert decisions["bad1"].classes[1].action is Action.SHIFT
+
+
 def test_when_half_is_cut_off_the_better_fitting_half_is_taken_for_right():
     rng = np.random.default_rng(4)
     right = [
