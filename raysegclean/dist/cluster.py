@@ -107,7 +107,7 @@ def connect(
         _prepare_environment(one_machine=started_here)
         try:
             _start_local(verbose, dashboard) if started_here else _join(verbose)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises bare ones, as on a machine too busy to start it
             raise UnfitEnvironment(_unreachable(error, started_here)) from error
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -216,8 +216,9 @@ def _unreachable(error: Exception, started_here: bool) -> str:
     reason = str(error).partition("\n")[0]
     if started_here:
         return (
-            f"Ray cannot be started on this machine: {reason}. It needs about 1 GB of memory and "
-            "a writable temporary folder (set RAY_TMPDIR to another one)."
+            f"Ray cannot be started on this machine: {reason} It needs about 1 GB of memory, a "
+            "writable temporary folder (set RAY_TMPDIR to another one), and processors that are "
+            "not all busy with something else."
         )
     return (
         f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be joined: "
