@@ -170,5 +170,6 @@ def _weighted_quantile(
         return math.inf
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order]) / weights.sum()
-    position = min(int(np.searchsorted(cumulated, share)), values.size - 1)
+    # A share that is reached exactly is reached, in whichever order the areas were summed.
+    position = min(int(np.searchsorted(cumulated, share - 1e-9)), values.size - 1)
     return float(values[order][position])
