@@ -1,0 +1,144 @@
+"""What every method owes: the same answer on any workers, and no change for nothing.
+
+Each method runs with its default settings and its own way of training. Where it needs trusted
+labels, or labels that vote, it gets copies.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raysegclean.config import Config
+from raysegclean.dist.train_loop import model_key
+from raysegclean.methods.base import BUILT_IN
+from raysegclean.nets.networks import build_network
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.nets.weights import save_network
+from raysegclean.pipeline import clean
+from raysegclean.preparing import prepare
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.run import RunFolder
+
+from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+CASES = 10
+TRUSTED, VOTES = "expert", ("first", "second")
+MORE: Mapping[str, Mapping[str, Any]] = {
+    "spatial": {"trusted": {"label": TRUSTED}},
+    "reweight": {"trusted": {"label": TRUSTED}},
+    "combine": {"params": {"labels": " ".join(VOTES)}},
+}
+"""What a method needs beside its name."""
+
+
+class ByIntensity(nn.Module):
+    """Knows the class from the intensity alone, and is sure of it."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.head = nn.Conv3d(1, spec.classes, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits: for each class a line that lies highest near the class's intensity."""
+        logits: torch.Tensor = self.head(image)
+        return logits
+
+
+def by_intensity(spec: NetworkSpec) -> nn.Module:
+    """Build it, as the config names it."""
+    return ByIntensity(spec)
+
+
+def write_scenes(uri: Path, *, noise: float) -> Archive:
+    """Write cases of two blobs, whose votes and, in some, expert's label equal the given one."""
+    archive = Archive.open(str(uri))
+    for number in range(CASES):
+        width = 24 if number else 70  # the first is cut into two shards
+        scene = Scene(f"case{number}", (8, 18 + number, width), (2.0, 1.0, 1.0))
+        _, label = two_blobs(scene, number)
+        rng = np.random.default_rng(number)
+        image = (label * 600.0 + noise * rng.normal(0, 1, label.shape)).astype(np.int16)
+        labels = dict.fromkeys((LABEL, *VOTES, *([TRUSTED] if number < 8 else [])), label)
+        write_case(archive, scene.case, image, labels, spacing_mm=scene.spacing_mm)
+    return archive
+
+
+def config_of(method: str, archive: Archive, run: Path, **changes: Any) -> Config:
+    settings = {
+        "method": method,
+        "output": {"label": f"{run.parent.name}-{run.name}"},
+        "relabel__shard_vox": 64,
+        **MORE.get(method, {}),
+        **changes,
+    }
+    return config_for(archive, run, **settings)
+
+
+@pytest.fixture(scope="module")
+def noisy_images(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_scenes(tmp_path_factory.mktemp("noisy") / "a", noise=200.0)
+
+
+@pytest.fixture(scope="module")
+def plain_images(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_scenes(tmp_path_factory.mktemp("plain") / "a", noise=0.0)
+
+
+@pytest.mark.parametrize("method", sorted(BUILT_IN))
+def test_trained_twice_on_one_and_on_four_workers_it_publishes_the_same_bytes_and_resumes(
+    noisy_images: Archive, tmp_path: Path, method: str
+) -> None:
+    published = []
+    for actors in (1, 4):
+        workers = {"resources__relabel": {"actors": actors}}
+        config = config_of(method, noisy_images, tmp_path / f"run{actors}", **workers)
+        assert clean(config).exit_code == 0
+        published.append(outputs(config))
+    assert len(published[0]) == CASES
+    assert published[0] == published[1]
+
+    ledger = sorted(info.key for info in RunFolder(config.run).store.list("ledger"))
+    assert clean(config).exit_code == 0
+    assert outputs(config) == published[1]
+    assert sorted(info.key for info in RunFolder(config.run).store.list("ledger")) == ledger
+
+
+@pytest.mark.parametrize("method", sorted(BUILT_IN))
+def test_labels_that_equal_sure_predictions_stay_as_they_are(
+    plain_images: Archive, tmp_path: Path, method: str
+) -> None:
+    network = {"name": f"{__name__}:by_intensity", "widths": [4], "strides": []}
+    more: dict[str, Any] = {} if method == "multisa" else {"network": network}
+    if method not in ("combine", "integrity"):
+        config = config_of(method, plain_images, tmp_path / "lent", **more)
+        more["models"] = lend_networks(config, tmp_path / "lender")
+        if method != "multisa":
+            teach(config, more["models"], plain_images)
+    report = clean(config_of(method, plain_images, tmp_path / "run", **more))
+    assert (report.exit_code, report.changed_vox) == (0, 0)
+
+
+def teach(config: Config, lender: str, archive: Archive) -> None:
+    """Write networks that know the intensities of the classes in the place of random ones."""
+    prepared = prepare(config)
+    plan = prepared.plan(config, gpu=False)
+    case = plan.cases[0]
+    values = plan.normaliser.apply(archive.image(case.case).read_all()[None], case.intensity)[0]
+    label = archive.label(case.case, LABEL).read_all()
+    levels = torch.tensor([float(values[label == value].mean()) for value in plan.classes])
+    network = build_network(plan.network, seed=0)
+    with torch.no_grad():
+        # -50 (x - level)^2 less what all classes share, which is no matter to a softmax.
+        network.head.weight.copy_(100 * levels.reshape(-1, 1, 1, 1, 1))
+        network.head.bias.copy_(-50 * levels**2)
+    for fold in range(plan.folds):
+        for member in range(plan.voters.members):
+            key = model_key(plan.train_key(), fold, member)
+            RunFolder(lender).store.put(key, save_network(network, plan.network))
