@@ -9,7 +9,7 @@ torch takes longer than a pass over a small archive. A process keeps the stage o
 GPUs they go to actors, which give the device's memory back at the end of the pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -129,7 +129,7 @@ def run_pass(
     items: Sequence[Item],
     ledger: tuple[str, str, int],
     resources: PassResources,
-) -> Iterator[ItemReport]:
+) -> Generator[ItemReport, None, None]:
     """Do all items and yield each one's report as it comes in.
 
     `factory(job)` builds the stage in each worker; `ledger` is (run URI, stage, epoch). Raises
@@ -147,12 +147,15 @@ def run_pass(
     size = max(1, min(resources.actors, len(items)))
     work = _Work(factory, ray.put(job), ledger, start_attempts())
     stream = source.map_batches(batch_size=1, **_workers(work, size, resources))
-    for row in stream.iter_rows():
-        report = ItemReport.from_json(row["report"])
-        if report.stopped is not None:
-            kind, text = report.stopped
-            raise getattr(errors, kind, InputError)(text)
-        yield report
+    try:
+        for row in stream.iter_rows():
+            report = ItemReport.from_json(row["report"])
+            if report.stopped is not None:
+                kind, text = report.stopped
+                raise getattr(errors, kind, InputError)(text)
+            yield report
+    finally:
+        ray.kill(work.attempts)  # which the kept processes would keep, too
 
 
 def _workers(work: _Work, size: int, resources: PassResources) -> dict[str, Any]:

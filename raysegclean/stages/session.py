@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,12 +110,14 @@ class Session:
         if done:
             self.say(f"{stage}: {len(done)} shards were committed before, {shards} are left")
         finished = 0
-        for report in run_pass(factory, job, items, (self.run.uri, stage, self.epoch), resources):
-            self.still_ours()
-            finished += len(report.done) + len(report.failed)
-            if on_progress is not None:
-                on_progress(finished, shards)
-            if report.failed:
-                unfit = [row["case"] for row in report.failed if row["unfit"]]
-                self.fail({row["case"]: row["error"] for row in report.failed}, unfit)
+        ledger = (self.run.uri, stage, self.epoch)
+        with closing(run_pass(factory, job, items, ledger, resources)) as reports:
+            for report in reports:
+                self.still_ours()
+                finished += len(report.done) + len(report.failed)
+                if on_progress is not None:
+                    on_progress(finished, shards)
+                if report.failed:
+                    unfit = [row["case"] for row in report.failed if row["unfit"]]
+                    self.fail({row["case"]: row["error"] for row in report.failed}, unfit)
         return self.records(stage, keys) if items else done
