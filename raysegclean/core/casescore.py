@@ -42,6 +42,8 @@ class Action(StrEnum):
     KEEP = "keep"
     SHIFT = "shift"
     REPLACE = "replace"
+    FILL = "fill"
+    """The label lacks the structure: it is taken from the networks."""
     CORRECT = "correct"
     """The voxel corrector took over."""
     REVIEW = "review"
@@ -104,8 +106,9 @@ class ClassDecision:
     min_fit: float = 0.0
     """For `shift`: Dice with the prediction that the moved class must reach, and so improve."""
     above: Mapping[Kind, float] = field(default_factory=dict)
-    """For `replace`: a candidate of this kind is taken at or above this confidence; a kind that is
-    missing is not taken. `removed` goes by the given class, the other two by the candidate."""
+    """For `replace` and `fill`: a candidate of this kind is taken at or above this confidence; a
+    kind that is missing is not taken. `removed` goes by the given class, the other two by the
+    candidate."""
     offset_vox: float = float("nan")
     """Offset from the archive's central value, where it was measured."""
     posterior: float = 0.0

@@ -27,6 +27,7 @@ from raysegclean.core.casescore import (
     ClassScore,
     Kind,
 )
+from raysegclean.core.missing import forgotten
 from raysegclean.core.robust import Values
 from raysegclean.core.suspects import (
     CORRUPTION,
@@ -67,7 +68,8 @@ def decide(
     (a) Where the boundary of the foreground, or of one class, lies off the archive's central offset
     by more than max(floor, sds x robust sd), it is shifted back. (b) Cases that form a
     noisy group by their rate of candidates, or by corruption score, take the candidates that the
-    group has in excess of the clean cases (`suspects.excess_threshold`). (c) All others are kept.
+    group has in excess of the clean cases (`suspects.excess_threshold`). (c) A class that the label
+    lacks, and the networks see at its usual size, is taken from them. (d) All others are kept.
     A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its
     cases go to a person.
 
@@ -109,6 +111,8 @@ class _Archive:
     in a small archive one badly learnt class of one fold looks the same."""
     learnt: Mapping[int, bool]
     """Whether the networks know a class well enough to edit it."""
+    missing: Mapping[int, Flags]
+    """Which cases lack a class that the networks see."""
 
     @classmethod
     def measure(
@@ -127,7 +131,8 @@ class _Archive:
             for g in groups
         ]
         learnt = {c: is_learnt(of_key(scores, c), of_key(trusted, c), params) for c in keys[1:]}
-        return cls(params, offsets, groups, above, alone, learnt)
+        missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
+        return cls(params, offsets, groups, above, alone, learnt, missing)
 
     def decide_class(self, row: int, value: int) -> ClassDecision:
         """Return the decision for class `value` of the case at position `row`."""
@@ -139,6 +144,10 @@ class _Archive:
 
     def _found(self, row: int, value: int) -> ClassDecision:
         offset = float(self.offsets[value].from_centre[row])
+        if self.missing[value][row]:
+            why = "the label lacks this class, which the networks see at its usual size"
+            taken = {Kind.ADDED: self.params.fill_confidence}
+            return ClassDecision(Action.FILL, why, above=taken, offset_vox=offset)
         shift, doubt = self._shift_vox(row, value)
         if shift is not None and not doubt:
             why = f"boundary off by {shift:+.2f} voxels from the archive's centre"

@@ -63,9 +63,10 @@ def case_actions(decision: CaseDecision) -> Actions:
     return Actions(
         shift_vox={c: d.shift_vox for c, d in _with(decision, Action.SHIFT)},
         min_fit={c: d.min_fit for c, d in _with(decision, Action.SHIFT) if d.min_fit},
-        replace_above={c: dict(d.above) for c, d in _with(decision, Action.REPLACE)},
+        replace_above={c: dict(d.above) for c, d in _with(decision, Action.REPLACE, Action.FILL)},
+        fills=any(_with(decision, Action.FILL)),
     )
 
 
-def _with(decision: CaseDecision, action: Action) -> Iterable[tuple[int, ClassDecision]]:
-    return ((c, d) for c, d in decision.classes.items() if d.action is action)
+def _with(decision: CaseDecision, *actions: Action) -> Iterable[tuple[int, ClassDecision]]:
+    return ((c, d) for c, d in decision.classes.items() if d.action in actions)

@@ -103,12 +103,14 @@ class PolicyParams:
     """How many sds the group's log corruption score must lie above that of the others."""
     harm_weight: float = 1.0
     """Voxels that must be repaired for each one that is harmed."""
+    fill_confidence: float = 0.5
+    """Confidence from which voxels of a structure that the label lacks are taken."""
     min_confidence: float = 0.7
     """Confidence for replacing where the scores carry no counts of candidates."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for name in ("max_flagged", "posterior", "min_confidence"):
+        for name in ("max_flagged", "posterior", "fill_confidence", "min_confidence"):
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise ConfigError(f"policy {name} must be in (0, 1], got {value}")

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from raysegclean.core.policy import (
     NEVER,
     Action,
+    CaseDecision,
     CaseScore,
+    ClassDecision,
     ClassScore,
     Kind,
     PolicyParams,
     decide,
     decide_worst,
 )
+from raysegclean.core.scores import case_actions
 from raysegclean.core.suspects import excess_threshold
 from raysegclean.errors import ConfigError
 
@@ -80,12 +83,13 @@ def cut_off_cases(n, seed=1, boundary_added=600):
     return out
 
 
-def actions(decisions, prefix):
+def actions(decisions, prefix, classes=(1, 2)):
     return [
         d.action
         for name, decision in sorted(decisions.items())
         if name.startswith(prefix)
-        for d in decision.classes.values()
+        for c, d in decision.classes.items()
+        if c in classes
     ]
 
 
@@ -167,6 +171,39 @@ def test_a_missing_structure_is_no_shifted_outline_and_goes_to_a_person():
     decisions = decide([*clean_archive(30), case("bad", class_score(-0.2), class_score(0.1), gone)])
     assert decisions["bad"].classes[2].action is Action.REVIEW
     assert decisions["bad"].flagged
+
+
+def lacking(score, predicted_vox):
+    """The same case, whose label has no voxel of class 1 where the networks see so many."""
+    one = replace(score.classes[1], given_vox=0, both_vox=0, predicted_vox=predicted_vox)
+    return CaseScore(f"lacks{score.case}", score.foreground, {**score.classes, 1: one})
+
+
+@pytest.mark.parametrize(
+    ("predicted_vox", "action"),
+    [(1900, Action.FILL), (1200, Action.FILL), (300, Action.KEEP), (9000, Action.KEEP)],
+)
+def test_a_forgotten_structure_is_filled_where_the_networks_see_it_at_its_usual_size(
+    predicted_vox, action
+):
+    bad = [lacking(s, predicted_vox) for s in clean_archive(20)]
+    decisions = decide([*clean_archive(30), *bad])
+    assert set(actions(decisions, "lacks", classes=[1])) == {action}
+    assert set(actions(decisions, "lacks", classes=[2])) == {Action.KEEP}
+    assert set(actions(decisions, "clean")) == {Action.KEEP}
+
+
+def test_a_structure_that_most_labels_lack_is_not_filled():
+    bad = [lacking(s, 1900) for s in clean_archive(50)]
+    decisions = decide([*clean_archive(30), *bad])
+    assert Action.FILL not in actions(decisions, "lacks")
+
+
+def test_filling_may_add_the_class_and_nothing_else():
+    decision = ClassDecision(Action.FILL, "", above={Kind.ADDED: 0.5})
+    made = case_actions(CaseDecision("a", {1: decision}))
+    assert made.fills and made.replace_above == {1: {Kind.ADDED: 0.5}}
+    assert not case_actions(CaseDecision("a", {1: ClassDecision(Action.KEEP, "")})).fills
 
 
 def test_cut_off_outlines_get_back_what_they_lack_and_lose_nothing():
