@@ -104,7 +104,9 @@ class ClassDecision:
     shift_vox: float = 0.0
     """For `shift`: how far the boundary moves inwards (`core.boundary.shift_label`)."""
     min_fit: float = 0.0
-    """For `shift`: Dice with the prediction that the moved class must reach, and so improve."""
+    """For `shift`: Dice with the prediction that the moved class must reach."""
+    fit_loss: float = 0.0
+    """For `shift`: how much lower than that of the given label this Dice may be."""
     above: Mapping[Kind, float] = field(default_factory=dict)
     """For `replace` and `fill`: a candidate of this kind is taken at or above this confidence; a
     kind that is missing is not taken. `removed` goes by the given class, the other two by the

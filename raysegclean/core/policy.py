@@ -41,6 +41,7 @@ from raysegclean.core.suspects import (
     is_learnt,
     of_key,
 )
+from raysegclean.core.ways import SecondWay, second_ways
 from raysegclean.errors import ConfigError
 
 __all__ = [
@@ -113,6 +114,8 @@ class _Archive:
     """Whether the networks know a class well enough to edit it."""
     missing: Mapping[int, Flags]
     """Which cases lack a class that the networks see."""
+    ways: Mapping[int, SecondWay]
+    """Per class, the wrong one of two ways of drawing, where there are two."""
 
     @classmethod
     def measure(
@@ -120,10 +123,13 @@ class _Archive:
     ) -> "_Archive":
         keys = [FOREGROUND, *sorted({c for s in scores for c in s.classes})]
         offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
-        moved = offsets[FOREGROUND].moved(params.min_shifted)
         alone = len(scores) >= params.min_group_cases
-        for key in keys[1:]:
-            moved = moved | offsets[key].moved(params.min_shifted, params.class_strictness)
+        missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
+        whole = ~np.any([*missing.values(), np.zeros(len(scores), bool)], axis=0)
+        # Trusted cases say themselves where a right boundary lies.
+        by_heaps = len(trusted) < params.min_trusted
+        ways = second_ways(scores, keys[1:], whole, params) if by_heaps else {}
+        moved = _moved(offsets, ways, params)
         groups = find_groups(scores, keys, moved, params)
         clean = ~moved & ~np.any([g.members for g in groups], axis=0) if groups else ~moved
         above = [
@@ -131,8 +137,7 @@ class _Archive:
             for g in groups
         ]
         learnt = {c: is_learnt(of_key(scores, c), of_key(trusted, c), params) for c in keys[1:]}
-        missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
-        return cls(params, offsets, groups, above, alone, learnt, missing)
+        return cls(params, offsets, groups, above, alone, learnt, missing, ways)
 
     def decide_class(self, row: int, value: int) -> ClassDecision:
         """Return the decision for class `value` of the case at position `row`."""
@@ -148,7 +153,10 @@ class _Archive:
             why = "the label lacks this class, which the networks see at its usual size"
             taken = {Kind.ADDED: self.params.fill_confidence}
             return ClassDecision(Action.FILL, why, above=taken, offset_vox=offset)
-        shift, doubt = self._shift_vox(row, value)
+        if value in self.ways and self.ways[value].members[row]:
+            return self._as_the_others(self.ways[value], row, offset)
+        # Of two ways of drawing none is the centre of the archive.
+        shift, doubt = (None, "") if value in self.ways else self._shift_vox(row, value)
         if shift is not None and not doubt:
             why = f"boundary off by {shift:+.2f} voxels from the archive's centre"
             amount = self.params.shift_gain * shift
@@ -167,6 +175,17 @@ class _Archive:
             why = f"boundary off by {shift:+.2f} voxels, {doubt}"
             return ClassDecision(Action.REVIEW, why, offset_vox=offset)
         return ClassDecision(Action.KEEP, "like most cases", offset_vox=offset)
+
+    def _as_the_others(self, way: SecondWay, row: int, offset_vox: float) -> ClassDecision:
+        return ClassDecision(
+            Action.SHIFT,
+            f"drawn {way.shift_vox:+.2f} voxels off the other cases, as a group apart",
+            way.shift_vox,
+            self.params.min_fit,
+            self.params.way_fit_loss,
+            offset_vox=offset_vox,
+            posterior=float(way.posterior[row]),
+        )
 
     def _shift_vox(self, row: int, value: int) -> tuple[float | None, str]:
         """Return the offset to undo, if any, and what speaks against undoing it.
@@ -187,6 +206,21 @@ class _Archive:
         if not offsets.moved(params.min_shifted, strictness)[row]:
             return shift, "as in few other cases"
         return shift, ""
+
+
+def _moved(
+    offsets: Mapping[int, Offsets], ways: Mapping[int, SecondWay], params: PolicyParams
+) -> Flags:
+    """Return the cases that some shift explains."""
+    moved = np.zeros(len(offsets[FOREGROUND].from_centre), bool)
+    for key, one in offsets.items():
+        if key == FOREGROUND and not ways:
+            moved = moved | one.moved(params.min_shifted)
+        elif key != FOREGROUND and key not in ways:
+            moved = moved | one.moved(params.min_shifted, params.class_strictness)
+    for way in ways.values():
+        moved = moved | way.members
+    return moved
 
 
 def _why_replace(group: Group, row: int) -> str:

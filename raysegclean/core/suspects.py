@@ -28,14 +28,17 @@ from raysegclean.errors import ConfigError
 __all__ = [
     "CORRUPTION",
     "FOREGROUND",
+    "LEAST_SHIFT_VOX",
     "Flags",
     "Group",
     "Offsets",
     "PolicyParams",
+    "effect",
     "excess_threshold",
     "find_groups",
     "is_learnt",
     "of_key",
+    "offsets_of",
 ]
 
 FOREGROUND = 0
@@ -47,7 +50,7 @@ CORRUPTION = "corruption"
 Flags = NDArray[np.bool_]
 _MAX_GROUPS = 4
 _MUCH_LOG = 0.5
-_LEAST_SHIFT_VOX = 0.5
+LEAST_SHIFT_VOX = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,15 @@ class PolicyParams:
     """A larger offset is no shifted outline, but a missing or a wrong structure."""
     min_shifted: float = 0.05
     """When a smaller share of the cases is off, that is no way of drawing but a few odd cases."""
+    min_way_separation: float = 3.5
+    """Ashman's D from which two heaps of offsets are two ways of drawing (`core.ways`)."""
+    min_way_share: float = 0.3
+    """Share of the cases that each heap must hold; fewer are cases that are off."""
+    way_fit_loss: float = 0.05
+    """Networks that learnt two ways of drawing lie between them, so an outline that is moved from
+    one onto the other may agree with them a little less."""
+    way_posterior: float = 0.9
+    """Probability from which a case was drawn in the wrong one of two ways."""
     posterior: float = 0.65
     """Probability from which a case belongs to a noisy group."""
     odd_sds: float = 4.0
@@ -110,7 +122,13 @@ class PolicyParams:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for name in ("max_flagged", "posterior", "fill_confidence", "min_confidence"):
+        for name in (
+            "max_flagged",
+            "posterior",
+            "way_posterior",
+            "fill_confidence",
+            "min_confidence",
+        ):
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise ConfigError(f"policy {name} must be in (0, 1], got {value}")
@@ -183,7 +201,7 @@ def _limit(values: Values, centre: float, params: PolicyParams) -> float:
 
 def _movable(limit: float, params: PolicyParams) -> float:
     """Return the limit, but no less than what moves a voxel: half of one after the gain."""
-    return max(limit, _LEAST_SHIFT_VOX / params.shift_gain)
+    return max(limit, LEAST_SHIFT_VOX / params.shift_gain)
 
 
 def _worse_sides(
@@ -193,9 +211,23 @@ def _worse_sides(
     others = corruption[np.abs(from_centre) <= limit]
     believed = np.ones(len(scores), bool)
     for side in (from_centre > limit, from_centre < -limit):
-        if _effect(corruption[side], others) < params.min_corruption:
+        if effect(corruption[side], others) < params.min_corruption:
             believed &= ~side
     return believed
+
+
+def offsets_of(scores: Sequence[CaseScore], key: int, params: PolicyParams) -> Values:
+    """Return each case's offset, less the mean of its fold where folds are large enough.
+
+    Networks of one fold may draw wider than those of another; that is no way of drawing labels.
+    """
+    values = _offsets(scores, key, {}, params)
+    folds = np.array([s.fold for s in scores])
+    parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
+    if any(part.size < params.min_fold_cases for part in parts.values()):
+        return values
+    means = {fold: float(part.mean()) for fold, part in parts.items()}
+    return np.asarray(values - np.array([means[int(fold)] for fold in folds]), np.float64)
 
 
 def _offsets(
@@ -349,7 +381,7 @@ def _upper_group(
     if not 0 < members.sum() <= params.max_flagged * usable.sum():
         return None
     corruption = np.array([s.log_corruption for s in scores])
-    if _effect(corruption[members], corruption[usable & ~members & ~odd]) < params.min_corruption:
+    if effect(corruption[members], corruption[usable & ~members & ~odd]) < params.min_corruption:
         return None
     return Group(key, evidence, members, posterior, mixture.bic_gain)
 
@@ -365,7 +397,7 @@ def _odd(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
     return np.asarray(np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual, np.bool_)
 
 
-def _effect(group: Values, others: Values) -> float:
+def effect(group: Values, others: Values) -> float:
     """Return how many sds the group's mean lies above that of the others (Cohen's d)."""
     group, others = group[np.isfinite(group)], others[np.isfinite(others)]
     if not group.size or not others.size:

@@ -110,7 +110,7 @@ def _held_back(
     for case, counts in _sum_by_case(records.values()).items():
         max_change = session.config.relabel.max_change
         why = _objections(counts, max_change, fills=actions[case].fills)
-        why = _misfits(counts, actions[case].min_fit) | why
+        why = _misfits(counts, actions[case]) | why
         allowed[case] = actions[case].without(frozenset(why))
         if why:
             held[case] = {session.plan.classes[channel]: text for channel, text in why.items()}
@@ -166,20 +166,21 @@ def _objections(
     return found
 
 
-def _misfits(counts: Mapping[str, list[int]], min_fit: Mapping[int, float]) -> dict[int, str]:
+def _misfits(counts: Mapping[str, list[int]], actions: Actions) -> dict[int, str]:
     """Return the channels whose shifted outline fits the networks too badly to be believed."""
     found = {}
-    for channel, wanted in min_fit.items():
+    for channel, least in actions.min_fit.items():
         before, after = (
             2
             * counts[agreed][channel]
             / max(1, counts[size][channel] + counts["predicted_vox"][channel])
             for agreed, size in (("agreed_before_vox", "given_vox"), ("agreed_vox", "after_vox"))
         )
-        if after < max(wanted, before):
+        wanted = max(least, before - actions.fit_loss.get(channel, 0.0))
+        if after < wanted:
             found[channel] = (
                 f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
-                f"one by {before:.2f}; at least {max(wanted, before):.2f} is needed to believe it"
+                f"one by {before:.2f}; at least {wanted:.2f} is needed to believe it"
             )
     return found
 

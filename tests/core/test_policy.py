@@ -104,7 +104,7 @@ def test_a_clean_archive_is_left_alone():
 def test_cases_whose_boundary_is_off_are_shifted_back_from_the_mode(offset):
     bad = [
         case(f"bad{i}", *[class_score(0.1 + offset, corruption=0.9, added=300)] * 3)
-        for i in range(20)
+        for i in range(10)
     ]
     decisions = decide(clean_archive(30) + bad)
     assert set(actions(decisions, "bad")) == {Action.SHIFT}
@@ -171,6 +171,52 @@ def test_a_missing_structure_is_no_shifted_outline_and_goes_to_a_person():
     decisions = decide([*clean_archive(30), case("bad", class_score(-0.2), class_score(0.1), gone)])
     assert decisions["bad"].classes[2].action is Action.REVIEW
     assert decisions["bad"].flagged
+
+
+def drawn(n, name, offset, corruption, seed=0):
+    """Cases of one way of drawing: offsets near one value, and a fit to the networks."""
+    rng = np.random.default_rng([seed, n])
+    out = []
+    for i in range(n):
+        parts = [
+            class_score(
+                rng.normal(offset, 0.12), corruption=corruption * np.exp(rng.normal(0, 0.2))
+            )
+            for _ in range(3)
+        ]
+        out.append(case(f"{name}{i:02d}", *parts))
+    return out
+
+
+@pytest.mark.parametrize("wide_is_wrong", [True, False])
+def test_of_two_ways_of_drawing_the_one_that_fits_worse_is_moved_onto_the_other(wide_is_wrong):
+    fits = (0.7, 0.55) if wide_is_wrong else (0.55, 0.7)
+    wide, narrow = drawn(45, "wide", 0.3, fits[0]), drawn(50, "narrow", -0.45, fits[1], seed=1)
+    decisions = decide([*wide, *narrow])
+    wrong, right = ("wide", "narrow") if wide_is_wrong else ("narrow", "wide")
+    assert actions(decisions, wrong).count(Action.SHIFT) >= 0.9 * 90
+    assert set(actions(decisions, right)) == {Action.KEEP}
+    moved = decisions[f"{wrong}03"].classes[1]
+    assert moved.shift_vox == pytest.approx(0.75 if wide_is_wrong else -0.75, abs=0.1)
+    assert "as a group apart" in moved.why and moved.fit_loss > 0
+
+
+def test_of_two_ways_that_fit_alike_none_is_moved():
+    both = [*drawn(45, "wide", 0.3, 0.6), *drawn(50, "narrow", -0.45, 0.6, seed=1)]
+    decisions = decide(both)
+    assert not any(
+        "as a group apart" in d.why for one in decisions.values() for d in one.classes.values()
+    )
+
+
+def test_a_class_that_does_not_lie_off_stays_when_the_foreground_has_two_ways():
+    wide = [
+        CaseScore(s.case, s.foreground, {**s.classes, 2: class_score(-0.45)})
+        for s in drawn(45, "wide", 0.3, 0.7)
+    ]
+    decisions = decide([*wide, *drawn(50, "narrow", -0.45, 0.55, seed=1)])
+    assert actions(decisions, "wide", classes=[1]).count(Action.SHIFT) >= 40
+    assert Action.SHIFT not in actions(decisions, "wide", classes=[2])
 
 
 def lacking(score, predicted_vox):

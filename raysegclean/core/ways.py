@@ -1,0 +1,115 @@
+"""Two ways of drawing one archive: a pure function of the scores.
+
+Where the offsets of the boundary form two clearly separate heaps, two people, or two programs, drew
+the outlines, each consistently. Networks trained on both learn something in between, so that the
+archive's central offset lies in one heap or the other by chance. The heap whose labels the
+networks find the less likely is taken for the wrong one, and moved onto the other as a whole: the
+distance between the heaps is known better than the offset of a single case.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysegclean.core.casescore import CaseScore
+from raysegclean.core.robust import Values, fit_mixture
+from raysegclean.core.suspects import (
+    FOREGROUND,
+    LEAST_SHIFT_VOX,
+    Flags,
+    PolicyParams,
+    effect,
+    of_key,
+    offsets_of,
+)
+
+__all__ = ["SecondWay", "second_ways"]
+
+_LEAST_PART = 0.5
+
+
+@dataclass(frozen=True)
+class SecondWay:
+    """The cases that were drawn in the other way, and how far their boundary lies off."""
+
+    members: Flags
+    posterior: Values
+    shift_vox: float
+    """Positive: their outlines lie outside those of the others."""
+
+
+def second_ways(
+    scores: Sequence[CaseScore], classes: Sequence[int], whole: Flags, params: PolicyParams
+) -> dict[int, SecondWay]:
+    """Return the wrong one of two ways of drawing, for the classes that have two.
+
+    It is that of the foreground, over the cases that are `whole` (lack no class), where the class
+    takes part in it, else the class's own.
+    """
+    pooled = _second_way(scores, FOREGROUND, whole, params)
+    found = {}
+    for value in classes:
+        takes_part = pooled is not None and _takes_part(scores, value, pooled, params)
+        way = pooled if takes_part else _second_way(scores, value, whole, params)
+        if way is not None:
+            found[value] = way
+    return found
+
+
+def _second_way(
+    scores: Sequence[CaseScore], key: int, usable: Flags, params: PolicyParams
+) -> SecondWay | None:
+    """Return the wrong one of two ways of drawing a class, or the foreground, if there are two.
+
+    None below `min_group_cases` measured cases; where one heap explains the offsets nearly as well
+    as two, or they overlap, or lie nearer or further apart than a shifted outline; where neither
+    fits the networks clearly worse; and where one holds less than `min_way_share` of the cases, or
+    the wrong one more than `max_flagged`.
+    """
+    offsets = np.where(usable, offsets_of(scores, key, params), np.nan)
+    known = np.isfinite(offsets)
+    mixture = fit_mixture(offsets[known]) if known.sum() >= params.min_group_cases else None
+    if (
+        mixture is None
+        or mixture.bic_gain < params.min_bic_gain
+        or mixture.separation < params.min_way_separation
+    ):
+        return None
+    upper = np.where(known, mixture.posterior(np.where(known, offsets, 0.0)), np.nan)
+    worse = _worse(scores, key, upper > 0.5, upper <= 0.5)
+    if abs(worse) < params.min_corruption:
+        return None
+    posterior = np.nan_to_num(upper if worse > 0 else 1 - upper)
+    low, high = (float(offsets[side].mean()) for side in (upper <= 0.5, upper > 0.5))
+    between = high - low
+    # The wider of two normal components wins on both far sides; a heap has one.
+    on_side = (offsets - (low + high) / 2) * worse > 0
+    members = on_side & (posterior > params.way_posterior)
+    shares = [side.sum() / known.sum() for side in (upper > 0.5, upper <= 0.5)]
+    if not LEAST_SHIFT_VOX <= abs(between) <= params.max_shift_vox:
+        return None
+    if min(shares) < params.min_way_share or members.sum() > params.max_flagged * known.sum():
+        return None
+    return SecondWay(members, posterior, between if worse > 0 else -between)
+
+
+def _takes_part(
+    scores: Sequence[CaseScore], value: int, way: SecondWay, params: PolicyParams
+) -> bool:
+    """Tell whether a class lies off by at least half of what the foreground does."""
+    offsets = offsets_of(scores, value, params)
+    sides = [offsets[side & np.isfinite(offsets)] for side in (way.members, way.posterior < 0.5)]
+    if not all(side.size for side in sides):
+        return False
+    return float(sides[0].mean() - sides[1].mean()) / way.shift_vox >= _LEAST_PART
+
+
+def _worse(scores: Sequence[CaseScore], key: int, heap: Flags, other: Flags) -> float:
+    """Return how many sds the heap fits the networks worse; for the foreground, per class."""
+    keys = [key] if key != FOREGROUND else sorted({c for s in scores for c in s.classes})
+    found = []
+    for one in keys:
+        corruption = np.array([score.log_corruption for score in of_key(scores, one)])
+        found.append(effect(corruption[heap], corruption[other]))
+    return float(np.mean(found))
