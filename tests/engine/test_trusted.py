@@ -197,7 +197,7 @@ def test_where_some_cases_are_wrong_the_corrector_takes_over_in_those_alone(
         method="uncertainty",
         params={"members": 1},
         trusted={"label": EXPERT},
-        train={"steps": 60, "batch": 2, "patch_zyx": [16, 32, 32]},
+        train={"steps": 160, "batch": 2, "patch_zyx": [16, 32, 32]},
         resources__relabel={"actors": 2},
     )
     assert clean(config).exit_code == 0
