@@ -66,11 +66,12 @@ def decide(
 ) -> dict[str, CaseDecision]:
     """Return the decision of the default policy for every case.
 
-    (a) Where the boundary of the foreground, or of one class, lies off the archive's central offset
-    by more than max(floor, sds x robust sd), it is shifted back. (b) Cases that form a
-    noisy group by their rate of candidates, or by corruption score, take the candidates that the
-    group has in excess of the clean cases (`suspects.excess_threshold`). (c) A class that the label
-    lacks, and the networks see at its usual size, is taken from them. (d) All others are kept.
+    (a) Of two ways of drawing the wrong one is moved onto the other (`core.ways`). (b) Where the
+    boundary of the foreground, or of one class, lies off the archive's central offset by more than
+    max(floor, sds x robust sd), it is shifted back. (c) Cases that form a noisy group by their
+    rate of candidates, or by corruption score, take the candidates that the group has in excess of
+    the clean cases (`suspects.excess_threshold`). (d) A class that the label lacks, and the
+    networks see at its usual size, is taken from them (`core.missing`). (e) All others are kept.
     A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its
     cases go to a person.
 

@@ -221,13 +221,8 @@ def offsets_of(scores: Sequence[CaseScore], key: int, params: PolicyParams) -> V
 
     Networks of one fold may draw wider than those of another; that is no way of drawing labels.
     """
-    values = _offsets(scores, key, {}, params)
-    folds = np.array([s.fold for s in scores])
-    parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
-    if any(part.size < params.min_fold_cases for part in parts.values()):
-        return values
-    means = {fold: float(part.mean()) for fold, part in parts.items()}
-    return np.asarray(values - np.array([means[int(fold)] for fold in folds]), np.float64)
+    parts = _large_folds(_offsets(scores, key, {}, params), scores, params)
+    return _offsets(scores, key, {fold: float(part.mean()) for fold, part in parts.items()}, params)
 
 
 def _offsets(
@@ -250,14 +245,21 @@ def _fold_biases(scores: Sequence[CaseScore], key: int, params: PolicyParams) ->
     The mode of a fold is known less well than that of the archive (hippocampus, folds of 100: to
     about 0.2 voxel), so a small difference is better left alone.
     """
-    folds = np.array([s.fold for s in scores])
-    values = _offsets(scores, key, {}, params)
-    parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
-    if any(part.size < params.min_fold_cases for part in parts.values()):
+    parts = _large_folds(_offsets(scores, key, {}, params), scores, params)
+    if not parts:
         return {}
     biases = {fold: half_sample_mode(part) for fold, part in parts.items()}
     differ = max(biases.values()) - min(biases.values()) > params.offset_floor_vox
     return biases if differ else {}
+
+
+def _large_folds(
+    values: Values, scores: Sequence[CaseScore], params: PolicyParams
+) -> dict[int, Values]:
+    """Return the measured values of each fold; nothing where one of them is small."""
+    folds = np.array([s.fold for s in scores])
+    parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
+    return parts if all(part.size >= params.min_fold_cases for part in parts.values()) else {}
 
 
 @dataclass(frozen=True)
@@ -297,9 +299,8 @@ def _groups_of(
 ) -> list[Group]:
     """Return the groups of one key, the strongest first."""
     mine = of_key(scores, key)
-    folds = np.array([s.fold for s in scores])
     rates = {
-        k.value: _level_folds(_log_rates(mine, k, params), folds, params)
+        k.value: _level_folds(_log_rates(mine, k, params), scores, params)
         for k in (Kind.ADDED, Kind.REMOVED)
     }
     corruption = {CORRUPTION: np.array([s.log_corruption for s in mine])}
@@ -346,15 +347,15 @@ def _log_rates(scores: Sequence[ClassScore], kind: Kind, params: PolicyParams) -
     return out
 
 
-def _level_folds(values: Values, folds: NDArray[np.int64], params: PolicyParams) -> Values:
+def _level_folds(values: Values, scores: Sequence[CaseScore], params: PolicyParams) -> Values:
     """Return the values less their fold's median, where folds are large and differ by much."""
-    parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
-    if any(part.size < params.min_fold_cases for part in parts.values()):
+    parts = _large_folds(values, scores, params)
+    if not parts:
         return values
     medians = {fold: float(np.median(part)) for fold, part in parts.items()}
     if max(medians.values()) - min(medians.values()) <= _MUCH_LOG:
         return values
-    return np.asarray(values - np.array([medians[int(fold)] for fold in folds]), np.float64)
+    return np.asarray(values - np.array([medians[s.fold] for s in scores]), np.float64)
 
 
 def _upper_group(
