@@ -105,8 +105,9 @@ class ClassDecision:
     """For `shift`: how far the boundary moves inwards (`core.boundary.shift_label`)."""
     min_fit: float = 0.0
     """For `shift`: Dice with the prediction that the moved class must reach."""
-    fit_loss: float = 0.0
-    """For `shift`: how much lower than that of the given label this Dice may be."""
+    fit_gain: float = 0.0
+    """For `shift`: by how much this Dice must exceed that of the given label; negative: by how much
+    it may be lower."""
     above: Mapping[Kind, float] = field(default_factory=dict)
     """For `replace` and `fill`: a candidate of this kind is taken at or above this confidence; a
     kind that is missing is not taken. `removed` goes by the given class, the other two by the

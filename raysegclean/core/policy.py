@@ -131,7 +131,11 @@ class _Archive:
         by_heaps = len(trusted) < params.min_trusted
         ways = second_ways(scores, keys[1:], whole, params) if by_heaps else {}
         moved = _moved(offsets, ways, params)
-        groups = find_groups(scores, keys, moved, params)
+        # Shifts go first, but without the cases they explain a group may be too small to be seen.
+        elsewhere = np.any(
+            [np.zeros(len(scores), bool), *(w.members for w in ways.values())], axis=0
+        )
+        groups = find_groups(scores, keys, elsewhere, params)
         clean = ~moved & ~np.any([g.members for g in groups], axis=0) if groups else ~moved
         above = [
             {c: _thresholds(of_key(scores, c), g.members, clean, params) for c in keys[1:]}
@@ -160,9 +164,9 @@ class _Archive:
         shift, doubt = (None, "") if value in self.ways else self._shift_vox(row, value)
         if shift is not None and not doubt:
             why = f"boundary off by {shift:+.2f} voxels from the archive's centre"
-            amount = self.params.shift_gain * shift
-            fit = self.params.min_fit
-            return ClassDecision(Action.SHIFT, why, amount, fit, offset_vox=offset)
+            amount, fit = self.params.shift_gain * shift, self.params.min_fit
+            gain = self.params.min_fit_gain
+            return ClassDecision(Action.SHIFT, why, amount, fit, gain, offset_vox=offset)
         for group, above in zip(self.groups, self.above, strict=True):
             if group.members[row] and group.key in (FOREGROUND, value) and above[value]:
                 return ClassDecision(
@@ -183,7 +187,7 @@ class _Archive:
             f"drawn {way.shift_vox:+.2f} voxels off the other cases, as a group apart",
             way.shift_vox,
             self.params.min_fit,
-            self.params.way_fit_loss,
+            -self.params.way_fit_loss,
             offset_vox=offset_vox,
             posterior=float(way.posterior[row]),
         )

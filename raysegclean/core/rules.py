@@ -98,8 +98,8 @@ class Actions:
     min_fit: Mapping[int, float] = field(default_factory=dict)
     """Class -> Dice with the prediction that its shifted outline must reach; else it is held for a
     person. What carries out the actions sees to it: a block cannot know."""
-    fit_loss: Mapping[int, float] = field(default_factory=dict)
-    """Class -> how much of its Dice with the prediction the shift may cost; absent: nothing."""
+    fit_gain: Mapping[int, float] = field(default_factory=dict)
+    """Class -> by how much the shift must raise this Dice; negative: what it may cost."""
     replace_above: Mapping[int, Mapping[Kind, float]] = field(default_factory=dict)
     """Class -> kind of change -> confidence from which a candidate replaces the label. What is
     removed goes by the given class, what is added or swapped by the candidate."""
@@ -129,7 +129,7 @@ class Actions:
         return Actions(
             shift_vox={c: v for c, v in self.shift_vox.items() if c not in classes},
             min_fit={c: v for c, v in self.min_fit.items() if c not in classes},
-            fit_loss={c: v for c, v in self.fit_loss.items() if c not in classes},
+            fit_gain={c: v for c, v in self.fit_gain.items() if c not in classes},
             replace_above={c: v for c, v in self.replace_above.items() if c not in classes},
             correct=self.correct - classes,
             replace_below={} if classes else self.replace_below,

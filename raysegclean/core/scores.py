@@ -63,7 +63,7 @@ def case_actions(decision: CaseDecision) -> Actions:
     return Actions(
         shift_vox={c: d.shift_vox for c, d in _with(decision, Action.SHIFT)},
         min_fit={c: d.min_fit for c, d in _with(decision, Action.SHIFT) if d.min_fit},
-        fit_loss={c: d.fit_loss for c, d in _with(decision, Action.SHIFT) if d.fit_loss},
+        fit_gain={c: d.fit_gain for c, d in _with(decision, Action.SHIFT) if d.fit_gain},
         replace_above={c: dict(d.above) for c, d in _with(decision, Action.REPLACE, Action.FILL)},
         fills=any(_with(decision, Action.FILL)),
     )

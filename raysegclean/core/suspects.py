@@ -84,8 +84,10 @@ class PolicyParams:
     class_strictness: float = 1.5
     """A class of its own is shifted from this many times its limit."""
     min_fit: float = 0.7
-    """A shifted class must agree with the networks at least so well (Dice), and better than before:
-    an outline that was moved fits once it is moved back."""
+    """A shifted class must agree with the networks at least so well (Dice) ..."""
+    min_fit_gain: float = 0.02
+    """... and by so much better than before: an outline that was moved fits once it is moved
+    back."""
     shift_gain: float = 0.8
     max_shift_vox: float = 3.0
     """A larger offset is no shifted outline, but a missing or a wrong structure."""
@@ -100,13 +102,14 @@ class PolicyParams:
     one onto the other may agree with them a little less."""
     way_posterior: float = 0.9
     """Probability from which a case was drawn in the wrong one of two ways."""
-    posterior: float = 0.65
+    posterior: float = 0.75
     """Probability from which a case belongs to a noisy group."""
     odd_sds: float = 4.0
     """A case whose offset spreads along its outline by this many robust sds more than usual is
     one that the networks do not understand: it leaves its noisy group."""
-    min_bic_gain: float = 10.0
-    """How much better two components must be than one ("very strong", Kass & Raftery 1995)."""
+    min_bic_gain: float = 20.0
+    """How much better two components must be than one. Twice what is called very strong (Kass &
+    Raftery 1995): between 10 and 20 the groups held clean cases that look like noisy ones."""
     min_group_cases: int = 40
     """Fewer cases than this form no groups: two components are then found by chance too often."""
     min_separation: float = 2.0

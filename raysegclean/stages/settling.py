@@ -176,7 +176,7 @@ def _misfits(counts: Mapping[str, list[int]], actions: Actions) -> dict[int, str
             / max(1, counts[size][channel] + counts["predicted_vox"][channel])
             for agreed, size in (("agreed_before_vox", "given_vox"), ("agreed_vox", "after_vox"))
         )
-        wanted = max(least, before - actions.fit_loss.get(channel, 0.0))
+        wanted = max(least, before + actions.fit_gain.get(channel, 0.0))
         if after < wanted:
             found[channel] = (
                 f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
