@@ -34,7 +34,7 @@ __all__ = [
 Values = Mapping[str, Any]
 
 TRAIN: Mapping[str, Values] = {
-    "hippocampus": {"steps": 700, "batch": 2, "patch_zyx": [24, 32, 24]},
+    "hippocampus": {"steps": 350, "batch": 2, "patch_zyx": [24, 32, 24]},
     "lung": {"steps": 400, "batch": 4, "patch_zyx": [8, 40, 40]},
     "phantom": {"steps": 180, "batch": 2, "patch_zyx": [16, 32, 32], "lr": 0.02},
     "crowd": {"steps": 300, "batch": 8, "patch_zyx": [1, 48, 48], "flips": ["y", "x"]},
@@ -160,7 +160,7 @@ DATA: Mapping[str, Data] = {
     ),
     "hippocampus": Data(
         ("boundary", "polygon", "bias", "markov", "drop", "none", *ALL, *FEW_NAMES),
-        TRAIN["hippocampus"],
+        {**TRAIN["hippocampus"], "steps": 700},
     ),
     "lung": Data(("boundary", "polygon", "none"), TRAIN["lung"], patients=160),
     "crowd": Data(("crowd", "crowd-trusted"), TRAIN["crowd"], network={"dims": 2}),
