@@ -73,6 +73,11 @@ class Scenario:
     """Those that run; empty: all."""
 
     @property
+    def ranks_only(self) -> bool:
+        """Whether it asks no method to edit."""
+        return bool(self.methods) and set(self.methods) <= set(RANKING)
+
+    @property
     def place(self) -> str:
         """The name of the archive."""
         return self.archive or self.name

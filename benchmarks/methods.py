@@ -1,4 +1,4 @@
-"""Every method on every noise: writes docs/scoreboard.md.
+"""Every method on every noise: writes docs/scoreboard.md and docs/which-method.md.
 
 `python benchmarks/methods.py [--data NAME] [--scenario NAME] [--method LINE] [--seed N]` runs the
 cells that are missing, each kept under bench/methods, and rewrites the page. It can be stopped at
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from advice import advice
 from archives import Unavailable
 from cells import BENCH, ROOT, default_source, read_cells, write_cell
 from grid import BASELINES, DATA, HELD_OUT, METHODS, PUBLISHED, SCENARIOS, names
@@ -30,6 +31,7 @@ __all__ = ["main"]
 
 FOLDER = BENCH / "methods"
 PAGE = ROOT / "docs" / "scoreboard.md"
+ADVICE = ROOT / "docs" / "which-method.md"
 BEST = 3
 """Lines per scenario whose labels train a network."""
 
@@ -44,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.page_only:
         _run_all(options, deadline)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(page(read_cells(FOLDER / "cells"), read_cells(FOLDER / "heldout")))
+    cells = read_cells(FOLDER / "cells")
+    PAGE.write_text(page(cells, read_cells(FOLDER / "heldout")))
+    ADVICE.write_text(advice(cells))
     return 0
 
 
@@ -60,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heldout", action="store_true", help="train networks on cleaned labels")
     parser.add_argument("--published", action="store_true", help="repeat the papers' settings")
     parser.add_argument("--retry", action="store_true", help="run failed cells again")
-    parser.add_argument("--page-only", action="store_true", help="only write docs/scoreboard.md")
+    parser.add_argument("--page-only", action="store_true", help="only write the pages")
     return parser
 
 

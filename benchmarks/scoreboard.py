@@ -86,7 +86,7 @@ def _winners(cells: Sequence[Cell]) -> str:
     lines = []
     for data, settings in DATA.items():
         for name in settings.scenarios:
-            mine = [] if SCENARIOS[name].methods else _of(cells, data, name)
+            mine = [] if SCENARIOS[name].ranks_only else _of(cells, data, name)
             if any(cell["noisy"] for found in pooled(mine).values() for cell in found):
                 lines.append(_winner_line(data, name, ranked(mine)))
     body = "\n".join([WIN_HEAD, *lines]) if lines else "No cell has been run."
@@ -186,7 +186,7 @@ def _sentence(found: Mapping[str, Sequence[Cell]], cells: Sequence[Cell]) -> str
         said = f"below it: {', '.join(lower)}" if lower else "none is below"
         count = len(kept) - len(lower)
         return f"{count} of {len(kept)} lines keep a mean Dice of {KEEPS} to the labels; {said}."
-    if SCENARIOS[cells[0]["scenario"]].methods:
+    if SCENARIOS[cells[0]["scenario"]].ranks_only:
         return "Only lines that may rank; see [Ranking](#ranking)."
     standings = ranked(cells)
     if not standings:

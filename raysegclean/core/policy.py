@@ -131,11 +131,7 @@ class _Archive:
         by_heaps = len(trusted) < params.min_trusted
         ways = second_ways(scores, keys[1:], whole, params) if by_heaps else {}
         moved = _moved(offsets, ways, params)
-        # Shifts go first, but without the cases they explain a group may be too small to be seen.
-        elsewhere = np.any(
-            [np.zeros(len(scores), bool), *(w.members for w in ways.values())], axis=0
-        )
-        groups = find_groups(scores, keys, elsewhere, params)
+        groups = _groups(scores, keys, moved, ways, params)
         clean = ~moved & ~np.any([g.members for g in groups], axis=0) if groups else ~moved
         above = [
             {c: _thresholds(of_key(scores, c), g.members, clean, params) for c in keys[1:]}
@@ -226,6 +222,23 @@ def _moved(
     for way in ways.values():
         moved = moved | way.members
     return moved
+
+
+def _groups(
+    scores: Sequence[CaseScore],
+    keys: Sequence[int],
+    moved: Flags,
+    ways: Mapping[int, SecondWay],
+    params: PolicyParams,
+) -> list[Group]:
+    """Return the noisy groups that are more than what shifts explain.
+
+    Shifts are undone first; but without the shifted cases a group may be too small to be seen. One
+    that consists of them mostly is their shadow, and its other members are chance.
+    """
+    explained = np.any([np.zeros(len(scores), bool), *(w.members for w in ways.values())], axis=0)
+    found = find_groups(scores, keys, explained, params)
+    return [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
 
 
 def _why_replace(group: Group, row: int) -> str:
