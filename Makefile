@@ -55,7 +55,7 @@ types: $(STAMP)  ## Check the types (mypy, strict)
 bench-quality: $(STAMP)  ## Measure the quality on real data and write docs/results.md (resumes)
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 
-bench-methods: $(STAMP)  ## Measure every method on every noise and write docs/scoreboard.md (resumes)
+bench-methods: $(STAMP)  ## Measure every method on every noise and write its two pages in docs/ (resumes)
 	$(BIN)/python benchmarks/methods.py $(ARGS)
 
 clean:  ## Remove the demo and all caches

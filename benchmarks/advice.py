@@ -5,7 +5,7 @@ Pure: from cells to text. Every recommendation is a row of the scoreboard's own 
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from grid import DATA, SCENARIOS
+from grid import BASELINES, DATA, SCENARIOS
 from measures import clean_cases
 from scoreboard import KEEPS, auc, found_in_worst_tenth
 from winners import Cell, pooled, ranked, split
@@ -87,7 +87,7 @@ def _of(cells: Iterable[Cell], data: str, scenario: str) -> list[Cell]:
 
 
 def _best(cells: Sequence[Cell]) -> str:
-    if not cells:
+    if all(cell["line"] in BASELINES for cell in cells):
         return "-"
     standings = ranked(cells)[:TOP]
     return ", ".join(f"{one.line} {one.error.value:.2f}" for one in standings) or "none"

@@ -170,6 +170,30 @@ def test_one_annotator_cleaned_is_compared_to_the_majority() -> None:
     assert "has Dice 0.930, one annotator 0.800, and one annotator cleaned 0.950." in page(cells)
 
 
+def test_the_advice_names_the_best_lines_and_nothing_that_was_not_run() -> None:
+    from advice import advice
+
+    cells = [cell("nothing", 0.8), cell("coseg", 0.9), cell("tta", 0.85), cell("dropout", 0.84)]
+    cells += [cell("nothing", 0.8, scenario="drop"), cell("coseg", 0.7, scenario="swap")]
+    text = advice(cells)
+    assert "(`boundary`) | coseg 0.50, tta 0.25 |" in text
+    assert "(`drop`)" not in text, "a baseline says nothing about methods"
+    assert "(`swap`) | none |" in text
+    assert "trusted, and all others" not in text
+
+
+def test_the_advice_tells_ranks_and_who_edits_right_labels() -> None:
+    from advice import advice
+
+    ranks = {patient: -float(place) for place, patient in enumerate(PATIENTS)}
+    few = cell("integrity", 0.8, scenario="drop-few", ranks=ranks, noisy=PATIENTS[:2])
+    quiet = cell("tta", 0.99, scenario="none", noisy=[])
+    quiet["rows"] = [row(patient, 1.0, 0.99, kept=0.99) for patient in PATIENTS]
+    text = advice([few, quiet])
+    assert "| a structure forgotten in a few cases | phantom | integrity 100% (AUC 1.00) |" in text
+    assert "| phantom | 0 | tta 0.990 |" in text
+
+
 def test_held_out_networks_and_published_settings_have_their_tables() -> None:
     from scoreboard import page
 
