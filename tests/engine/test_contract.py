@@ -109,6 +109,29 @@ def test_trained_twice_on_one_and_on_four_workers_it_publishes_the_same_bytes_an
     assert outputs(config) == published[1]
     assert sorted(info.key for info in RunFolder(config.run).store.list("ledger")) == ledger
 
+    run = RunFolder(config.run)
+    committed = records(run)
+    lose_every_other_commit(run)
+    assert any(len(records(run)[stage]) < len(committed[stage]) for stage in committed)
+    assert clean(config).exit_code == 0
+    assert outputs(config) == published[1]
+    assert records(run) == committed
+
+
+def records(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
+    """Return what was committed, by stage and task, with the checksums of all objects."""
+    return {
+        stage: {record["task"]: record for record in run.ledger(stage).records()}
+        for stage in ("propose", "rehearse", "settle0")
+    }
+
+
+def lose_every_other_commit(run: RunFolder) -> None:
+    """Make the run one that was cut off while all its stages were under way."""
+    for info in list(run.store.list("ledger")):
+        lines = run.store.get(info.key).splitlines(keepends=True)
+        run.store.put(info.key, b"".join(lines[::2]))
+
 
 @pytest.mark.parametrize("method", sorted(BUILT_IN))
 def test_labels_that_equal_sure_predictions_stay_as_they_are(
