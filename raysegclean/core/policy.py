@@ -175,7 +175,9 @@ class _Archive:
         if shift is not None:
             why = f"boundary off by {shift:+.2f} voxels, {doubt}"
             return ClassDecision(Action.REVIEW, why, offset_vox=offset)
-        return ClassDecision(Action.KEEP, "like most cases", offset_vox=offset)
+        usual = value not in self.ways or self.ways[value].is_known
+        why = "like most cases" if usual else _TWO_WAYS
+        return ClassDecision(Action.KEEP, why, offset_vox=offset)
 
     def _as_the_others(self, way: SecondWay, row: int, offset_vox: float) -> ClassDecision:
         return ClassDecision(
@@ -209,6 +211,11 @@ class _Archive:
         return shift, ""
 
 
+_TWO_WAYS = (
+    "the archive is drawn in two ways and nothing tells which is right; trusted cases would tell"
+)
+
+
 def _moved(
     offsets: Mapping[int, Offsets], ways: Mapping[int, SecondWay], params: PolicyParams
 ) -> Flags:
@@ -236,6 +243,8 @@ def _groups(
     Shifts are undone first; but without the shifted cases a group may be too small to be seen. One
     that consists of them mostly is their shadow, and its other members are chance.
     """
+    if any(not way.is_known for way in ways.values()):
+        return []  # either heap would pass for a group beside the other
     explained = np.any([np.zeros(len(scores), bool), *(w.members for w in ways.values())], axis=0)
     found = find_groups(scores, keys, explained, params)
     return [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]

@@ -3,8 +3,9 @@
 Where the offsets of the boundary form two clearly separate heaps, two people, or two programs, drew
 the outlines, each consistently. Networks trained on both learn something in between, so that the
 archive's central offset lies in one heap or the other by chance. The heap whose labels the
-networks find the less likely is taken for the wrong one, and moved onto the other as a whole: the
-distance between the heaps is known better than the offset of a single case.
+networks find clearly less likely is taken for the wrong one, and moved onto the other as a whole:
+the distance between the heaps is known better than the offset of a single case. Where the networks
+find both as likely, nothing in the archive says which is right, and neither is moved.
 """
 
 from collections.abc import Sequence
@@ -31,12 +32,18 @@ _LEAST_PART = 0.5
 
 @dataclass(frozen=True)
 class SecondWay:
-    """The cases that were drawn in the other way, and how far their boundary lies off."""
+    """The cases that were drawn in the wrong way, and how far their boundary lies off."""
 
     members: Flags
+    """None where nothing tells which way is wrong."""
     posterior: Values
     shift_vox: float
-    """Positive: their outlines lie outside those of the others."""
+    """Positive: their outlines lie outside those of the others. 0: nothing tells."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which way is wrong."""
+        return self.shift_vox != 0
 
 
 def second_ways(
@@ -45,13 +52,15 @@ def second_ways(
     """Return the wrong one of two ways of drawing, for the classes that have two.
 
     It is that of the foreground, over the cases that are `whole` (lack no class), where the class
-    takes part in it, else the class's own.
+    takes part in it, else the class's own. Where it is not known which way of drawing the
+    foreground is wrong, it is not known for its classes.
     """
     pooled = _second_way(scores, FOREGROUND, whole, params)
     found = {}
     for value in classes:
-        takes_part = pooled is not None and _takes_part(scores, value, pooled, params)
-        way = pooled if takes_part else _second_way(scores, value, whole, params)
+        way = pooled
+        if pooled is None or (pooled.is_known and not _takes_part(scores, value, pooled, params)):
+            way = _second_way(scores, value, whole, params)
         if way is not None:
             found[value] = way
     return found
@@ -63,9 +72,9 @@ def _second_way(
     """Return the wrong one of two ways of drawing a class, or the foreground, if there are two.
 
     None below `min_group_cases` measured cases; where one heap explains the offsets nearly as well
-    as two, or they overlap, or lie nearer or further apart than a shifted outline; where neither
-    fits the networks clearly worse; and where one holds less than `min_way_share` of the cases, or
-    the wrong one more than `max_flagged`.
+    as two, or they overlap, or lie nearer or further apart than a shifted outline; and where one
+    holds less than `min_way_share` of the cases. Nobody is a member where neither heap fits the
+    networks clearly worse, or the wrong one holds more than `max_flagged`.
     """
     offsets = np.where(usable, offsets_of(scores, key, params), np.nan)
     known = np.isfinite(offsets)
@@ -77,20 +86,21 @@ def _second_way(
     ):
         return None
     upper = np.where(known, mixture.posterior(np.where(known, offsets, 0.0)), np.nan)
-    worse = _worse(scores, key, upper > 0.5, upper <= 0.5)
-    if abs(worse) < params.min_corruption:
+    sides = (upper <= 0.5, upper > 0.5)
+    if min(side.sum() for side in sides) < params.min_way_share * known.sum():
         return None
-    posterior = np.nan_to_num(upper if worse > 0 else 1 - upper)
-    low, high = (float(offsets[side].mean()) for side in (upper <= 0.5, upper > 0.5))
+    low, high = (float(offsets[side].mean()) for side in sides)
     between = high - low
+    if not LEAST_SHIFT_VOX <= abs(between) <= params.max_shift_vox:
+        return None
+    worse = _worse(scores, key, upper > 0.5, upper <= 0.5)
+    posterior = np.nan_to_num(upper if worse > 0 else 1 - upper)
     # The wider of two normal components wins on both far sides; a heap has one.
     on_side = (offsets - (low + high) / 2) * worse > 0
     members = on_side & (posterior > params.way_posterior)
-    shares = [side.sum() / known.sum() for side in (upper > 0.5, upper <= 0.5)]
-    if not LEAST_SHIFT_VOX <= abs(between) <= params.max_shift_vox:
-        return None
-    if min(shares) < params.min_way_share or members.sum() > params.max_flagged * known.sum():
-        return None
+    if abs(worse) < params.min_way_misfit or members.sum() > params.max_flagged * known.sum():
+        nobody = np.zeros(len(scores), bool)
+        return SecondWay(nobody, np.zeros(len(scores)), 0.0)
     return SecondWay(members, posterior, between if worse > 0 else -between)
 
 

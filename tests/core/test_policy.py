@@ -201,12 +201,19 @@ def test_of_two_ways_of_drawing_the_one_that_fits_worse_is_moved_onto_the_other(
     assert "as a group apart" in moved.why and moved.fit_gain < 0
 
 
-def test_of_two_ways_that_fit_alike_none_is_moved():
-    both = [*drawn(45, "wide", 0.3, 0.6), *drawn(50, "narrow", -0.45, 0.6, seed=1)]
-    decisions = decide(both)
-    assert not any(
-        "as a group apart" in d.why for one in decisions.values() for d in one.classes.values()
-    )
+def test_of_two_ways_that_fit_alike_none_is_touched():
+    wide, narrow = drawn(45, "wide", 0.3, 0.6), drawn(50, "narrow", -0.45, 0.6, seed=1)
+    # The foreground alone fits worse, and the wide ones lack nothing that the narrow ones do not.
+    narrow = [
+        CaseScore(
+            s.case, class_score(s.foreground.offset_vox, corruption=0.9, added=300), s.classes
+        )
+        for s in narrow
+    ]
+    decisions = decide([*wide, *narrow])
+    found = [d for one in decisions.values() for d in one.classes.values()]
+    assert {d.action for d in found} == {Action.KEEP}
+    assert all("in two ways and nothing tells" in d.why for d in found)
 
 
 def test_a_class_that_does_not_lie_off_stays_when_the_foreground_has_two_ways():
