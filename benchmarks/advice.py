@@ -24,7 +24,7 @@ they were measured; what a method does is in [methods.md](methods.md).
    policy decides by case and class, whatever the method, and keeps what it cannot tell apart.
 3. If you know what is wrong, see below.
 4. Have eight cases drawn with care if you can (`trusted`). An error that all cases share cannot be
-   seen without them.
+   seen without them. Where people drew in two ways, one such case tells which is right.
 5. Corrupt a copy of your own archive (`raysegclean simulate`) and score what the method makes of it
    (`raysegclean score`) before you trust it with the rest.
 """
@@ -39,6 +39,7 @@ ERRORS: Mapping[str, str] = {
     "swap": "structures confused",
     "crowd": "one outline each by many untrained people",
 }
+ONE: Mapping[str, str] = {"bias-one": ERRORS["bias"]}
 ALL = "-all"
 GROSS: Mapping[str, str] = {
     "drop-few": "a structure forgotten in a few cases",
@@ -57,6 +58,7 @@ def advice(cells: Sequence[Cell]) -> str:
     parts = [
         INTRO,
         _table("No case is trusted, and half of them are wrong (`crowd`: all)", some, cells),
+        _table("One case is trusted, and half of the others are wrong", ONE, cells),
         _table("Eight cases are trusted, and all others are wrong", shared, cells),
         _found(cells),
         _kept(cells),

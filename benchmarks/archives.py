@@ -67,7 +67,7 @@ def _make(source: Path, data: str, scenario: Scenario, archive: Archive, seed: i
             params=scenario.params,
         )
     if scenario.trusted or scenario.noise == "annotator":
-        for case in sorted(_first_cases(archive, seed)):
+        for case in sorted(_first_cases(archive, seed, scenario.trusted or TRUSTED)):
             truth = archive.label(case, TRUTH).read_all()
             if EXPERT not in archive.label_names(case):
                 archive.add_label(case, EXPERT, truth, {})
@@ -146,12 +146,12 @@ def noisy_cases(archive: Archive, scenario: Scenario, cases: Iterable[str]) -> l
     return sorted(set(wrong) & set(cases))
 
 
-def _first_cases(archive: Archive, seed: int) -> list[str]:
-    """Return as many cases as are trusted, of different patients, in an order set by the seed."""
+def _first_cases(archive: Archive, seed: int, count: int) -> list[str]:
+    """Return so many cases, of different patients, in an order set by the seed."""
     patients: dict[str, str] = {}
     for case in sorted(archive.case_ids(), key=lambda name: _hash(seed, "trusted", name)):
         patients.setdefault(archive.attributes(case).get("patient") or case, case)
-    return list(patients.values())[:TRUSTED]
+    return list(patients.values())[:count]
 
 
 def _hash(*parts: object) -> int:

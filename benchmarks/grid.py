@@ -119,6 +119,7 @@ def _scenarios() -> dict[str, Scenario]:
     found = [Scenario(noise, noise, params=params) for noise, params in NOISE.items()]
     found.append(Scenario("none", "", 0.0))
     found += [Scenario(f"{n}-all", n, 1.0, NOISE[n], TRUSTED, methods=TRUSTING) for n in SHARED]
+    found.append(Scenario("bias-one", "bias", 0.5, NOISE["bias"], 1, methods=TRUSTING))
     found += [Scenario(f"{n}-few", n, FEW, NOISE[n], methods=RANKING) for n in GROSS]
     found.append(Scenario("crowd", "annotator", 1.0))
     found.append(Scenario("crowd-trusted", "annotator", 1.0, {}, TRUSTED, archive="crowd"))
@@ -157,14 +158,14 @@ ALL = tuple(f"{noise}-all" for noise in SHARED)
 FEW_NAMES = tuple(f"{noise}-few" for noise in GROSS)
 DATA: Mapping[str, Data] = {
     "phantom": Data(
-        (*NOISE, "none", *ALL, *FEW_NAMES),
+        (*NOISE, "none", "bias-one", *ALL, *FEW_NAMES),
         TRAIN["phantom"],
         seeds=(1, 2),
         # Narrower networks, or more dropout, miss the kidneys in so few steps.
         network={"widths": [12, 24, 48], "dropout": 0.05},
     ),
     "hippocampus": Data(
-        ("boundary", "polygon", "bias", "markov", "drop", "none", *ALL, *FEW_NAMES),
+        ("boundary", "polygon", "bias", "markov", "drop", "none", "bias-one", *ALL, *FEW_NAMES),
         {**TRAIN["hippocampus"], "steps": 700},
     ),
     "lung": Data(("boundary", "polygon", "none"), TRAIN["lung"], patients=160),

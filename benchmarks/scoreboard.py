@@ -34,8 +34,9 @@ alone by `python benchmarks/methods.py --page-only`. E, NSD, harm, precision and
 clean case are defined in [results.md](results.md#measures). New here:
 
 - **Scenario**: a noise on half of the cases (`boundary`), on all of them with 8 trusted cases that
-  no score counts (`boundary-all`), or on a twentieth (`drop-few`). `crowd`: every given label is
-  one real annotator's outline, another annotator's from image to image.
+  no score counts (`boundary-all`), on half of them with one (`bias-one`), or on a twentieth
+  (`drop-few`). `crowd`: every given label is one real annotator's outline, another annotator's
+  from image to image.
 - **lung**: one nodule each of 160 patients, because every line sees all cases; all 806 nodules are
   in [results.md](results.md).
 - **E, worst**: E of the case that fares worst. **Harm, worst**: of one class of one case.

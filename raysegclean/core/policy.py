@@ -127,9 +127,9 @@ class _Archive:
         alone = len(scores) >= params.min_group_cases
         missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
         whole = ~np.any([*missing.values(), np.zeros(len(scores), bool)], axis=0)
-        # Trusted cases say themselves where a right boundary lies.
+        # Where there are enough, trusted cases say themselves where a right boundary lies.
         by_heaps = len(trusted) < params.min_trusted
-        ways = second_ways(scores, keys[1:], whole, params) if by_heaps else {}
+        ways = second_ways(scores, keys[1:], whole, params, trusted) if by_heaps else {}
         moved = _moved(offsets, ways, params)
         groups = _groups(scores, keys, moved, ways, params)
         clean = ~moved & ~np.any([g.members for g in groups], axis=0) if groups else ~moved
@@ -212,7 +212,7 @@ class _Archive:
 
 
 _TWO_WAYS = (
-    "the archive is drawn in two ways and nothing tells which is right; trusted cases would tell"
+    "the archive is drawn in two ways and nothing tells which is right; one trusted case would"
 )
 
 

@@ -5,7 +5,8 @@ the outlines, each consistently. Networks trained on both learn something in bet
 archive's central offset lies in one heap or the other by chance. The heap whose labels the
 networks find clearly less likely is taken for the wrong one, and moved onto the other as a whole:
 the distance between the heaps is known better than the offset of a single case. Where the networks
-find both as likely, nothing in the archive says which is right, and neither is moved.
+find both as likely, nothing in the archive says which is right, and neither is moved. Trusted
+cases, even one, do say it.
 """
 
 from collections.abc import Sequence
@@ -47,27 +48,35 @@ class SecondWay:
 
 
 def second_ways(
-    scores: Sequence[CaseScore], classes: Sequence[int], whole: Flags, params: PolicyParams
+    scores: Sequence[CaseScore],
+    classes: Sequence[int],
+    whole: Flags,
+    params: PolicyParams,
+    trusted: Sequence[CaseScore] = (),
 ) -> dict[int, SecondWay]:
     """Return the wrong one of two ways of drawing, for the classes that have two.
 
     It is that of the foreground, over the cases that are `whole` (lack no class), where the class
     takes part in it, else the class's own. Where it is not known which way of drawing the
-    foreground is wrong, it is not known for its classes.
+    foreground is wrong, it is not known for its classes. `trusted`: scores of trusted labels.
     """
-    pooled = _second_way(scores, FOREGROUND, whole, params)
+    pooled = _second_way(scores, FOREGROUND, whole, params, trusted)
     found = {}
     for value in classes:
         way = pooled
         if pooled is None or (pooled.is_known and not _takes_part(scores, value, pooled, params)):
-            way = _second_way(scores, value, whole, params)
+            way = _second_way(scores, value, whole, params, trusted)
         if way is not None:
             found[value] = way
     return found
 
 
 def _second_way(
-    scores: Sequence[CaseScore], key: int, usable: Flags, params: PolicyParams
+    scores: Sequence[CaseScore],
+    key: int,
+    usable: Flags,
+    params: PolicyParams,
+    trusted: Sequence[CaseScore],
 ) -> SecondWay | None:
     """Return the wrong one of two ways of drawing a class, or the foreground, if there are two.
 
@@ -93,7 +102,10 @@ def _second_way(
     between = high - low
     if not LEAST_SHIFT_VOX <= abs(between) <= params.max_shift_vox:
         return None
+    right = _right_offset(scores, trusted, key, offsets)
     worse = _worse(scores, key, upper > 0.5, upper <= 0.5)
+    if right is not None:
+        worse = float("inf") if right < (low + high) / 2 else float("-inf")
     posterior = np.nan_to_num(upper if worse > 0 else 1 - upper)
     # The wider of two normal components wins on both far sides; a heap has one.
     on_side = (offsets - (low + high) / 2) * worse > 0
@@ -102,6 +114,24 @@ def _second_way(
         nobody = np.zeros(len(scores), bool)
         return SecondWay(nobody, np.zeros(len(scores)), 0.0)
     return SecondWay(members, posterior, between if worse > 0 else -between)
+
+
+def _right_offset(
+    scores: Sequence[CaseScore], trusted: Sequence[CaseScore], key: int, offsets: Values
+) -> float | None:
+    """Return where trusted labels lie among `offsets`, those of the given labels; None if unknown.
+
+    A trusted label lies as far from its given one as both lie apart from the networks' outline.
+    """
+    rows = {score.case: row for row, score in enumerate(scores)}
+    given = of_key(scores, key)
+    found = [
+        offsets[rows[one.case]] + mine.offset_vox - given[rows[one.case]].offset_vox
+        for one, mine in zip(trusted, of_key(trusted, key), strict=True)
+        if one.case in rows
+    ]
+    known = [value for value in found if np.isfinite(value)]
+    return float(np.median(known)) if known else None
 
 
 def _takes_part(

@@ -216,6 +216,16 @@ def test_of_two_ways_that_fit_alike_none_is_touched():
     assert all("in two ways and nothing tells" in d.why for d in found)
 
 
+@pytest.mark.parametrize(("trusted_offset", "wrong"), [(0.25, "narrow"), (-0.5, "wide")])
+def test_one_trusted_case_tells_which_of_two_ways_is_right(trusted_offset, wrong):
+    both = [*drawn(45, "wide", 0.3, 0.6), *drawn(50, "narrow", -0.45, 0.6, seed=1)]
+    expert = class_score(trusted_offset)
+    decisions = decide(both, trusted=[case("wide07", expert, expert, expert)])
+    right = {"wide": "narrow", "narrow": "wide"}[wrong]
+    assert actions(decisions, wrong).count(Action.SHIFT) >= 0.9 * 2 * 45
+    assert set(actions(decisions, right)) == {Action.KEEP}
+
+
 def test_a_class_that_does_not_lie_off_stays_when_the_foreground_has_two_ways():
     wide = [
         CaseScore(s.case, s.foreground, {**s.classes, 2: class_score(-0.45)})
