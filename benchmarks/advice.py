@@ -73,8 +73,9 @@ def _table(title: str, errors: Mapping[str, str], cells: Sequence[Cell]) -> str:
         return ""
     head = f"| error | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}"
     text = (
-        f"The best {TOP} lines that leave clean cases alone, with the share of the error that they "
-        "remove. none: no line does without harm. -: not run."
+        f"The best {TOP} lines that leave clean cases alone, with the share of the error that they\n"
+        "remove; lines whose defaults decide alike tie. none: no line removes any without harm. -: not\n"
+        "run."
     )
     rows = []
     for error, said in errors.items():
@@ -120,7 +121,11 @@ def _kept(cells: Sequence[Cell]) -> str:
     rows = []
     for data in DATA:
         found = pooled(_of(cells, data, "none"))
-        kept = {line: clean_cases(split(mine)[1]).mean for line, mine in found.items()}
+        kept = {
+            line: clean_cases(split(mine)[1]).mean
+            for line, mine in found.items()
+            if line not in BASELINES
+        }
         edits = [f"{line} {mean:.3f}" for line, mean in sorted(kept.items()) if mean < KEEPS]
         if kept:
             rows.append(f"| {data} | {len(kept) - len(edits)} | {', '.join(edits) or 'none'} |")
