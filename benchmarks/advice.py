@@ -73,9 +73,9 @@ def _table(title: str, errors: Mapping[str, str], cells: Sequence[Cell]) -> str:
         return ""
     head = f"| error | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}"
     text = (
-        f"The best {TOP} lines that leave clean cases alone, with the share of the error that they\n"
-        "remove; lines whose defaults decide alike tie. none: no line removes any without harm. -: not\n"
-        "run."
+        f"The best {TOP} lines that leave clean cases alone, with the share of the error that "
+        "they\nremove; lines whose defaults decide alike tie. none: no line removes any without "
+        "harm.\n-: not run."
     )
     rows = []
     for error, said in errors.items():
