@@ -3,11 +3,11 @@
 Pure: from cells to text. Every recommendation is a row of the scoreboard's own table of winners.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from grid import BASELINES, DATA, SCENARIOS
 from measures import clean_cases
-from scoreboard import KEEPS, auc, found_in_worst_tenth
+from scoreboard import KEEPS, cells_of, rank_scores
 from winners import Cell, pooled, ranked, split
 
 __all__ = ["advice"]
@@ -68,7 +68,7 @@ def advice(cells: Sequence[Cell]) -> str:
 
 def _table(title: str, errors: Mapping[str, str], cells: Sequence[Cell]) -> str:
     """Say which lines are best, by the patients that chose nothing; a row per error."""
-    names = [name for name in DATA if any(_of(cells, name, error) for error in errors)]
+    names = [name for name in DATA if any(cells_of(cells, name, error) for error in errors)]
     if not names:
         return ""
     head = f"| error | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}"
@@ -79,18 +79,14 @@ def _table(title: str, errors: Mapping[str, str], cells: Sequence[Cell]) -> str:
     )
     rows = []
     for error, said in errors.items():
-        best = [_best(_of(cells, name, error)) for name in names]
+        best = [_best(cells_of(cells, name, error)) for name in names]
         if any(one != "-" for one in best):
             rows.append(f"| {said} (`{error}`) | {' | '.join(best)} |")
     return "\n".join([f"## {title}", "", text, "", head, *rows, ""])
 
 
-def _of(cells: Iterable[Cell], data: str, scenario: str) -> list[Cell]:
-    return [c for c in cells if c["data"] == data and c["scenario"] == scenario and "rows" in c]
-
-
 def _best(cells: Sequence[Cell]) -> str:
-    if all(cell["line"] in BASELINES for cell in cells):
+    if set(pooled(cells)) <= set(BASELINES):
         return "-"
     standings = ranked(cells)[:TOP]
     return ", ".join(f"{one.line} {one.error.value:.2f}" for one in standings) or "none"
@@ -102,11 +98,9 @@ def _found(cells: Sequence[Cell]) -> str:
     for scenario, said in GROSS.items():
         for data in DATA:
             told = []
-            for line, mine in sorted(pooled(_of(cells, data, scenario)).items()):
-                ranks = [(c["ranks"], c["noisy"]) for c in mine if c.get("ranks")]
-                if ranks:
-                    share = sum(found_in_worst_tenth(*one) for one in ranks) / len(ranks)
-                    area = sum(auc(*one) for one in ranks) / len(ranks)
+            for line, mine in sorted(pooled(cells_of(cells, data, scenario)).items()):
+                if scores := rank_scores(mine):
+                    area, share = scores
                     told.append(f"{line} {share:.0%} (AUC {area:.2f})")
             if told:
                 rows.append(f"| {said} | {data} | {', '.join(told)} |")
@@ -120,7 +114,7 @@ def _kept(cells: Sequence[Cell]) -> str:
     """Say what the lines do to labels that are right."""
     rows = []
     for data in DATA:
-        found = pooled(_of(cells, data, "none"))
+        found = pooled(cells_of(cells, data, "none"))
         kept = {
             line: clean_cases(split(mine)[1]).mean
             for line, mine in found.items()

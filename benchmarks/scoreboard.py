@@ -23,7 +23,7 @@ from winners import Cell, Standing, chooses, pooled, ranked, split
 
 from raysegclean.core.bootstrap import Interval
 
-__all__ = ["auc", "found_in_worst_tenth", "page"]
+__all__ = ["KEEPS", "auc", "cells_of", "found_in_worst_tenth", "page", "rank_scores"]
 
 INTRO = """\
 # Scoreboard
@@ -71,7 +71,7 @@ def page(cells: Sequence[Cell], held_out: Sequence[Cell] = ()) -> str:
     parts = [INTRO, _winners(cells), _bounds(cells), _ranking(cells)]
     for data in grid:
         for name in DATA[data].scenarios:
-            mine = [c for c in cells if c["data"] == data and c["scenario"] == name]
+            mine = cells_of(cells, data, name)
             if pooled(mine):
                 parts.append(_scenario(data, name, mine))
     parts += [held_out_section(held_out), published_section(cells, held_out)]
@@ -79,7 +79,8 @@ def page(cells: Sequence[Cell], held_out: Sequence[Cell] = ()) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _of(cells: Iterable[Cell], data: str, scenario: str) -> list[Cell]:
+def cells_of(cells: Iterable[Cell], data: str, scenario: str) -> list[Cell]:
+    """Return the cells of one scenario, those that failed too."""
     return [c for c in cells if c["data"] == data and c["scenario"] == scenario]
 
 
@@ -87,7 +88,7 @@ def _winners(cells: Sequence[Cell]) -> str:
     lines = []
     for data, settings in DATA.items():
         for name in settings.scenarios:
-            mine = [] if SCENARIOS[name].ranks_only else _of(cells, data, name)
+            mine = [] if SCENARIOS[name].ranks_only else cells_of(cells, data, name)
             if any(cell["noisy"] for found in pooled(mine).values() for cell in found):
                 lines.append(_winner_line(data, name, ranked(mine)))
     body = "\n".join([WIN_HEAD, *lines]) if lines else "No cell has been run."
@@ -128,7 +129,7 @@ def _bounds(cells: Sequence[Cell]) -> str:
     harmed, worse, ran = [], [], 0
     for data, settings in DATA.items():
         for name in settings.scenarios:
-            for line, mine in pooled(_of(cells, data, name)).items():
+            for line, mine in pooled(cells_of(cells, data, name)).items():
                 if line in BASELINES or line.endswith(AS_PUBLISHED):
                     continue
                 ran += 1
@@ -264,11 +265,10 @@ def _ranking(cells: Sequence[Cell]) -> str:
     lines = []
     for data, settings in DATA.items():
         for name in settings.scenarios:
-            for line, mine in pooled(_of(cells, data, name)).items():
-                ranks = [(c["ranks"], c["noisy"]) for c in mine if c.get("ranks")]
-                ranks = [(r, n) for r, n in ranks if 0 < len(set(r) & set(n)) < len(r)]
-                if ranks and line in (*RANKING, "uncertainty"):
-                    area, share = np.mean([(auc(*r), found_in_worst_tenth(*r)) for r in ranks], 0)
+            for line, mine in pooled(cells_of(cells, data, name)).items():
+                scores = rank_scores(mine)
+                if scores and line in (*RANKING, "uncertainty"):
+                    area, share = scores
                     lines.append(f"| {data} | {name} | {line} | {area:.3f} | {share:.0%} |")
     if not lines:
         return ""
@@ -280,6 +280,16 @@ def _ranking(cells: Sequence[Cell]) -> str:
         "there."
     )
     return "\n".join(["## Ranking", "", text, "", head, *lines, ""])
+
+
+def rank_scores(cells: Sequence[Cell]) -> tuple[float, float] | None:
+    """Return AUC and share in the worst tenth, means over the cells; None where none can tell."""
+    ranks = [(c["ranks"], c["noisy"]) for c in cells if c.get("ranks")]
+    ranks = [(r, n) for r, n in ranks if 0 < len(set(r) & set(n)) < len(r)]
+    if not ranks:
+        return None
+    area, share = np.mean([(auc(*r), found_in_worst_tenth(*r)) for r in ranks], 0)
+    return float(area), float(share)
 
 
 def auc(suspicion: Mapping[str, float], noisy: Sequence[str]) -> float:

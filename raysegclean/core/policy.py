@@ -12,7 +12,7 @@ Sources: the default policy is the one measured for this project on 200 hippocam
 (docs/results.md); the published form of Co-Seg is Huang et al., arXiv 2102.00523, section 2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 
@@ -126,13 +126,13 @@ class _Archive:
         offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
         alone = len(scores) >= params.min_group_cases
         missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
-        whole = ~np.any([*missing.values(), np.zeros(len(scores), bool)], axis=0)
+        whole = ~_any_of(missing.values(), len(scores))
         # Where there are enough, trusted cases say themselves where a right boundary lies.
         by_heaps = len(trusted) < params.min_trusted
         ways = second_ways(scores, keys[1:], whole, params, trusted) if by_heaps else {}
         moved = _moved(offsets, ways, params)
         groups = _groups(scores, keys, moved, ways, params)
-        clean = ~moved & ~np.any([g.members for g in groups], axis=0) if groups else ~moved
+        clean = ~moved & ~_any_of((group.members for group in groups), len(scores))
         above = [
             {c: _thresholds(of_key(scores, c), g.members, clean, params) for c in keys[1:]}
             for g in groups
@@ -220,15 +220,18 @@ def _moved(
     offsets: Mapping[int, Offsets], ways: Mapping[int, SecondWay], params: PolicyParams
 ) -> Flags:
     """Return the cases that some shift explains."""
-    moved = np.zeros(len(offsets[FOREGROUND].from_centre), bool)
+    moved = _any_of((way.members for way in ways.values()), len(offsets[FOREGROUND].from_centre))
     for key, one in offsets.items():
         if key == FOREGROUND and not ways:
             moved = moved | one.moved(params.min_shifted)
         elif key != FOREGROUND and key not in ways:
             moved = moved | one.moved(params.min_shifted, params.class_strictness)
-    for way in ways.values():
-        moved = moved | way.members
     return moved
+
+
+def _any_of(parts: Iterable[Flags], cases: int) -> Flags:
+    """Return the cases that are in any of the parts; there may be no part."""
+    return np.asarray(np.any([np.zeros(cases, bool), *parts], axis=0), np.bool_)
 
 
 def _groups(
@@ -245,7 +248,7 @@ def _groups(
     """
     if any(not way.is_known for way in ways.values()):
         return []  # either heap would pass for a group beside the other
-    explained = np.any([np.zeros(len(scores), bool), *(w.members for w in ways.values())], axis=0)
+    explained = _any_of((way.members for way in ways.values()), len(scores))
     found = find_groups(scores, keys, explained, params)
     return [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
 

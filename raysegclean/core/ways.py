@@ -95,20 +95,21 @@ def _second_way(
     ):
         return None
     upper = np.where(known, mixture.posterior(np.where(known, offsets, 0.0)), np.nan)
-    sides = (upper <= 0.5, upper > 0.5)
-    if min(side.sum() for side in sides) < params.min_way_share * known.sum():
+    lower_side, upper_side = upper <= 0.5, upper > 0.5
+    if min(lower_side.sum(), upper_side.sum()) < params.min_way_share * known.sum():
         return None
-    low, high = (float(offsets[side].mean()) for side in sides)
-    between = high - low
-    if not LEAST_SHIFT_VOX <= abs(between) <= params.max_shift_vox:
+    low, high = (float(offsets[side].mean()) for side in (lower_side, upper_side))
+    between, middle = high - low, (low + high) / 2
+    if not LEAST_SHIFT_VOX <= between <= params.max_shift_vox:
         return None
     right = _right_offset(scores, trusted, key, offsets)
-    worse = _worse(scores, key, upper > 0.5, upper <= 0.5)
-    if right is not None:
-        worse = float("inf") if right < (low + high) / 2 else float("-inf")
+    if right is None:
+        worse = _worse(scores, key, upper_side, lower_side)
+    else:
+        worse = float("inf") if right < middle else float("-inf")
     posterior = np.nan_to_num(upper if worse > 0 else 1 - upper)
     # The wider of two normal components wins on both far sides; a heap has one.
-    on_side = (offsets - (low + high) / 2) * worse > 0
+    on_side = (offsets - middle) * worse > 0
     members = on_side & (posterior > params.way_posterior)
     if abs(worse) < params.min_way_misfit or members.sum() > params.max_flagged * known.sum():
         nobody = np.zeros(len(scores), bool)

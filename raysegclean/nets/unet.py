@@ -19,7 +19,6 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.jit._trace import is_tracing
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from raysegclean.core.geometry import Index3
@@ -122,7 +121,8 @@ def _convolved(conv: nn.Conv3d, features: torch.Tensor) -> torch.Tensor:
 
 
 def _can_call_onednn(features: torch.Tensor) -> bool:
-    if torch.is_grad_enabled() or is_tracing():  # type: ignore[no-untyped-call]
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if torch.is_grad_enabled() or tracing:
         return False
     fits = features.device.type == "cpu" and features.dtype == torch.float32
     return fits and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
