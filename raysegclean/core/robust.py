@@ -10,10 +10,13 @@ from math import log, pi, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Mixture", "Values", "fit_mixture", "half_sample_mode", "robust_sd"]
+__all__ = ["Mixture", "Values", "fit_mixture", "offset_mode", "robust_sd", "thinned"]
 
 Values = NDArray[np.float64]
 _MAD_TO_SD = 1.4826
+_KERNEL_VOX = 0.2
+_MEAN_SHIFTS = 20
+_MOST_VALUES = 2000
 
 
 def _finite_sorted(values: Values) -> Values:
@@ -21,22 +24,33 @@ def _finite_sorted(values: Values) -> Values:
     return array[np.isfinite(array)]
 
 
-def half_sample_mode(values: Values) -> float:
-    """Return the mode of a sample: keep the half of least range, again and again.
+def offset_mode(offsets_vox: Values) -> float:
+    """Return the mode of boundary offsets: where a Gaussian kernel of 0.2 voxel sees most of them.
 
-    Bickel & Fruehwirth 2006. Non-finite values are left out; NaN when nothing is left. Of halves
-    with the same range the lowest is kept.
+    A clean case's offset is known to about that. With half of 40 cases off to either side, the mode
+    of a kernel stays with the clean ones; that of ever smaller halves (Bickel & Fruehwirth 2006)
+    ends on a wrong heap that happens to be tight. Non-finite values are left out; NaN when nothing
+    is left. Of equal peaks the lowest is taken.
     """
-    kept = _finite_sorted(values)
-    while kept.size > 3:
-        half = (kept.size + 1) // 2
-        ranges = kept[half - 1 :] - kept[: kept.size - half + 1]
-        first = int(np.argmin(ranges))
-        kept = kept[first : first + half]
-    if kept.size == 3:
-        low, high = kept[1] - kept[0], kept[2] - kept[1]
-        kept = kept if low == high else (kept[:2] if low < high else kept[1:])
-    return float(kept.mean()) if kept.size else float("nan")
+    x = thinned(offsets_vox, _MOST_VALUES)
+    if not x.size:
+        return float("nan")
+    mode = float(x[np.argmax(_kernel(x[:, None] - x).sum(axis=1))])
+    for _ in range(_MEAN_SHIFTS):
+        near = _kernel(x - mode)
+        mode = float((near * x).sum() / near.sum())
+    return mode
+
+
+def thinned(values: Values, most: int) -> Values:
+    """Return the finite values in order, or `most` of them at even ranks where there are more."""
+    x = _finite_sorted(values)
+    ranks = np.linspace(0, x.size - 1, min(x.size, most))
+    return np.asarray(x[np.rint(ranks).astype(int)])
+
+
+def _kernel(distance_vox: Values) -> Values:
+    return np.asarray(np.exp(-0.5 * (distance_vox / _KERNEL_VOX) ** 2))
 
 
 def robust_sd(values: Values, centre: float, *, within: float) -> float:

@@ -31,7 +31,7 @@ from raysegclean.core.boundary import Spacing, distance_halo_vox, fine_voxel_mm,
 from raysegclean.core.casescore import CaseScore
 from raysegclean.core.geometry import Index3
 from raysegclean.core.looks import Answer, VoterBlock
-from raysegclean.core.robust import half_sample_mode, robust_sd
+from raysegclean.core.robust import offset_mode, robust_sd
 
 __all__ = [
     "LEAST_VOX",
@@ -203,12 +203,12 @@ def off_centre(given: Sequence[CaseScore], trusted: Sequence[CaseScore]) -> bool
     values, right = (np.array([s.foreground.offset_vox for s in part]) for part in (given, trusted))
     right = right[np.isfinite(right)]
     error = _SDS * _spread_vox(values) / np.sqrt(max(right.size, 1))
-    return bool(right.size and abs(np.median(right) - half_sample_mode(values)) > error)
+    return bool(right.size and abs(np.median(right) - offset_mode(values)) > error)
 
 
 def _spread_vox(values: NDArray[np.float64]) -> float:
     """Return the robust sd of offsets about their mode, at least 0.2."""
-    sd = robust_sd(values, half_sample_mode(values), within=_NEAR_VOX)
+    sd = robust_sd(values, offset_mode(values), within=_NEAR_VOX)
     return max(sd, _LEAST_SD_VOX) if isfinite(sd) else _LEAST_SD_VOX
 
 

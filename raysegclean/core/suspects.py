@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.casescore import CaseScore, ClassScore, Kind
-from raysegclean.core.robust import Values, fit_mixture, half_sample_mode, robust_sd
+from raysegclean.core.robust import Values, fit_mixture, offset_mode, robust_sd, thinned
 from raysegclean.errors import ConfigError
 
 __all__ = [
@@ -50,6 +50,7 @@ CORRUPTION = "corruption"
 Flags = NDArray[np.bool_]
 _MAX_GROUPS = 4
 _MUCH_LOG = 0.5
+_MOST_COMPARED = 500
 LEAST_SHIFT_VOX = 0.5
 
 
@@ -75,6 +76,8 @@ class PolicyParams:
     offset_sds: float = 2.5
     min_fold_cases: int = 20
     """Folds of at least this size are each measured against their own centre."""
+    min_fold_bias_vox: float = 0.25
+    """A smaller difference between folds is not known well enough to be undone."""
     offset_near_vox: float = 0.5
     """Flagged: off the mode by more than max(floor, sds x robust sd of those nearer than near),
     and by so much that `shift_gain` times it is half a voxel, below which a shift moves nothing."""
@@ -179,7 +182,7 @@ class Offsets:
             return cls(values - centre, limit, everywhere, least)
         measured = np.isfinite(values).sum()
         if measured >= params.min_cases:
-            centre = half_sample_mode(values)
+            centre = offset_mode(values)
             limit = _limit(values, centre, params)
             believed = _worse_sides(values - centre, limit, of_key(scores, key), params)
             found = cls(values - centre, _movable(limit, params), believed, least)
@@ -246,17 +249,23 @@ def _offsets(
 
 
 def _fold_biases(scores: Sequence[CaseScore], key: int, params: PolicyParams) -> dict[int, float]:
-    """Return each fold's central offset; nothing where folds are small or differ by little.
+    """Return how far each fold's offsets lie beyond the first's; nothing where by little.
 
-    The mode of a fold is known less well than that of the archive (hippocampus, folds of 100: to
-    about 0.2 voxel), so a small difference is better left alone.
+    That is the mode of the differences between their cases: pairs with the same error pile up
+    there. The mode of a fold by itself may be that of its wrong cases.
     """
     parts = _large_folds(_offsets(scores, key, {}, params), scores, params)
     if not parts:
         return {}
-    biases = {fold: half_sample_mode(part) for fold, part in parts.items()}
-    differ = max(biases.values()) - min(biases.values()) > params.offset_floor_vox
+    first, *_ = (part for _, part in sorted(parts.items()))
+    biases = {fold: _mode_of_differences(part, first) for fold, part in parts.items()}
+    differ = max(biases.values()) - min(biases.values()) > params.min_fold_bias_vox
     return biases if differ else {}
+
+
+def _mode_of_differences(values: Values, others: Values) -> float:
+    pairs = np.subtract.outer(thinned(values, _MOST_COMPARED), thinned(others, _MOST_COMPARED))
+    return offset_mode(pairs)
 
 
 def _large_folds(

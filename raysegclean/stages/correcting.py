@@ -14,7 +14,7 @@ import numpy as np
 from raysegclean.core.casescore import Action
 from raysegclean.core.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
 from raysegclean.core.looks import Answer, Ask, Revision
-from raysegclean.core.robust import half_sample_mode
+from raysegclean.core.robust import offset_mode
 from raysegclean.core.rules import Actions
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
 from raysegclean.stages.asking import answered
@@ -49,7 +49,7 @@ def correct(
 
 def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
     """Sample the trusted cases, then leave the flagged ones to the corrector."""
-    centre = half_sample_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
+    centre = offset_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
     values = {s.case: {"offset_vox": s.foreground.offset_vox - centre} for s in evidence.scores}
     trusted = [score.case for score in evidence.trusted]
     answers = yield Ask(RowsLook(), {case: values[case] for case in trusted})

@@ -135,6 +135,20 @@ def test_networks_of_one_fold_that_draw_wider_do_not_flag_its_cases():
     assert set(actions(decisions, "good")) == {Action.KEEP}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_half_of_forty_cases_are_off_in_folds_that_draw_differently_and_are_told_apart(seed):
+    rng, scores = np.random.default_rng(seed), []
+    for fold in (0, 1):
+        for i, off in enumerate([0.0] * 10 + [0.95] * 5 + [-0.9] * 5):
+            offset = rng.normal(off - 0.5 * fold, 0.12 if off == 0 else 0.05)
+            one = class_score(offset, corruption=0.9 if off else 0.4)
+            name = f"{'bad' if off else 'good'}{fold}{i}"
+            scores.append(CaseScore(name, one, {1: one, 2: one}, fold))
+    decisions = decide(scores)
+    assert set(actions(decisions, "bad")) == {Action.SHIFT}
+    assert set(actions(decisions, "good")) == {Action.KEEP}
+
+
 def test_in_a_small_archive_one_class_that_is_off_alone_goes_to_a_person():
     good, bad = class_score(0.1), class_score(1.6, corruption=0.9)
     decisions = decide([*clean_archive(20), case("bad", class_score(0.35), good, bad)])
