@@ -48,7 +48,8 @@ clean case are defined in [results.md](results.md#measures). New here:
   are from the other half. Baselines cannot win.
 - The default policy was developed on hippocampus: its rules for two ways of drawing and for
   forgotten structures were set after looking at `bias` and `drop` there, its thresholds for noisy
-  groups after `boundary`, `polygon` and `markov`. Read those as a fit.
+  groups after `boundary`, `polygon` and `markov`; how it finds the archive's centre, after
+  `boundary` on phantoms too. Read those as a fit.
 - Lines named `-published` are the papers' own rules, run with the first seed only; all others are
   defaults.
 """
