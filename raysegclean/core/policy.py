@@ -55,6 +55,7 @@ __all__ = [
     "PolicyParams",
     "decide",
     "decide_worst",
+    "two_ways",
 ]
 
 
@@ -99,6 +100,15 @@ def decide(
     }
 
 
+def two_ways(
+    scores: Sequence[CaseScore], params: PolicyParams, trusted: Sequence[CaseScore] = ()
+) -> dict[int, SecondWay]:
+    """Return, for each class that is drawn in two ways, the wrong one (`core.ways`)."""
+    classes = sorted({c for s in scores for c in s.classes})
+    lacking = (forgotten(of_key(scores, c), params) for c in classes)
+    return second_ways(scores, classes, ~_any_of(lacking, len(scores)), params, trusted)
+
+
 @dataclass(frozen=True)
 class _Archive:
     """What the scores of all cases say together."""
@@ -126,10 +136,9 @@ class _Archive:
         offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
         alone = len(scores) >= params.min_group_cases
         missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
-        whole = ~_any_of(missing.values(), len(scores))
         # Where there are enough, trusted cases say themselves where a right boundary lies.
         by_heaps = len(trusted) < params.min_trusted
-        ways = second_ways(scores, keys[1:], whole, params, trusted) if by_heaps else {}
+        ways = two_ways(scores, params, trusted) if by_heaps else {}
         moved = _moved(offsets, ways, params)
         groups = _groups(scores, keys, moved, ways, params)
         clean = ~moved & ~_any_of((group.members for group in groups), len(scores))

@@ -10,7 +10,8 @@ cases, is undone in all cases. On biased annotations this simple baseline is har
 `rule: default` decides by case. What `core.policy.decide` says stands, with one addition: where the
 trusted cases agree on a bias, cases whose given outline lies off the prediction as far as theirs
 does are wrong in the same way, and are shifted by it. So a bias that all cases share becomes
-visible, and a case that does not share it is left alone.
+visible, and a case that does not share it is left alone. Where an archive is drawn in two ways, the
+bias of one of them, the policy alone says which cases share it (`core.ways`).
 
 Not seen: a bias beyond 5 voxels of the finest axis counts as 5 (`boundary.OFFSET_LIMIT_VOX`), and
 one number per class describes no noise whose sign changes from case to case.
@@ -23,7 +24,7 @@ from typing import Literal
 from raysegclean.core.boundary import fine_voxel_mm
 from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision
 from raysegclean.core.looks import Ask, Revision
-from raysegclean.core.policy import PolicyParams, decide
+from raysegclean.core.policy import PolicyParams, decide, two_ways
 from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.spatial import (
     LEAST_VOX,
@@ -83,10 +84,14 @@ def _policy(evidence: ArchiveEvidence, params: SpatialParams) -> Verdict | Askin
     if params.rule == "shift":
         return Verdict.of(shifted)
     policy = PolicyParams(shift_gain=params.gamma)
-    if shared and off_centre(evidence.scores, evidence.trusted):
+    # Where only some cases share the bias of the trusted ones, the policy tells which.
+    mixed = two_ways(evidence.scores, policy, evidence.trusted)
+    if shared and not mixed and off_centre(evidence.scores, evidence.trusted):
         policy = replace(policy, min_trusted=min(len(evidence.trusted), policy.min_trusted))
     decided = decide(evidence.scores, policy, trusted=evidence.trusted)
-    alike = {c: like_trusted(evidence.scores, evidence.trusted, c) for c in shared}
+    alike = {
+        c: like_trusted(evidence.scores, evidence.trusted, c) for c in shared if c not in mixed
+    }
     return Verdict.of(
         {
             case: CaseDecision(case, {**one.classes, **_where_alike(shifted[case], alike)})
@@ -102,7 +107,7 @@ def _where_alike(
     return {
         channel: one
         for channel, one in shifted.classes.items()
-        if one.action is Action.SHIFT and shifted.case in alike[channel]
+        if one.action is Action.SHIFT and shifted.case in alike.get(channel, ())
     }
 
 

@@ -86,6 +86,15 @@ def test_one_noisy_case_among_clean_ones_does_not_move_the_clean_ones() -> None:
     assert set(verdict.actions) == {"noisy", "noisy2"}
 
 
+def test_where_only_half_share_the_bias_of_the_trusted_case_the_other_half_stays() -> None:
+    rng = np.random.default_rng(5)
+    given = {f"wide{n:02d}": float(rng.normal(0.3, 0.12)) for n in range(50)}
+    given |= {f"right{n:02d}": float(rng.normal(-0.3, 0.12)) for n in range(50)}
+    verdict = decided(evidence(given, {"wide07": given["wide07"] - 0.65}))
+    assert {case[:-2] for case in verdict.actions} == {"wide"}
+    assert len(verdict.actions) >= 35
+
+
 def test_the_shift_alone_undoes_the_mean_bias_of_the_given_labels_in_all_cases() -> None:
     trusted = {"c00": -1.5, "c01": -1.0}
     given = biased() | {"c00": 0.0, "c01": 0.0}
