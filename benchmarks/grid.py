@@ -27,6 +27,7 @@ __all__ = [
     "Phantom",
     "Repeat",
     "Scenario",
+    "is_default",
     "names",
     "owner",
 ]
@@ -357,6 +358,12 @@ def _fits(name: str, entry: Entry, scenario: Scenario, data: str) -> bool:
         or (entry.knows_share and scenario.share == 1)
         or (entry.family.endswith(AS_PUBLISHED) and data != "phantom")
     )
+
+
+def is_default(line: str) -> bool:
+    """Tell whether a line is a method as it comes, told nothing that a user does not know."""
+    entry = METHODS.get(line)
+    return entry is not None and "rule" not in entry.params and not entry.knows_share
 
 
 def owner(family: str) -> str:
