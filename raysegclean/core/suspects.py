@@ -75,7 +75,7 @@ class PolicyParams:
     offset_floor_vox: float = 0.4
     offset_sds: float = 2.5
     min_fold_cases: int = 20
-    """Folds of at least this size are each measured against their own centre."""
+    """Folds of at least this size are compared, and what their networks differ by is undone."""
     min_fold_bias_vox: float = 0.25
     """A smaller difference between folds is not known well enough to be undone."""
     offset_near_vox: float = 0.5
@@ -257,8 +257,9 @@ def _fold_biases(scores: Sequence[CaseScore], key: int, params: PolicyParams) ->
     parts = _large_folds(_offsets(scores, key, {}, params), scores, params)
     if not parts:
         return {}
-    first, *_ = (part for _, part in sorted(parts.items()))
-    biases = {fold: _mode_of_differences(part, first) for fold, part in parts.items()}
+    first, *others = sorted(parts)
+    biases = {first: 0.0}
+    biases |= {fold: _mode_of_differences(parts[fold], parts[first]) for fold in others}
     differ = max(biases.values()) - min(biases.values()) > params.min_fold_bias_vox
     return biases if differ else {}
 
