@@ -21,6 +21,7 @@ from raysegclean.methods.base import Verdict
 from raysegclean.preparing import begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
 from raysegclean.stages.asking import answered
+from raysegclean.stages.blending import blend
 from raysegclean.stages.correcting import correct
 from raysegclean.stages.gathering import gather, voter_notes
 from raysegclean.stages.proposing import propose
@@ -104,6 +105,7 @@ def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
     policy = session.method.policy(evidence, session.params)
     proposals, verdict = answered(session, proposals, policy)
     proposals, verdict = correct(session, proposals, evidence, verdict)
+    proposals, verdict = blend(session, proposals, evidence, verdict)
     settlement = settle(session, proposals, verdict)
     if session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)

@@ -21,6 +21,7 @@ from math import ceil, sqrt
 import edt
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.errors import ConfigError
@@ -28,11 +29,13 @@ from raysegclean.errors import ConfigError
 __all__ = [
     "OFFSET_LIMIT_VOX",
     "OffsetSums",
+    "along_band",
     "axis_ratios",
     "boundary_sums",
     "distance_halo_vox",
     "fine_voxel_mm",
     "nearest_class",
+    "offset_halo_vox",
     "shift_halo_vox",
     "shift_label",
     "signed_distance",
@@ -42,6 +45,8 @@ Spacing = tuple[float, float, float]
 _RATIO_STEPS = 64
 _OFFSET_STEPS = 256
 _BAND_VOX = 1.0
+_SMOOTH_VOX, _SMOOTH_REACH_VOX = 1.5, 4
+_FAR_VOX, _LEAST_WEIGHT = 4.0, 1e-3
 OFFSET_LIMIT_VOX = 5.0
 """Default clip of both distances in `boundary_sums`: beyond it, no outline was merely shifted."""
 
@@ -73,6 +78,41 @@ def distance_halo_vox(limit_vox: float, spacing_mm: Spacing | None = None) -> In
     """Return the halo that makes distances clipped at `limit_vox` exact inside a block's core."""
     z, y, x = (int((limit_vox + 0.5) / ratio) for ratio in axis_ratios(spacing_mm))
     return z, y, x
+
+
+def offset_halo_vox(
+    spacing_mm: Spacing | None = None, limit_vox: float = OFFSET_LIMIT_VOX
+) -> Index3:
+    """Return the halo of `boundary_sums`: distances that are exact as far as they are smoothed."""
+    z, y, x = distance_halo_vox(limit_vox, spacing_mm)
+    dz, dy, dx = _smooth_reach_vox(spacing_mm)
+    return z + dz, y + dy, x + dx
+
+
+def _smooth_reach_vox(spacing_mm: Spacing | None) -> Index3:
+    z, y, x = (int(_SMOOTH_REACH_VOX / ratio) for ratio in axis_ratios(spacing_mm))
+    return z, y, x
+
+
+def along_band(
+    offset_zyx: NDArray[np.float32], band_zyx: NDArray[np.bool_], spacing_mm: Spacing | None = None
+) -> NDArray[np.float32]:
+    """Return the mean offset of the band around each voxel: what a coarse look at it would see.
+
+    Gaussian weights of 1.5 voxels of the finest axis, up to 4 away; offsets beyond 4 voxels count
+    as 4, and 0 is returned where no band is near.
+    """
+    sigma = [_SMOOTH_VOX / ratio for ratio in axis_ratios(spacing_mm)]
+    reach = _smooth_reach_vox(spacing_mm)
+
+    def blurred(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = ndimage.gaussian_filter(values, sigma, mode="nearest", radius=reach)
+        return np.asarray(out, np.float32)
+
+    inside = band_zyx.astype(np.float32)
+    near = np.clip(offset_zyx, -_FAR_VOX, _FAR_VOX) * inside
+    mean = blurred(near) / np.maximum(blurred(inside), np.float32(_LEAST_WEIGHT))
+    return np.asarray(mean, np.float32)
 
 
 def signed_distance(
@@ -159,29 +199,30 @@ def nearest_class(
 class OffsetSums:
     """How far the given boundary lies outside the predicted one: a mergeable record per class.
 
-    `sums[c] = (total, squares, voxels)`: the sum of q, the sum of q * q and the number of voxels,
-    where q is the offset of one voxel in steps of 1/256 voxel. Integers, so that merging is exact,
-    associative and commutative.
+    `sums[c] = (total, squares, voxels, fine)`: the sum of q, the sum of q * q, the number of
+    voxels, and the sum of r * r, where q is the offset of one voxel in steps of 1/256 voxel, and r
+    is what it differs by from the offsets around it (`along_band`). Integers, so that merging is
+    exact, associative and commutative.
     """
 
-    sums: Mapping[int, tuple[int, int, int]]
+    sums: Mapping[int, tuple[int, int, int, int]]
 
     @classmethod
     def zero(cls, classes: Sequence[int]) -> "OffsetSums":
         """Return the neutral element for these classes."""
-        return cls({int(value): (0, 0, 0) for value in classes})
+        return cls({int(value): _NONE for value in classes})
 
     def merge(self, other: "OffsetSums") -> "OffsetSums":
         """Return the record of both parts together."""
         merged = dict(self.sums)
-        for value, (total, squares, voxels) in other.sums.items():
-            mine = merged.get(value, (0, 0, 0))
-            merged[value] = (mine[0] + total, mine[1] + squares, mine[2] + voxels)
+        for value, (total, squares, voxels, fine) in other.sums.items():
+            mine = merged.get(value, _NONE)
+            merged[value] = (mine[0] + total, mine[1] + squares, mine[2] + voxels, mine[3] + fine)
         return OffsetSums(merged)
 
     def voxels(self, *classes: int) -> int:
         """Return the number of boundary voxels measured for these classes together."""
-        return sum(self.sums.get(value, (0, 0, 0))[2] for value in classes)
+        return sum(self.sums.get(value, _NONE)[2] for value in classes)
 
     def mean_vox(self, *classes: int) -> float:
         """Return the mean offset in voxels of the finest axis; positive: the given label is larger.
@@ -189,7 +230,7 @@ class OffsetSums:
         NaN when nothing was measured.
         """
         voxels = self.voxels(*classes)
-        total = sum(self.sums.get(value, (0, 0, 0))[0] for value in classes)
+        total = sum(self.sums.get(value, _NONE)[0] for value in classes)
         return total / (voxels * _OFFSET_STEPS) if voxels else float("nan")
 
     def spread_vox(self, *classes: int) -> float:
@@ -197,9 +238,21 @@ class OffsetSums:
         voxels = self.voxels(*classes)
         if not voxels:
             return float("nan")
-        squares = sum(self.sums.get(value, (0, 0, 0))[1] for value in classes)
+        squares = sum(self.sums.get(value, _NONE)[1] for value in classes)
         variance = squares / (voxels * _OFFSET_STEPS**2) - self.mean_vox(*classes) ** 2
         return sqrt(max(0.0, variance))
+
+    def roughness_vox(self, *classes: int) -> float:
+        """Return the spread of the offset from place to place, what varies slowly taken out.
+
+        Networks draw smooth outlines, so this is how rough the given one is; NaN without voxels.
+        """
+        voxels = self.voxels(*classes)
+        fine = sum(self.sums.get(value, _NONE)[3] for value in classes)
+        return sqrt(fine / (voxels * _OFFSET_STEPS**2)) if voxels else float("nan")
+
+
+_NONE = (0, 0, 0, 0)
 
 
 def boundary_sums(
@@ -223,7 +276,7 @@ def boundary_sums(
         predicted_zyx: the same voxels of the prediction.
         classes: foreground values.
         core: the voxels to count, in the block's own coordinates.
-        limit_vox: clip; the halo must be `distance_halo_vox(limit_vox, spacing_mm)` or reach the
+        limit_vox: clip; the halo must be `offset_halo_vox(spacing_mm, limit_vox)` or reach the
             border of the case.
         spacing_mm: voxel edges (z, y, x); None means isotropic.
     """
@@ -231,18 +284,30 @@ def boundary_sums(
         raise ConfigError(
             f"limit_vox must be at least 2 to see the band's classes, got {limit_vox}"
         )
-    result = {int(value): (0, 0, 0) for value in classes}
+    result = dict(OffsetSums.zero(classes).sums)
     psi = signed_distance(np.isin(predicted_zyx, classes), spacing_mm, limit_vox=limit_vox)
-    band = np.abs(psi[core.slices]) < _BAND_VOX
-    if band.any():
+    band = np.abs(psi) < _BAND_VOX
+    inside = core.slices
+    counted = band[inside]
+    if counted.any():
         phi = signed_distance(np.isin(given_zyx, classes), spacing_mm, limit_vox=limit_vox)
-        nearest = nearest_class(predicted_zyx, classes, spacing_mm=spacing_mm, limit_vox=limit_vox)[
-            core.slices
-        ][band]
-        steps = np.rint((phi - psi)[core.slices][band] * _OFFSET_STEPS).astype(np.int64)
+        nearest = nearest_class(predicted_zyx, classes, spacing_mm=spacing_mm, limit_vox=limit_vox)
+        nearest = nearest[inside][counted]
+        offset = phi - psi
+        coarse = along_band(offset, band, spacing_mm)
+        fine = np.clip(offset, -_FAR_VOX, _FAR_VOX) - coarse
+        steps, rough = (
+            np.rint(part[inside][counted] * _OFFSET_STEPS).astype(np.int64)
+            for part in (offset, fine)
+        )
         for value in result:
-            mine = steps[nearest == value]
-            result[value] = (int(mine.sum()), int((mine * mine).sum()), int(mine.size))
+            mine, its = steps[nearest == value], rough[nearest == value]
+            result[value] = (
+                int(mine.sum()),
+                int((mine * mine).sum()),
+                int(mine.size),
+                int((its * its).sum()),
+            )
     return OffsetSums(result)
 
 

@@ -44,6 +44,8 @@ class Action(StrEnum):
     REPLACE = "replace"
     FILL = "fill"
     """The label lacks the structure: it is taken from the networks."""
+    BLEND = "blend"
+    """As replace; and the outline is drawn towards the networks' (`core.blending`)."""
     CORRECT = "correct"
     """The voxel corrector took over."""
     REVIEW = "review"
@@ -67,6 +69,8 @@ class ClassScore:
     both_vox: int
     spread_vox: float = float("nan")
     """Standard deviation of the offset along the boundary; NaN where it was not measured."""
+    roughness_vox: float = float("nan")
+    """The part of it that changes from voxel to voxel (`OffsetSums.roughness_vox`)."""
     candidates: Mapping[Kind, Counts] = field(default_factory=dict)
     """Per kind of change, candidates by level of confidence: n counts, level i standing for
     confidences in [i / n, (i + 1) / n). Level 0 (no agreement of the voters) is not used. Without
@@ -109,9 +113,9 @@ class ClassDecision:
     """For `shift`: by how much this Dice must exceed that of the given label; negative: by how much
     it may be lower."""
     above: Mapping[Kind, float] = field(default_factory=dict)
-    """For `replace` and `fill`: a candidate of this kind is taken at or above this confidence; a
-    kind that is missing is not taken. `removed` goes by the given class, the other two by the
-    candidate."""
+    """For `replace`, `blend` and `fill`: a candidate of this kind is taken at or above this
+    confidence; a kind that is missing is not taken. `removed` goes by the given class, the other
+    two by the candidate."""
     offset_vox: float = float("nan")
     """Offset from the archive's central value, where it was measured."""
     posterior: float = 0.0

@@ -29,9 +29,11 @@ from raysegclean.core.casescore import (
 )
 from raysegclean.core.missing import forgotten
 from raysegclean.core.robust import Values
+from raysegclean.core.rough import rough_groups
 from raysegclean.core.suspects import (
     CORRUPTION,
     FOREGROUND,
+    ROUGHNESS,
     Flags,
     Group,
     Offsets,
@@ -67,12 +69,14 @@ def decide(
 ) -> dict[str, CaseDecision]:
     """Return the decision of the default policy for every case.
 
-    (a) Of two ways of drawing the wrong one is moved onto the other (`core.ways`). (b) Where the
-    boundary of the foreground, or of one class, lies off the archive's central offset by more than
-    max(floor, sds x robust sd), it is shifted back. (c) Cases that form a noisy group by their
-    rate of candidates, or by corruption score, take the candidates that the group has in excess of
-    the clean cases (`suspects.excess_threshold`). (d) A class that the label lacks, and the
-    networks see at its usual size, is taken from them (`core.missing`). (e) All others are kept.
+    (a) Of two ways of drawing the wrong one is moved onto the other (`core.ways`). (b) Cases that
+    are rough (`core.rough`), or form a noisy group by their rate of candidates or by corruption
+    score, take the candidates that the group has in excess of the clean cases
+    (`suspects.excess_threshold`), and are open to `core.blending`. (c) Where the boundary of the
+    foreground, or of one class, lies off the archive's central offset by more than max(floor, sds x
+    robust sd), it is shifted back, unless the outline is rough. (d) A class that the label lacks,
+    and the networks see at its usual size, is taken from them (`core.missing`). (e) All others are
+    kept.
     A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its
     cases go to a person.
 
@@ -103,10 +107,14 @@ def decide(
 def two_ways(
     scores: Sequence[CaseScore], params: PolicyParams, trusted: Sequence[CaseScore] = ()
 ) -> dict[int, SecondWay]:
-    """Return, for each class that is drawn in two ways, the wrong one (`core.ways`)."""
+    """Return, for each class that is drawn in two ways, the wrong one (`core.ways`).
+
+    Cases that lack a class, or are rough, were not drawn in one of two ways.
+    """
     classes = sorted({c for s in scores for c in s.classes})
-    lacking = (forgotten(of_key(scores, c), params) for c in classes)
-    return second_ways(scores, classes, ~_any_of(lacking, len(scores)), params, trusted)
+    apart = [forgotten(of_key(scores, c), params) for c in classes]
+    apart += [g.members for g in rough_groups(scores, [FOREGROUND, *classes], params)]
+    return second_ways(scores, classes, ~_any_of(apart, len(scores)), params, trusted)
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,9 @@ class _Archive:
             return ClassDecision(Action.FILL, why, above=taken, offset_vox=offset)
         if value in self.ways and self.ways[value].members[row]:
             return self._as_the_others(self.ways[value], row, offset)
+        rough = self._in_group(row, value, rough=True)
+        if rough is not None:
+            return rough
         # Of two ways of drawing none is the centre of the archive.
         shift, doubt = (None, "") if value in self.ways else self._shift_vox(row, value)
         if shift is not None and not doubt:
@@ -172,21 +183,29 @@ class _Archive:
             amount, fit = self.params.shift_gain * shift, self.params.min_fit
             gain = self.params.min_fit_gain
             return ClassDecision(Action.SHIFT, why, amount, fit, gain, offset_vox=offset)
-        for group, above in zip(self.groups, self.above, strict=True):
-            if group.members[row] and group.key in (FOREGROUND, value) and above[value]:
-                return ClassDecision(
-                    Action.REPLACE,
-                    _why_replace(group, row),
-                    above=above[value],
-                    offset_vox=offset,
-                    posterior=float(group.posterior[row]),
-                )
+        noisy = self._in_group(row, value, rough=False)
+        if noisy is not None:
+            return noisy
         if shift is not None:
             why = f"boundary off by {shift:+.2f} voxels, {doubt}"
             return ClassDecision(Action.REVIEW, why, offset_vox=offset)
         usual = value not in self.ways or self.ways[value].is_known
         why = "like most cases" if usual else _TWO_WAYS
         return ClassDecision(Action.KEEP, why, offset_vox=offset)
+
+    def _in_group(self, row: int, value: int, *, rough: bool) -> ClassDecision | None:
+        """Return the decision for a member of a noisy group, found by roughness or otherwise."""
+        for group, above in zip(self.groups, self.above, strict=True):
+            mine = group.members[row] and group.key in (FOREGROUND, value)
+            if mine and (group.evidence == ROUGHNESS) is rough and (rough or above[value]):
+                return ClassDecision(
+                    Action.REPLACE,
+                    _why_replace(group, row),
+                    above=above[value],
+                    offset_vox=float(self.offsets[value].from_centre[row]),
+                    posterior=float(group.posterior[row]),
+                )
+        return None
 
     def _as_the_others(self, way: SecondWay, row: int, offset_vox: float) -> ClassDecision:
         return ClassDecision(
@@ -252,19 +271,22 @@ def _groups(
 ) -> list[Group]:
     """Return the noisy groups that are more than what shifts explain.
 
-    Shifts are undone first; but without the shifted cases a group may be too small to be seen. One
-    that consists of them mostly is their shadow, and its other members are chance.
+    Rough cases come first, because no shift makes an outline rough. Then shifts are undone; but
+    without the shifted cases a group may be too small to be seen. One that consists of them mostly
+    is their shadow, and its other members are chance.
     """
+    rough = rough_groups(scores, keys, params)
     if any(not way.is_known for way in ways.values()):
-        return []  # either heap would pass for a group beside the other
-    explained = _any_of((way.members for way in ways.values()), len(scores))
-    found = find_groups(scores, keys, explained, params)
-    return [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
+        return rough  # either heap would pass for a group beside the other
+    members = [group.members for group in rough] + [way.members for way in ways.values()]
+    found = find_groups(scores, keys, _any_of(members, len(scores)), params)
+    return rough + [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
 
 
 def _why_replace(group: Group, row: int) -> str:
     what = "the foreground" if group.key == FOREGROUND else f"class {group.key}"
-    seen = "corruption score" if group.evidence == CORRUPTION else f"{group.evidence} voxels"
+    named = (CORRUPTION, ROUGHNESS)
+    seen = group.evidence if group.evidence in named else f"{group.evidence} voxels"
     chance = float(group.posterior[row])
     return f"{seen} of {what} like those of the noisy cases (posterior {chance:.2f})"
 

@@ -54,6 +54,8 @@ class Reason(IntEnum):
     """Transition matrix: another true class is more probable, given label and prediction."""
     VOTE = 7
     """Several methods agree; 128 and above say which (`vote_reason`)."""
+    BLEND = 8
+    """The outline of a noisy case was drawn towards the networks'."""
 
 
 VOTE_BIT = 128

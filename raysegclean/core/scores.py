@@ -14,7 +14,7 @@ from raysegclean.core.casescore import (
     Counts,
     Kind,
 )
-from raysegclean.core.rules import Actions
+from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.stats import KINDS, NATS_SCALE, CaseStats
 
 __all__ = ["case_actions", "case_score"]
@@ -27,6 +27,7 @@ def case_score(case: str, stats: CaseStats, offsets: OffsetSums, fold: int = 0) 
         offset_vox=offsets.mean_vox(*channels),
         boundary_vox=offsets.voxels(*channels),
         spread_vox=offsets.spread_vox(*channels),
+        roughness_vox=offsets.roughness_vox(*channels),
         nats=int(stats.cross_entropy[0]) / NATS_SCALE,
         union_vox=stats.foreground_vox,
         given_vox=int(stats.given_vox[1:].sum()),
@@ -44,6 +45,7 @@ def _class_score(channel: int, stats: CaseStats, offsets: OffsetSums) -> ClassSc
         offset_vox=offsets.mean_vox(channel),
         boundary_vox=offsets.voxels(channel),
         spread_vox=offsets.spread_vox(channel),
+        roughness_vox=offsets.roughness_vox(channel),
         nats=int(stats.cross_entropy[channel]) / NATS_SCALE,
         union_vox=int(given[channel] + predicted[channel] - both[channel]),
         given_vox=int(given[channel]),
@@ -64,8 +66,12 @@ def case_actions(decision: CaseDecision) -> Actions:
         shift_vox={c: d.shift_vox for c, d in _with(decision, Action.SHIFT)},
         min_fit={c: d.min_fit for c, d in _with(decision, Action.SHIFT) if d.min_fit},
         fit_gain={c: d.fit_gain for c, d in _with(decision, Action.SHIFT) if d.fit_gain},
-        replace_above={c: dict(d.above) for c, d in _with(decision, Action.REPLACE, Action.FILL)},
+        replace_above={
+            c: dict(d.above) for c, d in _with(decision, Action.REPLACE, Action.BLEND, Action.FILL)
+        },
         fills=any(_with(decision, Action.FILL)),
+        correct=frozenset(c for c, _ in _with(decision, Action.BLEND)),
+        correct_reason=Reason.BLEND if any(_with(decision, Action.BLEND)) else Reason.CORRECT,
     )
 
 

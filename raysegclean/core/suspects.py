@@ -1,6 +1,6 @@
 """Which cases stand out from the archive, by which evidence: a pure function of their scores.
 
-Three kinds of evidence, from the strongest to the weakest:
+Beside roughness (`core.rough`), three kinds of evidence, from the strongest to the weakest:
 
 - the mean offset of the boundary against the archive's central offset;
 - the rate of candidates of one kind (added, removed) per voxel of boundary: an outline that was
@@ -29,6 +29,7 @@ __all__ = [
     "CORRUPTION",
     "FOREGROUND",
     "LEAST_SHIFT_VOX",
+    "ROUGHNESS",
     "Flags",
     "Group",
     "Offsets",
@@ -37,15 +38,17 @@ __all__ = [
     "excess_threshold",
     "find_groups",
     "is_learnt",
+    "level_folds",
     "of_key",
     "offsets_of",
+    "upper_group",
 ]
 
 FOREGROUND = 0
 """Key of the foreground as a whole, beside the class values."""
 
-CORRUPTION = "corruption"
-"""Name of the evidence beside the kinds of candidates."""
+CORRUPTION, ROUGHNESS = "corruption", "roughness"
+"""Names of the evidence beside the kinds of candidates."""
 
 Flags = NDArray[np.bool_]
 _MAX_GROUPS = 4
@@ -120,6 +123,12 @@ class PolicyParams:
     """Fewer cases than this form no groups: two components are then found by chance too often."""
     min_separation: float = 2.0
     """Ashman's D from which two components count as two groups."""
+    min_rough_separation: float = 4.0
+    """Ashman's D from which rough outlines count as a group: below, it holds clean cases too."""
+    rough_posterior: float = 0.9
+    """Probability from which a case belongs to it: such a group is known well or not at all."""
+    min_roughness: float = 0.1
+    """How much rougher they must be, as a difference of logs; a bias of one voxel makes 0.05."""
     min_corruption: float = 0.3
     """How many sds the group's log corruption score must lie above that of the others."""
     harm_weight: float = 1.0
@@ -135,6 +144,7 @@ class PolicyParams:
             "max_flagged",
             "posterior",
             "way_posterior",
+            "rough_posterior",
             "fill_confidence",
             "min_confidence",
         ):
@@ -284,7 +294,7 @@ class Group:
 
     key: int
     evidence: str
-    """A `Kind`, or `CORRUPTION`."""
+    """A `Kind`, `CORRUPTION` or `ROUGHNESS`."""
     members: Flags
     posterior: Values
     strength: float
@@ -315,10 +325,8 @@ def _groups_of(
 ) -> list[Group]:
     """Return the groups of one key, the strongest first."""
     mine = of_key(scores, key)
-    rates = {
-        k.value: _level_folds(_log_rates(mine, k, params), scores, params)
-        for k in (Kind.ADDED, Kind.REMOVED)
-    }
+    rates = {k.value: _log_rates(mine, k, params) for k in (Kind.ADDED, Kind.REMOVED)}
+    rates = {name: level_folds(values, scores, params) for name, values in rates.items()}
     corruption = {CORRUPTION: np.array([s.log_corruption for s in mine])}
     groups: list[Group] = []
     while len(groups) < _MAX_GROUPS:
@@ -339,7 +347,7 @@ def _upper_groups(
     left: Flags,
     params: PolicyParams,
 ) -> list[Group]:
-    found = [_upper_group(key, name, v, scores, left, params) for name, v in evidence.items()]
+    found = [upper_group(key, name, v, scores, left, params) for name, v in evidence.items()]
     return [group for group in found if group is not None]
 
 
@@ -363,7 +371,7 @@ def _log_rates(scores: Sequence[ClassScore], kind: Kind, params: PolicyParams) -
     return out
 
 
-def _level_folds(values: Values, scores: Sequence[CaseScore], params: PolicyParams) -> Values:
+def level_folds(values: Values, scores: Sequence[CaseScore], params: PolicyParams) -> Values:
     """Return the values less their fold's median, where folds are large and differ by much."""
     parts = _large_folds(values, scores, params)
     if not parts:
@@ -374,7 +382,7 @@ def _level_folds(values: Values, scores: Sequence[CaseScore], params: PolicyPara
     return np.asarray(values - np.array([medians[s.fold] for s in scores]), np.float64)
 
 
-def _upper_group(
+def upper_group(
     key: int,
     evidence: str,
     values: Values,
@@ -382,6 +390,7 @@ def _upper_group(
     left: Flags,
     params: PolicyParams,
 ) -> Group | None:
+    """Return the cases out of `left` that stand out upwards by `values`, if they are a group."""
     usable = left & np.isfinite(values)
     if usable.sum() < params.min_group_cases:
         return None

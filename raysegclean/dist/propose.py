@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.core.boundary import OFFSET_LIMIT_VOX, boundary_sums, distance_halo_vox
+from raysegclean.core.boundary import boundary_sums, offset_halo_vox
 from raysegclean.core.evidence import Evidence, EvidenceSum
 from raysegclean.core.geometry import Box
 from raysegclean.core.items import ShardTask
@@ -127,7 +127,7 @@ class MeasureStage:
         """Read label and proposal with the halo of the distances."""
         case = self._cases[task.case]
         core = case.grid(self._plan.shard_vox).box(task.index_zyx)
-        halo = distance_halo_vox(OFFSET_LIMIT_VOX, case.spacing_mm)
+        halo = offset_halo_vox(case.spacing_mm)
         window = core.grown(halo).clipped(Box.whole(case.shape_zyx))
         given, trusted = labels_of(self._reader, self._plan, case, window)
         folder = ProposalFolder.of(self._store, self._plan, case, self._job.keys[task.case])

@@ -11,8 +11,8 @@ from raysegclean.core.boundary import (
     OffsetSums,
     axis_ratios,
     boundary_sums,
-    distance_halo_vox,
     nearest_class,
+    offset_halo_vox,
     shift_halo_vox,
     shift_label,
     signed_distance,
@@ -159,7 +159,7 @@ def test_offsets_of_blocks_merge_to_those_of_the_case(seed, shape, shard, spacin
     kwargs = {"classes": (1, 2), "limit_vox": limit, "spacing_mm": spacing_mm}
     whole = boundary_sums(given_zyx, predicted_zyx, core=Box.whole(shape), **kwargs)
     merged = OffsetSums.zero((1, 2))
-    for core, window in blocks(shape, shard, distance_halo_vox(limit, spacing_mm)):
+    for core, window in blocks(shape, shard, offset_halo_vox(spacing_mm, limit)):
         part = boundary_sums(
             given_zyx[window.slices],
             predicted_zyx[window.slices],
