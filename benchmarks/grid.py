@@ -167,7 +167,7 @@ DATA: Mapping[str, Data] = {
     ),
     "hippocampus": Data(
         ("boundary", "polygon", "bias", "markov", "drop", "none", "bias-one", *ALL, *FEW_NAMES),
-        {**TRAIN["hippocampus"], "steps": 700},
+        {**TRAIN["hippocampus"], "steps": 850},
     ),
     "lung": Data(("boundary", "polygon", "none"), TRAIN["lung"], patients=160),
     "crowd": Data(("crowd", "crowd-trusted"), TRAIN["crowd"], network={"dims": 2}),
