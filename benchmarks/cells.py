@@ -1,9 +1,12 @@
 """What the two benchmarks share: places, cells on disk, real data, and baselines without a method.
 
-A cell is one measurement, kept as one JSON file under bench/ (which git ignores); what is there is
-never measured again. Real data is read where it lies and only ever copied into bench/.
+A cell is one measurement, kept as one JSON file: those of `quality.py` under bench/, which git
+ignores; those of `methods.py`, compressed, under benchmarks/measured/, because all of them take
+more than a working day. What is there is never measured again. Real data is read where it lies and
+only ever copied into bench/.
 """
 
+import gzip
 import json
 import os
 import re
@@ -28,6 +31,7 @@ from raysegclean.store.score import ScoreRow, score_labels
 __all__ = [
     "BENCH",
     "LABEL",
+    "MEASURED",
     "NIFTI",
     "ROOT",
     "TRUTH",
@@ -38,6 +42,7 @@ __all__ = [
     "default_source",
     "ingest",
     "mean_bias",
+    "read_cell",
     "read_cells",
     "shifted",
     "write_cell",
@@ -45,6 +50,7 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"
+MEASURED = ROOT / "benchmarks" / "measured"
 LABEL, TRUTH = "given", "given_truth"
 Label = NDArray[np.integer[Any]]
 Change = Callable[[str, Label], Label]
@@ -93,17 +99,33 @@ def _some(folder: Path, patient_regex: str, patients: int, target: Path) -> Path
     return target
 
 
-def read_cells(folder: Path, names: str = "*.json") -> list[dict[str, Any]]:
+def read_cells(folder: Path, names: str = "*.json*") -> list[dict[str, Any]]:
     """Return the cells of a folder whose file names match, sorted by name."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(names))]
+    return [read_cell(path) for path in sorted(folder.glob(names)) if path.suffix != ".part"]
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """Return one cell; a name that ends in .gz is that of a compressed one."""
+    data = path.read_bytes()
+    cell: dict[str, Any] = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    return cell
 
 
 def write_cell(path: Path, cell: Mapping[str, Any]) -> None:
-    """Write a cell, whole or not at all."""
+    """Write a cell, whole or not at all; numbers keep six digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_rounded(cell), separators=(",", ":")).encode()
     draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(cell))
+    draft.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
     draft.replace(path)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def changed_rows(

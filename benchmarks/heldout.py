@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from archives import open_archive, trusted_cases
-from cells import BENCH, LABEL, TRUTH
-from grid import SCENARIOS
-from running import Key, config_of, label_of
+from cells import BENCH, LABEL, MEASURED, TRUTH
+from grid import METHODS, SCENARIOS
+from running import Key, clean_here, config_of, label_of
 from winners import chooses
 
 from raysegclean.core.geometry import Box
@@ -39,7 +39,7 @@ SIDES = (True, False)
 
 def held_out_path(key: Key) -> Path:
     """Return where a held-out cell is kept."""
-    return FOLDER / f"{key.name}.json"
+    return MEASURED / "heldout" / f"{key.name}.json.gz"
 
 
 def held_out(key: Key, source: Path) -> dict[str, Any]:
@@ -49,6 +49,8 @@ def held_out(key: Key, source: Path) -> dict[str, Any]:
     """
     archive = open_archive(source, key.data, SCENARIOS[key.scenario], key.seed)
     label = {"given": LABEL, "truth": TRUTH}.get(key.line, label_of(key))
+    if key.line in METHODS:
+        clean_here(key, archive)
     plan = _plan(key, archive)
     cases = set(archive.case_ids()) - trusted_cases(archive, SCENARIOS[key.scenario])
     halves = {side: sorted(c for c in cases if _chooses(archive, c) is side) for side in SIDES}

@@ -1,9 +1,10 @@
 """Every method on every noise: writes docs/scoreboard.md and docs/which-method.md.
 
 `python benchmarks/methods.py [--data NAME] [--scenario NAME] [--method LINE] [--seed N]` runs the
-cells that are missing, each kept under bench/methods, and rewrites the page. It can be stopped at
-any time and goes on where it stopped; `--minutes N` starts no new cell after that. A cell that
-fails is recorded with its error and stops no other; `--retry` runs the failed ones again.
+cells that are missing, each kept under benchmarks/measured, and rewrites the page. It can be
+stopped at any time and goes on where it stopped, on another machine too; `--minutes N` starts no
+new cell after that. Cells that other settings, or an older revision, gave are measured again. A
+cell that fails is recorded with its error and stops no other; `--retry` runs the failed ones again.
 `--heldout` trains networks on the labels of the best lines; `--published` repeats the settings of
 the papers. Tables of what there is: benchmarks/grid.py.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from advice import advice
 from archives import Unavailable
-from cells import BENCH, ROOT, default_source, read_cells, write_cell
+from cells import MEASURED, ROOT, default_source, read_cell, read_cells, write_cell
 from grid import BASELINES, DATA, HELD_OUT, METHODS, PUBLISHED, SCENARIOS, names
 from heldout import held_out, held_out_path
 from running import Key, measure
@@ -29,9 +30,9 @@ from raysegclean.errors import told
 
 __all__ = ["main"]
 
-FOLDER = BENCH / "methods"
 PAGE = ROOT / "docs" / "scoreboard.md"
 ADVICE = ROOT / "docs" / "which-method.md"
+KEY = ("data", "scenario", "line", "seed")
 BEST = 3
 """Lines per scenario whose labels train a network."""
 
@@ -46,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.page_only:
         _run_all(options, deadline)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    cells = read_cells(FOLDER / "cells")
-    PAGE.write_text(page(cells, read_cells(FOLDER / "heldout")))
+    cells = _current("cells")
+    PAGE.write_text(page(cells, _current("heldout")))
     ADVICE.write_text(advice(cells))
     return 0
 
@@ -89,8 +90,11 @@ def _run_all(options: argparse.Namespace, deadline: float) -> None:
 
 def _once(key: Key, path: Path, work: Measure, options: argparse.Namespace) -> None:
     """Measure one cell, unless it is there."""
-    if path.exists() and not (options.retry and "failed" in read_cells(path.parent, path.name)[0]):
-        return
+    if path.exists():
+        cell = read_cell(path)
+        stale = cell.get("measured_with") != key.measured_with
+        if not (stale or (options.retry and "failed" in cell)):
+            return
     started = time.monotonic()
     print(f"{key.name} ...", file=sys.stderr, end=" ", flush=True)
     try:
@@ -104,6 +108,15 @@ def _once(key: Key, path: Path, work: Measure, options: argparse.Namespace) -> N
     write_cell(path, cell)
     what = cell.get("failed", "done")
     print(f"{what}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+def _current(part: str, names: str = "*.json.gz") -> list[dict[str, Any]]:
+    """Return the cells that today's settings and revision gave."""
+    return [
+        cell
+        for cell in read_cells(MEASURED / part, names)
+        if Key(*(cell[name] for name in KEY)).measured_with == cell["measured_with"]
+    ]
 
 
 def _wanted(options: argparse.Namespace, name: str, value: object) -> bool:
@@ -133,7 +146,7 @@ def _held_out_keys(options: argparse.Namespace) -> Iterator[Key]:
             seed = DATA[data].seeds[0]
             cells = [
                 cell
-                for cell in read_cells(FOLDER / "cells", f"{data}.{scenario}.*.s{seed}.json")
+                for cell in _current("cells", f"{data}.{scenario}.*.s{seed}.json.gz")
                 if cell["scenario"] == scenario
             ]
             best = [standing.line for standing in ranked(cells)[:BEST]]

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from archives import EXPERT, MAJORITY, Unavailable, noisy_cases, open_archive, t
 from cells import (
     BENCH,
     LABEL,
+    MEASURED,
     TRUTH,
     Change,
     argmax,
@@ -26,10 +27,22 @@ from cells import (
     shifted,
     write_cell,
 )
-from grid import BASELINES, DATA, METHODS, NO_NETWORK, PLAIN, SCENARIOS, Entry, owner
+from grid import (
+    BASELINES,
+    DATA,
+    METHODS,
+    NO_NETWORK,
+    PHANTOM,
+    PLAIN,
+    REVISION,
+    SCENARIOS,
+    Entry,
+    owner,
+)
 
 from raysegclean.check import check
 from raysegclean.config import Config, make_config
+from raysegclean.core.identity import digest
 from raysegclean.dist.cluster import connect
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import load_method, make_params
@@ -41,7 +54,7 @@ from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
 from raysegclean.store.score import score_archive
 
-__all__ = ["Key", "config_of", "label_of", "measure", "suspicions"]
+__all__ = ["Key", "clean_here", "config_of", "label_of", "measure", "suspicions"]
 
 FOLDER = BENCH / "methods"
 log = logging.getLogger("benchmark")
@@ -59,7 +72,7 @@ class Key:
     @property
     def path(self) -> Path:
         """Where the cell is kept."""
-        return FOLDER / "cells" / f"{self.name}.json"
+        return MEASURED / "cells" / f"{self.name}.json.gz"
 
     @property
     def name(self) -> str:
@@ -67,8 +80,17 @@ class Key:
         return f"{self.data}.{self.scenario}.{self.line.replace(' ', '_')}.s{self.seed}"
 
     def told(self) -> dict[str, Any]:
-        """Return the key as a cell says it."""
-        return asdict(self)
+        """Return the key as a cell says it, and what it was measured with."""
+        return asdict(self) | {"measured_with": self.measured_with}
+
+    @property
+    def measured_with(self) -> str:
+        """A digest of the settings, and of the revision of the package, that figures depend on.
+
+        Lines that are no method's own (given, truth) have the settings of the data alone.
+        """
+        entry = METHODS.get(self.line)
+        return digest(REVISION, DATA[self.data], PHANTOM, SCENARIOS[self.scenario], entry)
 
 
 def measure(key: Key, source: Path) -> dict[str, Any]:
@@ -87,10 +109,8 @@ def measure(key: Key, source: Path) -> dict[str, Any]:
 
 def _baseline(key: Key, archive: Archive) -> Change:
     if key.line == "argmax":
-        try:
-            return argmax(RunFolder(str(_run(key, "uncertainty"))))
-        except FileNotFoundError as error:
-            raise Unavailable(str(error)) from error
+        clean_here(replace(key, line="uncertainty"), archive)
+        return argmax(RunFolder(str(_run(key, "uncertainty"))))
     if key.line == "label shift":
         trusted = trusted_cases(archive, SCENARIOS[key.scenario])
         classes = sorted({int(v) for c in trusted for v in _values(archive, c)} - {0})
@@ -106,6 +126,8 @@ def _values(archive: Archive, case: str) -> Sequence[int]:
 
 def _cleaned(key: Key, archive: Archive, counted: Sequence[str]) -> dict[str, Any]:
     """Train what is missing, clean, and score."""
+    for line in METHODS[key.line].votes:
+        clean_here(replace(key, line=line), archive)
     config = config_of(key, archive)
     train_s = None
     if METHODS[key.line].family != NO_NETWORK:
@@ -176,16 +198,20 @@ def _params(key: Key, entry: Entry) -> Mapping[str, Any]:
     if entry.knows_share:
         params["alpha"] = round(1 - SCENARIOS[key.scenario].share, 6)
     if entry.votes:
-        voting = [Key(key.data, key.scenario, line, key.seed) for line in entry.votes]
-        missing = [one.line for one in voting if not _is_done(one)]
-        if missing:
-            raise Unavailable(f"it votes over the labels of {', '.join(missing)}; run them first")
+        voting = [replace(key, line=line) for line in entry.votes]
         params["labels"] = " ".join(label_of(one) for one in voting)
     return params
 
 
-def _is_done(key: Key) -> bool:
-    return key.path.exists() and "rows" in json.loads(key.path.read_text())
+def clean_here(key: Key, archive: Archive) -> None:
+    """Clean with a line whose figures are known, but whose run is not on this machine."""
+    if RunFolder(str(_run(key, key.line))).state().get("status") == "complete":
+        return
+    config = config_of(key, archive)
+    if METHODS[key.line].family != NO_NETWORK:
+        _trained(key, archive)
+    connect()
+    clean(config)
 
 
 def label_of(key: Key) -> str:

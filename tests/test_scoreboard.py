@@ -278,7 +278,10 @@ def test_a_cell_that_is_there_is_not_measured_again(tmp_path: Path, capsys: Any)
     for _ in range(2):
         _once(key, path, work, _parser().parse_args(["--retry"]))
     assert len(calls) == 3
-    assert '"rows": []' in path.read_text()
+    assert '"rows":[]' in path.read_text()
+    path.write_text(path.read_text().replace(key.measured_with, "of an older revision"))
+    _once(key, path, work, options)
+    assert len(calls) == 4, "other settings are another measurement"
 
 
 def test_the_table_of_methods_says_what_the_methods_say() -> None:

@@ -28,7 +28,7 @@ def fix_numerics(threads: int = 1) -> None:
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nobody here reads memory that was not written, and filling it takes a tenth of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def numeric_class(device: torch.device | str = "cpu", precision: str = "fp32") -> dict[str, str]:
