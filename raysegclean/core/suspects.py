@@ -114,8 +114,9 @@ class PolicyParams:
     posterior: float = 0.75
     """Probability from which a case belongs to a noisy group."""
     odd_sds: float = 4.0
-    """A case whose offset spreads along its outline by this many robust sds more than usual is
-    one that the networks do not understand: it leaves its noisy group."""
+    """A case whose offset spreads along its outline by this many robust sds more than usual, in
+    the archive and in its group, is one that the networks do not understand: it leaves the group.
+    """
     min_bic_gain: float = 20.0
     """How much better two components must be than one. Twice what is called very strong (Kass &
     Raftery 1995): between 10 and 20 the groups held clean cases that look like noisy ones."""
@@ -402,8 +403,9 @@ def upper_group(
     ):
         return None
     posterior = np.where(usable, mixture.posterior(values), 0.0)
-    odd = _odd(scores, params)
-    members = (posterior > params.posterior) & ~odd
+    likely = posterior > params.posterior
+    odd = _odd(scores, likely, params)
+    members = likely & ~odd
     if not 0 < members.sum() <= params.max_flagged * usable.sum():
         return None
     corruption = np.array([s.log_corruption for s in scores])
@@ -412,12 +414,19 @@ def upper_group(
     return Group(key, evidence, members, posterior, mixture.bic_gain)
 
 
-def _odd(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
-    """Return the cases in which label and networks differ by far more places than usual."""
+def _odd(scores: Sequence[ClassScore], near: Flags, params: PolicyParams) -> Flags:
+    """Return the cases in which label and networks differ by far more places than usual.
+
+    Usual both in the archive and in `near`: where all outlines of a group wander, none is odd.
+    """
     spread = np.array([s.spread_vox for s in scores])
-    known = spread[np.isfinite(spread)]
+    return _beyond_usual(spread, spread, params) & _beyond_usual(spread, spread[near], params)
+
+
+def _beyond_usual(spread: Values, others: Values, params: PolicyParams) -> Flags:
+    known = others[np.isfinite(others)]
     if known.size < params.min_cases:
-        return np.zeros(len(scores), bool)
+        return np.zeros(spread.size, bool)
     centre = float(np.median(known))
     usual = 1.4826 * float(np.median(np.abs(known - centre)))
     return np.asarray(np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual, np.bool_)

@@ -10,21 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from raysegclean.config import Config
-from raysegclean.dist.train_loop import model_key
 from raysegclean.methods.base import BUILT_IN
-from raysegclean.nets.networks import build_network
-from raysegclean.nets.unet import NetworkSpec
-from raysegclean.nets.weights import save_network
 from raysegclean.pipeline import clean
-from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 
-from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs
+from .scenes import BY_INTENSITY, LABEL, Scene, config_for, lend_networks, outputs, teach, two_blobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -36,24 +29,6 @@ MORE: Mapping[str, Mapping[str, Any]] = {
     "combine": {"params": {"labels": " ".join(VOTES)}},
 }
 """What a method needs beside its name."""
-
-
-class ByIntensity(nn.Module):
-    """Knows the class from the intensity alone, and is sure of it."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.head = nn.Conv3d(1, spec.classes, 1)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits: for each class a line that lies highest near the class's intensity."""
-        logits: torch.Tensor = self.head(image)
-        return logits
-
-
-def by_intensity(spec: NetworkSpec) -> nn.Module:
-    """Build it, as the config names it."""
-    return ByIntensity(spec)
 
 
 def write_scenes(uri: Path, *, noise: float) -> Archive:
@@ -137,7 +112,7 @@ def lose_every_other_commit(run: RunFolder) -> None:
 def test_labels_that_equal_sure_predictions_stay_as_they_are(
     plain_images: Archive, tmp_path: Path, method: str
 ) -> None:
-    network = {"name": f"{__name__}:by_intensity", "widths": [4], "strides": []}
+    network = BY_INTENSITY
     more: dict[str, Any] = {} if method == "multisa" else {"network": network}
     if method not in ("combine", "integrity"):
         config = config_of(method, plain_images, tmp_path / "lent", **more)
@@ -146,22 +121,3 @@ def test_labels_that_equal_sure_predictions_stay_as_they_are(
             teach(config, more["models"], plain_images)
     report = clean(config_of(method, plain_images, tmp_path / "run", **more))
     assert (report.exit_code, report.changed_vox) == (0, 0)
-
-
-def teach(config: Config, lender: str, archive: Archive) -> None:
-    """Write networks that know the intensities of the classes in the place of random ones."""
-    prepared = prepare(config)
-    plan = prepared.plan(config, gpu=False)
-    case = plan.cases[0]
-    values = plan.normaliser.apply(archive.image(case.case).read_all()[None], case.intensity)[0]
-    label = archive.label(case.case, LABEL).read_all()
-    levels = torch.tensor([float(values[label == value].mean()) for value in plan.classes])
-    network = build_network(plan.network, seed=0)
-    with torch.no_grad():
-        # -50 (x - level)^2 less what all classes share, which is no matter to a softmax.
-        network.head.weight.copy_(100 * levels.reshape(-1, 1, 1, 1, 1))
-        network.head.bias.copy_(-50 * levels**2)
-    for fold in range(plan.folds):
-        for member in range(plan.voters.members):
-            key = model_key(plan.train_key(), fold, member)
-            RunFolder(lender).store.put(key, save_network(network, plan.network))
