@@ -42,7 +42,7 @@ TRAIN: Mapping[str, Values] = {
     "hippocampus": {"steps": 350, "batch": 2, "patch_zyx": [24, 32, 24]},
     "lung": {"steps": 400, "batch": 4, "patch_zyx": [8, 40, 40]},
     "phantom": {"steps": 400, "batch": 2, "patch_zyx": [24, 40, 40], "lr": 0.02},
-    "crowd": {"steps": 300, "batch": 8, "patch_zyx": [1, 48, 48], "flips": ["y", "x"]},
+    "crowd": {"steps": 2000, "batch": 8, "patch_zyx": [1, 48, 48], "flips": ["y", "x"]},
 }
 """How the networks of each data set are trained."""
 

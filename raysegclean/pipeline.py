@@ -20,10 +20,8 @@ from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
 from raysegclean.preparing import begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
-from raysegclean.stages.asking import answered
-from raysegclean.stages.blending import blend
-from raysegclean.stages.correcting import correct
 from raysegclean.stages.gathering import gather, voter_notes
+from raysegclean.stages.judging import judge
 from raysegclean.stages.proposing import propose
 from raysegclean.stages.session import Session
 from raysegclean.stages.settling import Settlement, begin_output, settle
@@ -102,10 +100,7 @@ def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
     models = train(session, infos)
     proposals = propose(session, models)
     evidence = gather(session, proposals)
-    policy = session.method.policy(evidence, session.params)
-    proposals, verdict = answered(session, proposals, policy)
-    proposals, verdict = correct(session, proposals, evidence, verdict)
-    proposals, verdict = blend(session, proposals, evidence, verdict)
+    proposals, verdict = judge(session, proposals, evidence)
     settlement = settle(session, proposals, verdict)
     if session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)

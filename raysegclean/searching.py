@@ -21,9 +21,8 @@ from raysegclean.dist.search import Report, search
 from raysegclean.errors import RunConflict
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.preparing import begin, prepare
-from raysegclean.stages.asking import answered
-from raysegclean.stages.correcting import correct
 from raysegclean.stages.gathering import gather
+from raysegclean.stages.judging import judge
 from raysegclean.stages.proposing import Proposals, propose
 from raysegclean.stages.session import Session
 from raysegclean.stages.settling import rehearsed_dice
@@ -138,9 +137,7 @@ class Objective:
         models = train(session, prepared.infos, on_note=_Marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)
-        policy = session.method.policy(evidence, session.params)
-        proposals, verdict = answered(session, proposals, policy)
-        proposals, verdict = correct(session, proposals, evidence, verdict)
+        proposals, verdict = judge(session, proposals, evidence)
         return _score(session, proposals, evidence, verdict)
 
 
