@@ -49,7 +49,8 @@ clean case are defined in [results.md](results.md#measures). New here:
 - The default policy was developed on hippocampus: its rules for two ways of drawing and for
   forgotten structures were set after looking at `bias` and `drop` there, its thresholds for noisy
   groups after `boundary`, `polygon` and `markov`; how it finds the archive's centre, after
-  `boundary` on phantoms too. Read those as a fit.
+  `boundary` on phantoms too; what counts as rough, and how outlines are blended, after `markov`
+  and `polygon` on both. Read those as a fit.
 - Lines named `-published` are the papers' own rules, run with the first seed only, and
   `spatial-shift` moves all cases alike; all others are defaults.
 """
