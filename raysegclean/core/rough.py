@@ -6,6 +6,9 @@ count of candidates whether it was drawn like the others: outlines that wander, 
 few points or were cut off are rough, hard cases are not. An outline that is wider or narrower as a
 whole is as rough as before, so these cases are looked for first, and take no part in the search for
 two ways of drawing (`core.ways`).
+
+Not guaranteed: that rough is wrong. Where some cases have a finer outline than the rest, by a hand
+or an image of its own, and the networks do not follow it, they look the same.
 """
 
 from collections.abc import Sequence
