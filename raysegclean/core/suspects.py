@@ -417,19 +417,22 @@ def upper_group(
 def _odd(scores: Sequence[ClassScore], near: Flags, params: PolicyParams) -> Flags:
     """Return the cases in which label and networks differ by far more places than usual.
 
-    Usual both in the archive and in `near`: where all outlines of a group wander, none is odd.
+    Usual in the archive, and in `near` if that has cases enough to tell: where all outlines of a
+    group wander, none is odd.
     """
     spread = np.array([s.spread_vox for s in scores])
-    return _beyond_usual(spread, spread, params) & _beyond_usual(spread, spread[near], params)
+    known = np.isfinite(spread)
+    if known.sum() < params.min_cases:
+        return np.zeros(len(scores), bool)
+    limit = _usual_limit(spread[known], params)
+    if (near & known).sum() >= params.min_cases:
+        limit = max(limit, _usual_limit(spread[near & known], params))
+    return np.asarray(known & (spread > limit), np.bool_)
 
 
-def _beyond_usual(spread: Values, others: Values, params: PolicyParams) -> Flags:
-    known = others[np.isfinite(others)]
-    if known.size < params.min_cases:
-        return np.zeros(spread.size, bool)
-    centre = float(np.median(known))
-    usual = 1.4826 * float(np.median(np.abs(known - centre)))
-    return np.asarray(np.nan_to_num(spread, nan=centre) > centre + params.odd_sds * usual, np.bool_)
+def _usual_limit(spread: Values, params: PolicyParams) -> float:
+    centre = float(np.median(spread))
+    return centre + params.odd_sds * 1.4826 * float(np.median(np.abs(spread - centre)))
 
 
 def effect(group: Values, others: Values) -> float:
