@@ -112,9 +112,20 @@ def two_ways(
     Cases that lack a class, or are rough, were not drawn in one of two ways.
     """
     classes = sorted({c for s in scores for c in s.classes})
-    apart = [forgotten(of_key(scores, c), params) for c in classes]
-    apart += [g.members for g in rough_groups(scores, [FOREGROUND, *classes], params)]
-    return second_ways(scores, classes, ~_any_of(apart, len(scores)), params, trusted)
+    missing = {c: forgotten(of_key(scores, c), params) for c in classes}
+    rough = rough_groups(scores, [FOREGROUND, *classes], params)
+    return _ways(scores, missing, rough, params, trusted)
+
+
+def _ways(
+    scores: Sequence[CaseScore],
+    missing: Mapping[int, Flags],
+    rough: Sequence[Group],
+    params: PolicyParams,
+    trusted: Sequence[CaseScore],
+) -> dict[int, SecondWay]:
+    apart = _any_of([*missing.values(), *(group.members for group in rough)], len(scores))
+    return second_ways(scores, sorted(missing), ~apart, params, trusted)
 
 
 @dataclass(frozen=True)
@@ -146,9 +157,10 @@ class _Archive:
         missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
         # Where there are enough, trusted cases say themselves where a right boundary lies.
         by_heaps = len(trusted) < params.min_trusted
-        ways = two_ways(scores, params, trusted) if by_heaps else {}
+        rough = rough_groups(scores, keys, params)
+        ways = _ways(scores, missing, rough, params, trusted) if by_heaps else {}
         moved = _moved(offsets, ways, params)
-        groups = _groups(scores, keys, moved, ways, params)
+        groups = rough + _other_groups(scores, rough, moved, ways, params)
         clean = ~moved & ~_any_of((group.members for group in groups), len(scores))
         above = [
             {c: _thresholds(of_key(scores, c), g.members, clean, params) for c in keys[1:]}
@@ -262,25 +274,25 @@ def _any_of(parts: Iterable[Flags], cases: int) -> Flags:
     return np.asarray(np.any([np.zeros(cases, bool), *parts], axis=0), np.bool_)
 
 
-def _groups(
+def _other_groups(
     scores: Sequence[CaseScore],
-    keys: Sequence[int],
+    rough: Sequence[Group],
     moved: Flags,
     ways: Mapping[int, SecondWay],
     params: PolicyParams,
 ) -> list[Group]:
-    """Return the noisy groups that are more than what shifts explain.
+    """Return the noisy groups beside the rough ones that are more than what shifts explain.
 
-    Rough cases come first, because no shift makes an outline rough. Then shifts are undone; but
+    Rough cases came first, because no shift makes an outline rough. Then shifts are undone; but
     without the shifted cases a group may be too small to be seen. One that consists of them mostly
     is their shadow, and its other members are chance.
     """
-    rough = rough_groups(scores, keys, params)
     if any(not way.is_known for way in ways.values()):
-        return rough  # either heap would pass for a group beside the other
+        return []  # either heap would pass for a group beside the other
     members = [group.members for group in rough] + [way.members for way in ways.values()]
+    keys = [FOREGROUND, *sorted({c for s in scores for c in s.classes})]
     found = find_groups(scores, keys, _any_of(members, len(scores)), params)
-    return rough + [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
+    return [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
 
 
 def _why_replace(group: Group, row: int) -> str:
