@@ -16,7 +16,6 @@ __all__ = [
     "METHODS",
     "NO_NETWORK",
     "PHANTOM",
-    "PLAIN",
     "PUBLISHED",
     "RANKING",
     "REVISION",

@@ -33,7 +33,6 @@ from grid import (
     METHODS,
     NO_NETWORK,
     PHANTOM,
-    PLAIN,
     REVISION,
     SCENARIOS,
     Entry,
@@ -227,11 +226,12 @@ def _run(key: Key, line: str) -> Path:
 def _training_key(key: Key) -> Key:
     """Return the cell whose run trains the networks of this one.
 
-    Plain networks know nothing of trusted cases, so scenarios of one archive share them.
+    Only networks that learn from trusted cases know of them: scenarios of one archive share all
+    others.
     """
-    family = METHODS[key.line].family
-    scenario = SCENARIOS[key.scenario].place if family == PLAIN else key.scenario
-    return Key(key.data, scenario, owner(family), key.seed)
+    line = owner(METHODS[key.line].family)
+    scenario = key.scenario if METHODS[line].needs_trusted else SCENARIOS[key.scenario].place
+    return Key(key.data, scenario, line, key.seed)
 
 
 def _lender(key: Key, entry: Entry) -> str | None:
