@@ -103,9 +103,10 @@ class PolicyParams:
     """Ashman's D from which two heaps of offsets are two ways of drawing (`core.ways`)."""
     min_way_share: float = 0.3
     """Share of the cases that each heap must hold; fewer are cases that are off."""
-    min_way_misfit: float = 0.3
-    """How many sds the labels of one heap must fit the networks worse (log corruption, the mean of
-    the classes) to be the wrong one."""
+    min_way_misfit: float = 0.75
+    """How many sds the labels of one heap must fit the networks worse (log corruption, the median
+    of the classes) to be the wrong one. Right outlines were seen to fit worse by 0.3, because they
+    enclose less; wrong ones that wander fit worse by 1.5 and more."""
     way_fit_loss: float = 0.05
     """Networks that learnt two ways of drawing lie between them, so an outline that is moved from
     one onto the other may agree with them a little less."""

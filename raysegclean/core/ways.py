@@ -4,9 +4,9 @@ Where the offsets of the boundary form two clearly separate heaps, two people, o
 the outlines, each consistently. Networks trained on both learn something in between, so that the
 archive's central offset lies in one heap or the other by chance. The heap whose labels the
 networks find clearly less likely is taken for the wrong one, and moved onto the other as a whole:
-the distance between the heaps is known better than the offset of a single case. Where the networks
-find both as likely, nothing in the archive says which is right, and neither is moved. Trusted
-cases, even one, do say it.
+the distance between the heaps is known better than the offset of a single case. A small difference
+says nothing: a heap of wide outlines may fit better because it is wide. There neither is moved, for
+the right one would be lost as a whole. Trusted cases, even one, do say which is right.
 """
 
 from collections.abc import Sequence
@@ -147,10 +147,13 @@ def _takes_part(
 
 
 def _worse(scores: Sequence[CaseScore], key: int, heap: Flags, other: Flags) -> float:
-    """Return how many sds the heap fits the networks worse; for the foreground, per class."""
+    """Return how many sds the heap fits the networks worse.
+
+    For the foreground it is the median of the classes: one of them alone says nothing.
+    """
     keys = [key] if key != FOREGROUND else sorted({c for s in scores for c in s.classes})
     found = []
     for one in keys:
         corruption = np.array([score.log_corruption for score in of_key(scores, one)])
         found.append(effect(corruption[heap], corruption[other]))
-    return float(np.mean(found))
+    return float(np.median(found))

@@ -230,6 +230,31 @@ def test_of_two_ways_that_fit_alike_none_is_touched():
     assert all("in two ways and nothing tells" in d.why for d in found)
 
 
+def of_three_classes(scores, worse):
+    """The same cases with three classes, each fitting the networks so many times worse."""
+    out = []
+    for score in scores:
+        parts = [score.foreground, *score.classes.values()]
+        fits = [replace(one, nats=one.nats * w) for one, w in zip(parts, worse, strict=True)]
+        out.append(case(score.case, score.foreground, *fits))
+    return out
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        pytest.param((1.07, 1.07, 1.07), id="a third of a deviation, as one that is wider can"),
+        pytest.param((3.0, 1.0, 1.0), id="one class of three"),
+    ],
+)
+def test_of_two_ways_none_is_touched_where_fits_differ_little_or_in_one_class_alone(worse):
+    wide = of_three_classes(drawn(45, "wide", 0.3, 0.6), worse)
+    narrow = of_three_classes(drawn(50, "narrow", -0.45, 0.6, seed=1), (1, 1, 1))
+    found = [d for one in decide([*wide, *narrow]).values() for d in one.classes.values()]
+    assert {d.action for d in found} == {Action.KEEP}
+    assert all("in two ways and nothing tells" in d.why for d in found)
+
+
 @pytest.mark.parametrize(("trusted_offset", "wrong"), [(0.25, "narrow"), (-0.5, "wide")])
 def test_one_trusted_case_tells_which_of_two_ways_is_right(trusted_offset, wrong):
     both = [*drawn(45, "wide", 0.3, 0.6), *drawn(50, "narrow", -0.45, 0.6, seed=1)]
@@ -242,7 +267,7 @@ def test_one_trusted_case_tells_which_of_two_ways_is_right(trusted_offset, wrong
 
 def test_a_class_that_does_not_lie_off_stays_when_the_foreground_has_two_ways():
     wide = [
-        CaseScore(s.case, s.foreground, {**s.classes, 2: class_score(-0.45)})
+        CaseScore(s.case, s.foreground, {**s.classes, 2: class_score(-0.45, corruption=0.7)})
         for s in drawn(45, "wide", 0.3, 0.7)
     ]
     decisions = decide([*wide, *drawn(50, "narrow", -0.45, 0.55, seed=1)])
