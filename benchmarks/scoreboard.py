@@ -50,7 +50,8 @@ clean case are defined in [results.md](results.md#measures). New here:
   forgotten structures were set after looking at `bias` and `drop` there, its thresholds for noisy
   groups after `boundary`, `polygon` and `markov`; how it finds the archive's centre, after
   `boundary` on phantoms too; what counts as rough, and how outlines are blended, after `markov`
-  and `polygon` on both. Read those as a fit.
+  and `polygon` on both; how clearly one of two ways of drawing must fit worse, after Co-Seg had
+  moved the right half of `bias` on hippocampus. Read those as a fit.
 - Lines named `-published` are the papers' own rules, run with the first seed only, and
   `spatial-shift` moves all cases alike; all others are defaults.
 """
