@@ -118,7 +118,7 @@ TRUSTING = ("uncertainty", "reweight", *SPATIAL)
 """What is compared where some cases are trusted: the methods that learn from those."""
 CO_SEG = ("coseg-published", "coseg")
 TRAINED_AS_PUBLISHED = ("boundary", "polygon", "none")
-"""Scenarios with the papers' rules that train networks of their own, on the phantom only."""
+"""Scenarios in which the papers' rules that train networks of their own run, on the phantom."""
 
 
 def _scenarios() -> dict[str, Scenario]:
@@ -338,7 +338,7 @@ def names(scenario: Scenario, data: str, seed: int) -> tuple[str, ...]:
     """Return the lines of a scenario's table, in the order in which they can be run.
 
     The papers' own rules are repeated with the first seed only, and those that train networks of
-    their own only where `TRAINED_AS_PUBLISHED` or the scenario itself asks for them.
+    their own on the phantom only, where `TRAINED_AS_PUBLISHED` or the scenario asks for them.
     """
     methods = {n: e for n, e in METHODS.items() if _fits(n, e, scenario, data)}
     if seed != DATA[data].seeds[0]:

@@ -38,6 +38,7 @@ from raysegclean.core.suspects import (
     Group,
     Offsets,
     PolicyParams,
+    classes_of,
     excess_threshold,
     find_groups,
     is_learnt,
@@ -111,7 +112,7 @@ def two_ways(
 
     Cases that lack a class, or are rough, were not drawn in one of two ways.
     """
-    classes = sorted({c for s in scores for c in s.classes})
+    classes = classes_of(scores)
     missing = {c: forgotten(of_key(scores, c), params) for c in classes}
     rough = rough_groups(scores, [FOREGROUND, *classes], params)
     return _ways(scores, missing, rough, params, trusted)
@@ -151,7 +152,7 @@ class _Archive:
     def measure(
         cls, scores: Sequence[CaseScore], params: PolicyParams, trusted: Sequence[CaseScore]
     ) -> "_Archive":
-        keys = [FOREGROUND, *sorted({c for s in scores for c in s.classes})]
+        keys = [FOREGROUND, *classes_of(scores)]
         offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
         alone = len(scores) >= params.min_group_cases
         missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
@@ -290,7 +291,7 @@ def _other_groups(
     if any(not way.is_known for way in ways.values()):
         return []  # either heap would pass for a group beside the other
     members = [group.members for group in rough] + [way.members for way in ways.values()]
-    keys = [FOREGROUND, *sorted({c for s in scores for c in s.classes})]
+    keys = [FOREGROUND, *classes_of(scores)]
     found = find_groups(scores, keys, _any_of(members, len(scores)), params)
     return [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
 

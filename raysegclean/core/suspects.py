@@ -14,9 +14,9 @@ Without that last test an archive of half cut-off and half right outlines would 
 right and half too large.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ __all__ = [
     "Group",
     "Offsets",
     "PolicyParams",
+    "classes_of",
     "effect",
     "excess_threshold",
     "find_groups",
@@ -105,8 +106,8 @@ class PolicyParams:
     """Share of the cases that each heap must hold; fewer are cases that are off."""
     min_way_misfit: float = 0.75
     """How many sds the labels of one heap must fit the networks worse (log corruption, the median
-    of the classes) to be the wrong one. Right outlines were seen to fit worse by 0.3, because they
-    enclose less; wrong ones that wander fit worse by 1.5 and more."""
+    of the classes) to be the wrong one. Right outlines were seen to fit worse by 0.3, wrong ones
+    that wander mostly by 1.5 and more."""
     way_fit_loss: float = 0.05
     """Networks that learnt two ways of drawing lie between them, so an outline that is moved from
     one onto the other may agree with them a little less."""
@@ -353,6 +354,11 @@ def _upper_groups(
     return [group for group in found if group is not None]
 
 
+def classes_of(scores: Iterable[CaseScore]) -> list[int]:
+    """Return the classes that any case has a score of, ascending."""
+    return sorted({value for score in scores for value in score.classes})
+
+
 def of_key(scores: Sequence[CaseScore], key: int) -> list[ClassScore]:
     """Return each case's score of one class, or of the foreground; empty where it has none."""
     if key == FOREGROUND:
@@ -433,7 +439,7 @@ def _odd(scores: Sequence[ClassScore], near: Flags, params: PolicyParams) -> Fla
 
 def _usual_limit(spread: Values, params: PolicyParams) -> float:
     centre = float(np.median(spread))
-    return centre + params.odd_sds * 1.4826 * float(np.median(np.abs(spread - centre)))
+    return centre + params.odd_sds * robust_sd(spread, centre, within=inf)
 
 
 def effect(group: Values, others: Values) -> float:

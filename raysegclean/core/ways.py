@@ -5,8 +5,9 @@ the outlines, each consistently. Networks trained on both learn something in bet
 archive's central offset lies in one heap or the other by chance. The heap whose labels the
 networks find clearly less likely is taken for the wrong one, and moved onto the other as a whole:
 the distance between the heaps is known better than the offset of a single case. A small difference
-says nothing: a heap of wide outlines may fit better because it is wide. There neither is moved, for
-the right one would be lost as a whole. Trusted cases, even one, do say which is right.
+says nothing, for right outlines have been seen to fit a little worse than wrong ones. There neither
+is moved, because the right heap would be lost as a whole. Trusted cases, even one, do say which is
+right.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from raysegclean.core.suspects import (
     LEAST_SHIFT_VOX,
     Flags,
     PolicyParams,
+    classes_of,
     effect,
     of_key,
     offsets_of,
@@ -151,7 +153,7 @@ def _worse(scores: Sequence[CaseScore], key: int, heap: Flags, other: Flags) -> 
 
     For the foreground it is the median of the classes: one of them alone says nothing.
     """
-    keys = [key] if key != FOREGROUND else sorted({c for s in scores for c in s.classes})
+    keys = [key] if key != FOREGROUND else classes_of(scores)
     found = []
     for one in keys:
         corruption = np.array([score.log_corruption for score in of_key(scores, one)])

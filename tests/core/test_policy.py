@@ -243,7 +243,7 @@ def of_three_classes(scores, worse):
 @pytest.mark.parametrize(
     "worse",
     [
-        pytest.param((1.07, 1.07, 1.07), id="a third of a deviation, as one that is wider can"),
+        pytest.param((1.07, 1.07, 1.07), id="a third of a deviation, as right ones can"),
         pytest.param((3.0, 1.0, 1.0), id="one class of three"),
     ],
 )
