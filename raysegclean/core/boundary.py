@@ -17,6 +17,7 @@ settles the case has to guard its last component.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
+from typing import Any
 
 import edt
 import numpy as np
@@ -199,13 +200,14 @@ def nearest_class(
 class OffsetSums:
     """How far the given boundary lies outside the predicted one: a mergeable record per class.
 
-    `sums[c] = (total, squares, voxels, fine)`: the sum of q, the sum of q * q, the number of
-    voxels, and the sum of r * r, where q is the offset of one voxel in steps of 1/256 voxel, and r
-    is what it differs by from the offsets around it (`along_band`). Integers, so that merging is
-    exact, associative and commutative.
+    `sums[c] = (boundary, near, total, squares, fine)`: the number of predicted boundary voxels, and
+    of those that the given label comes near to; over these the sum of q, of q * q, and of r * r,
+    where q is the offset of one voxel in steps of 1/256 voxel, and r is what it differs by from the
+    offsets around it (`along_band`). Integers, so that merging is exact, associative and
+    commutative.
     """
 
-    sums: Mapping[int, tuple[int, int, int, int]]
+    sums: Mapping[int, "_Sums"]
 
     @classmethod
     def zero(cls, classes: Sequence[int]) -> "OffsetSums":
@@ -215,31 +217,31 @@ class OffsetSums:
     def merge(self, other: "OffsetSums") -> "OffsetSums":
         """Return the record of both parts together."""
         merged = dict(self.sums)
-        for value, (total, squares, voxels, fine) in other.sums.items():
-            mine = merged.get(value, _NONE)
-            merged[value] = (mine[0] + total, mine[1] + squares, mine[2] + voxels, mine[3] + fine)
+        for value, theirs in other.sums.items():
+            merged[value] = _added(merged.get(value, _NONE), theirs)
         return OffsetSums(merged)
 
-    def voxels(self, *classes: int) -> int:
-        """Return the number of boundary voxels measured for these classes together."""
-        return sum(self.sums.get(value, _NONE)[2] for value in classes)
+    def boundary_vox(self, *classes: int) -> int:
+        """Return the number of predicted boundary voxels of these classes together."""
+        return self._together(classes)[0]
 
     def mean_vox(self, *classes: int) -> float:
         """Return the mean offset in voxels of the finest axis; positive: the given label is larger.
 
-        NaN when nothing was measured.
+        Minus the default clip where the given label comes near to nothing that is predicted; NaN
+        when nothing is predicted.
         """
-        voxels = self.voxels(*classes)
-        total = sum(self.sums.get(value, _NONE)[0] for value in classes)
-        return total / (voxels * _OFFSET_STEPS) if voxels else float("nan")
+        boundary, near, total, _, _ = self._together(classes)
+        if not near:
+            return -OFFSET_LIMIT_VOX if boundary else float("nan")
+        return total / (near * _OFFSET_STEPS)
 
     def spread_vox(self, *classes: int) -> float:
         """Return the standard deviation of the offset along the boundary; NaN without voxels."""
-        voxels = self.voxels(*classes)
-        if not voxels:
+        _, near, _, squares, _ = self._together(classes)
+        if not near:
             return float("nan")
-        squares = sum(self.sums.get(value, _NONE)[1] for value in classes)
-        variance = squares / (voxels * _OFFSET_STEPS**2) - self.mean_vox(*classes) ** 2
+        variance = squares / (near * _OFFSET_STEPS**2) - self.mean_vox(*classes) ** 2
         return sqrt(max(0.0, variance))
 
     def roughness_vox(self, *classes: int) -> float:
@@ -247,12 +249,23 @@ class OffsetSums:
 
         Networks draw smooth outlines, so this is how rough the given one is; NaN without voxels.
         """
-        voxels = self.voxels(*classes)
-        fine = sum(self.sums.get(value, _NONE)[3] for value in classes)
-        return sqrt(fine / (voxels * _OFFSET_STEPS**2)) if voxels else float("nan")
+        _, near, _, _, fine = self._together(classes)
+        return sqrt(fine / (near * _OFFSET_STEPS**2)) if near else float("nan")
+
+    def _together(self, classes: Sequence[int]) -> "_Sums":
+        together = _NONE
+        for value in classes:
+            together = _added(together, self.sums.get(value, _NONE))
+        return together
 
 
-_NONE = (0, 0, 0, 0)
+_Sums = tuple[int, int, int, int, int]
+_NONE: _Sums = (0, 0, 0, 0, 0)
+
+
+def _added(one: _Sums, other: _Sums) -> _Sums:
+    a, b, c, d, e = (x + y for x, y in zip(one, other, strict=True))
+    return a, b, c, d, e
 
 
 def boundary_sums(
@@ -271,6 +284,9 @@ def boundary_sums(
     clipped at `limit_vox`. A voxel counts for its nearest predicted class, so that interfaces
     between touching classes take no part.
 
+    What is predicted `limit_vox` or more outside the given label counts as boundary, but has no
+    offset: that is an object that nobody labelled, not an outline that was drawn elsewhere.
+
     Args:
         given_zyx: block with halo of the given label, class values.
         predicted_zyx: the same voxels of the prediction.
@@ -284,30 +300,30 @@ def boundary_sums(
         raise ConfigError(
             f"limit_vox must be at least 2 to see the band's classes, got {limit_vox}"
         )
-    result = dict(OffsetSums.zero(classes).sums)
     psi = signed_distance(np.isin(predicted_zyx, classes), spacing_mm, limit_vox=limit_vox)
     band = np.abs(psi) < _BAND_VOX
-    inside = core.slices
-    counted = band[inside]
-    if counted.any():
-        phi = signed_distance(np.isin(given_zyx, classes), spacing_mm, limit_vox=limit_vox)
-        nearest = nearest_class(predicted_zyx, classes, spacing_mm=spacing_mm, limit_vox=limit_vox)
-        nearest = nearest[inside][counted]
-        offset = phi - psi
-        coarse = along_band(offset, band, spacing_mm)
-        fine = np.clip(offset, -_FAR_VOX, _FAR_VOX) - coarse
-        steps, rough = (
-            np.rint(part[inside][counted] * _OFFSET_STEPS).astype(np.int64)
-            for part in (offset, fine)
-        )
-        for value in result:
-            mine, its = steps[nearest == value], rough[nearest == value]
-            result[value] = (
-                int(mine.sum()),
-                int((mine * mine).sum()),
-                int(mine.size),
-                int((its * its).sum()),
-            )
+    if not band[core.slices].any():
+        return OffsetSums.zero(classes)
+    phi = signed_distance(np.isin(given_zyx, classes), spacing_mm, limit_vox=limit_vox)
+    near = band & (phi > -limit_vox)
+    offset = phi - psi
+    fine = np.clip(offset, -_FAR_VOX, _FAR_VOX) - along_band(offset, near, spacing_mm)
+    nearest = nearest_class(predicted_zyx, classes, spacing_mm=spacing_mm, limit_vox=limit_vox)
+
+    def counted(part: NDArray[Any]) -> NDArray[Any]:
+        return part[core.slices][band[core.slices]]
+
+    near_n, class_n = counted(near), counted(nearest)
+    steps_n, rough_n = (
+        np.rint(counted(part) * _OFFSET_STEPS).astype(np.int64) for part in (offset, fine)
+    )
+    result = {}
+    for value in classes:
+        mine = class_n == value
+        q, r = steps_n[mine & near_n], rough_n[mine & near_n]
+        parts = (mine.sum(), q.size, q.sum(), (q * q).sum(), (r * r).sum())
+        boundary, count, total, squares, fine_squares = (int(part) for part in parts)
+        result[int(value)] = (boundary, count, total, squares, fine_squares)
     return OffsetSums(result)
 
 

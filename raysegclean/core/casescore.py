@@ -58,8 +58,8 @@ class ClassScore:
     offset_vox: float
     """Mean offset of the given boundary outside the predicted one (`OffsetSums.mean_vox`)."""
     boundary_vox: int
-    """Number of predicted boundary voxels behind `offset_vox`; also the measure of size by which
-    disagreements are divided."""
+    """Number of predicted boundary voxels, near the given label or not: the measure of size by
+    which disagreements are divided."""
     nats: float
     """Sum of -log p(given label), p clipped at 1e-4; for the foreground, over all voxels."""
     union_vox: int

@@ -25,7 +25,7 @@ def case_score(case: str, stats: CaseStats, offsets: OffsetSums, fold: int = 0) 
     channels = range(1, stats.classes)
     foreground = ClassScore(
         offset_vox=offsets.mean_vox(*channels),
-        boundary_vox=offsets.voxels(*channels),
+        boundary_vox=offsets.boundary_vox(*channels),
         spread_vox=offsets.spread_vox(*channels),
         roughness_vox=offsets.roughness_vox(*channels),
         nats=int(stats.cross_entropy[0]) / NATS_SCALE,
@@ -43,7 +43,7 @@ def _class_score(channel: int, stats: CaseStats, offsets: OffsetSums) -> ClassSc
     given, predicted, both = stats.given_vox, stats.predicted_vox, stats.both_vox
     return ClassScore(
         offset_vox=offsets.mean_vox(channel),
-        boundary_vox=offsets.voxels(channel),
+        boundary_vox=offsets.boundary_vox(channel),
         spread_vox=offsets.spread_vox(channel),
         roughness_vox=offsets.roughness_vox(channel),
         nats=int(stats.cross_entropy[channel]) / NATS_SCALE,

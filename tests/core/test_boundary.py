@@ -135,13 +135,32 @@ def test_each_class_has_its_own_offset_and_interfaces_take_no_part():
     sums = boundary_sums(given, predicted, classes=(1, 2), core=Box.whole((12, 20, 30)))
     assert abs(sums.mean_vox(1)) < 0.02
     assert 0.05 < sums.mean_vox(2) < 1.0
-    assert sums.voxels(1, 2) == sums.voxels(1) + sums.voxels(2)
+    assert sums.boundary_vox(1, 2) == sums.boundary_vox(1) + sums.boundary_vox(2)
+
+
+def test_an_object_that_nobody_labelled_does_not_move_the_offset():
+    given, predicted = (ball(r, (31, 31, 60)).astype(np.uint8) for r in (9, 7))
+    alone = boundary_sums(given, predicted, classes=(1,), core=Box.whole(given.shape))
+    predicted[10:20, 10:20, 50:58] = 1
+    sums = boundary_sums(given, predicted, classes=(1,), core=Box.whole(given.shape))
+    assert sums.boundary_vox(1) > alone.boundary_vox(1) + 400
+    assert sums.mean_vox(1) == alone.mean_vox(1)
+    assert sums.spread_vox(1) == alone.spread_vox(1)
+    assert sums.roughness_vox(1) == alone.roughness_vox(1)
+
+
+def test_a_label_that_lies_elsewhere_is_off_by_the_limit():
+    given, predicted = np.zeros((2, 12, 12, 40), np.uint8)
+    given[3:9, 3:9, 3:9], predicted[3:9, 3:9, 30:36] = 1, 1
+    sums = boundary_sums(given, predicted, classes=(1,), core=Box.whole(given.shape))
+    assert sums.mean_vox(1) == -5.0
+    assert np.isnan(sums.roughness_vox(1))
 
 
 def test_nothing_predicted_is_nothing_measured():
     given = blobs(1, (4, 6, 6))
     sums = boundary_sums(given, np.zeros_like(given), classes=(1, 2), core=Box.whole((4, 6, 6)))
-    assert sums.voxels(1, 2) == 0
+    assert sums.boundary_vox(1, 2) == 0
     assert np.isnan(sums.mean_vox(1)) and np.isnan(sums.spread_vox(1, 2))
     assert sums.merge(OffsetSums.zero((1, 2))) == sums
 
