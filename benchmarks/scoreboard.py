@@ -51,7 +51,8 @@ clean case are defined in [results.md](results.md#measures). New here:
   groups after `boundary`, `polygon` and `markov`; how it finds the archive's centre, after
   `boundary` on phantoms too; what counts as rough, and how outlines are blended, after `markov`
   and `polygon` on both; how clearly one of two ways of drawing must fit worse, after Co-Seg had
-  moved the right half of `bias` on hippocampus. Read those as a fit.
+  moved the right half of `bias` on hippocampus; that objects far from the label have no offset,
+  after `crowd`. Read those as a fit.
 - Lines named `-published` are the papers' own rules, run with the first seed only, and
   `spatial-shift` moves all cases alike; all others are defaults.
 """

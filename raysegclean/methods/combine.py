@@ -72,7 +72,9 @@ def _decide(score: CaseScore, params: CombineParams) -> CaseDecision:
         if voxels:
             above = dict.fromkeys(Kind, threshold)
             why = f"{voters} agree on {voxels} voxels"
-            classes[channel] = ClassDecision(Action.REPLACE, why, above=above)
+            # What each method may add to a label that lacks the class, they may together.
+            action = Action.REPLACE if one.given_vox else Action.FILL
+            classes[channel] = ClassDecision(action, why, above=above)
         else:
             classes[channel] = ClassDecision(Action.KEEP, f"no {voters} agree on a change")
     return CaseDecision(score.case, classes)

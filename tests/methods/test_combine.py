@@ -69,6 +69,17 @@ def test_exactly_the_voxels_on_which_enough_labels_agree_change(agree):
     assert f"{agree} of 3 labels agree" in verdict.decisions["x"].classes[1].why
 
 
+def test_a_structure_that_the_label_lacks_is_filled_where_enough_labels_have_it():
+    given, _ = scene()
+    without = np.where(given == 2, 0, given).astype(np.uint8)
+    evidence = evidence_of(x=(without, [given, given, without]))
+    verdict = COMBINE.policy(evidence, CombineParams("a b c"))
+    assert verdict.decisions["x"].classes[1].action is Action.KEEP
+    assert verdict.decisions["x"].classes[2].action is Action.FILL
+    assert verdict.actions["x"].fills
+    assert verdict.actions["x"].by_vote
+
+
 def test_labels_vote_and_nothing_is_trained():
     voters = COMBINE.voters(CombineParams("organs_coseg, organs_adele", agree=1))
     assert (voters.members, voters.score) == (0, "who")
