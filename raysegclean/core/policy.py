@@ -225,8 +225,8 @@ class _Archive:
             Action.SHIFT,
             f"drawn {way.shift_vox:+.2f} voxels off the other cases, as a group apart",
             way.shift_vox,
-            self.params.min_fit,
-            -self.params.way_fit_loss,
+            max(self.params.min_fit, way.min_fit),
+            fit_gain=-1.0,
             offset_vox=offset_vox,
             posterior=float(way.posterior[row]),
         )

@@ -108,9 +108,10 @@ class PolicyParams:
     """How many sds the labels of one heap must fit the networks worse (log corruption, the median
     of the classes) to be the wrong one. Right outlines were seen to fit worse by 0.3, wrong ones
     that wander mostly by 1.5 and more."""
-    way_fit_loss: float = 0.05
-    """Networks that learnt two ways of drawing lie between them, so an outline that is moved from
-    one onto the other may agree with them a little less."""
+    way_misfits: float = 0.05
+    """An outline that was moved from one way onto the other must fit the networks better than this
+    share of the labels that were drawn in that way. It may fit worse than it did before: networks
+    that learnt both ways may lie nearer to the wrong one."""
     way_posterior: float = 0.9
     """Probability from which a case was drawn in the wrong one of two ways."""
     posterior: float = 0.75

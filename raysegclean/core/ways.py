@@ -11,11 +11,11 @@ right.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysegclean.core.casescore import CaseScore
+from raysegclean.core.casescore import CaseScore, ClassScore
 from raysegclean.core.robust import Values, fit_mixture
 from raysegclean.core.suspects import (
     FOREGROUND,
@@ -42,6 +42,8 @@ class SecondWay:
     posterior: Values
     shift_vox: float
     """Positive: their outlines lie outside those of the others. 0: nothing tells."""
+    min_fit: float = 0.0
+    """Dice with the networks that nearly all labels of the right way reach, in one class."""
 
     @property
     def is_known(self) -> bool:
@@ -69,8 +71,15 @@ def second_ways(
         if pooled is None or (pooled.is_known and not _takes_part(scores, value, pooled, params)):
             way = _second_way(scores, value, whole, params, trusted)
         if way is not None:
-            found[value] = way
+            fit = _usual_fit(of_key(scores, value), whole & (way.posterior < 0.5), params)
+            found[value] = replace(way, min_fit=fit)
     return found
+
+
+def _usual_fit(scores: Sequence[ClassScore], right: Flags, params: PolicyParams) -> float:
+    """Return the Dice with the networks that all but `way_misfits` of the right labels reach."""
+    fits = [s.agreement for s, one in zip(scores, right, strict=True) if one and s.given_vox]
+    return float(np.quantile(fits, params.way_misfits)) if fits else 0.0
 
 
 def _second_way(
