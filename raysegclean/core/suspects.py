@@ -129,7 +129,7 @@ class PolicyParams:
     """Ashman's D from which two components count as two groups."""
     min_rough_separation: float = 4.0
     """Ashman's D from which rough outlines count as a group: below, it holds clean cases too."""
-    rough_posterior: float = 0.9
+    rough_posterior: float = 0.95
     """Probability from which a case belongs to it: such a group is known well or not at all."""
     min_roughness: float = 0.1
     """How much rougher they must be, as a difference of logs; a bias of one voxel makes 0.05."""
