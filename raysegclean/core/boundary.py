@@ -196,6 +196,15 @@ def nearest_class(
     return nearest
 
 
+_Sums = tuple[int, int, int, int, int]
+_NONE: _Sums = (0, 0, 0, 0, 0)
+
+
+def _added(one: _Sums, other: _Sums) -> _Sums:
+    a, b, c, d, e = (x + y for x, y in zip(one, other, strict=True))
+    return a, b, c, d, e
+
+
 @dataclass(frozen=True)
 class OffsetSums:
     """How far the given boundary lies outside the predicted one: a mergeable record per class.
@@ -207,7 +216,7 @@ class OffsetSums:
     commutative.
     """
 
-    sums: Mapping[int, "_Sums"]
+    sums: Mapping[int, _Sums]
 
     @classmethod
     def zero(cls, classes: Sequence[int]) -> "OffsetSums":
@@ -252,20 +261,11 @@ class OffsetSums:
         _, near, _, _, fine = self._together(classes)
         return sqrt(fine / (near * _OFFSET_STEPS**2)) if near else float("nan")
 
-    def _together(self, classes: Sequence[int]) -> "_Sums":
+    def _together(self, classes: Sequence[int]) -> _Sums:
         together = _NONE
         for value in classes:
             together = _added(together, self.sums.get(value, _NONE))
         return together
-
-
-_Sums = tuple[int, int, int, int, int]
-_NONE: _Sums = (0, 0, 0, 0, 0)
-
-
-def _added(one: _Sums, other: _Sums) -> _Sums:
-    a, b, c, d, e = (x + y for x, y in zip(one, other, strict=True))
-    return a, b, c, d, e
 
 
 def boundary_sums(
@@ -321,9 +321,13 @@ def boundary_sums(
     for value in classes:
         mine = class_n == value
         q, r = steps_n[mine & near_n], rough_n[mine & near_n]
-        parts = (mine.sum(), q.size, q.sum(), (q * q).sum(), (r * r).sum())
-        boundary, count, total, squares, fine_squares = (int(part) for part in parts)
-        result[int(value)] = (boundary, count, total, squares, fine_squares)
+        result[int(value)] = (
+            int(mine.sum()),
+            int(q.size),
+            int(q.sum()),
+            int((q * q).sum()),
+            int((r * r).sum()),
+        )
     return OffsetSums(result)
 
 

@@ -226,7 +226,7 @@ class _Archive:
             f"drawn {way.shift_vox:+.2f} voxels off the other cases, as a group apart",
             way.shift_vox,
             max(self.params.min_fit, way.min_fit),
-            fit_gain=-1.0,
+            fit_gain=_ANY_LOSS,
             offset_vox=offset_vox,
             posterior=float(way.posterior[row]),
         )
@@ -252,6 +252,8 @@ class _Archive:
         return shift, ""
 
 
+_ANY_LOSS = -1.0
+"""As a gain in Dice: an outline may fit worse than before, by however much."""
 _TWO_WAYS = (
     "the archive is drawn in two ways and nothing tells which is right; one trusted case would"
 )
