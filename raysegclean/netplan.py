@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from raysegclean.config import Config
 from raysegclean.core.cases import CaseInfo
 from raysegclean.core.geometry import Index3
@@ -26,6 +28,7 @@ from raysegclean.store.objects import Store
 __all__ = [
     "Lent",
     "NetworkPlan",
+    "check_features",
     "network_notes",
     "plan_network",
     "read_script",
@@ -94,7 +97,8 @@ def plan_network(
     stride, blended = geometry.stride_zyx, geometry.radius_vox is None
     trained = tuple("zyx".index(axis) for axis in config.train.flips)
     flips = trained if lent is None else lent.flips
-    voters = replace(voters, views=resolve_views(voters.views, flips, spec.strides))
+    views = resolve_views(voters.views, flips, (*spec.strides, stride))
+    voters = replace(voters, views=views)
     patch = _patch(config, infos, stride, gpu=gpu) if lent is None else lent.patch_zyx
     # What a script was trained on is not known: then the more it sees at once, the better.
     usual = _most(infos, stride, gpu=gpu) if spec.script else patch
@@ -221,6 +225,23 @@ def _check_dropout(spec: NetworkSpec, voters: Voters) -> None:
             f"{spec.dropout} has none. Set network.dropout above 0 (a network of your own needs "
             "ChannelDropout layers from raysegclean.nets.dropout), or use ensemble voters."
         )
+
+
+def check_features(config: Config, spec: NetworkSpec, *, blended: bool) -> None:
+    """Raise ConfigError unless the network shows what its last layer reads, voxel by voxel."""
+    if spec.script:
+        lacks = f"the TorchScript file {config.network.torchscript} does not show them"
+    elif blended:
+        lacks = f"the network {spec.name} looks at its whole window, so a voxel has none of its own"
+    elif not isinstance(getattr(build_network(spec), "head", None), torch.nn.Module):
+        lacks = f"the network {spec.name} has no layer `head`"
+    else:
+        return
+    raise ConfigError(
+        f"method: {config.method} compares the features that the last layer reads, and {lacks}. "
+        "Use network.name: unet, or a network without instance norm or attention whose last "
+        "1x1x1 layer is named `head`; or use another method."
+    )
 
 
 def _halo(config: Config, geometry: Geometry, window_zyx: Index3) -> Index3:

@@ -21,7 +21,7 @@ from raysegclean.core.geometry import Grid, Index3, output_shard_zyx
 from raysegclean.core.identity import digest
 from raysegclean.core.normalise import Normaliser, plan_normaliser
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.methods.base import Voters
+from raysegclean.methods.base import EPOCHS, Voters
 from raysegclean.netplan import Lent, plan_network
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.training import TrainConfig
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 MAX_CLASSES = 250
-EPOCHS = 10
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method, load_method, make_params
+from raysegclean.netplan import check_features
 from raysegclean.nets.hooks import HookContext, make_hook
 from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.receptive import total_stride
@@ -70,9 +71,20 @@ def prepare(config: Config) -> Prepared:
     plan = prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
     if method.wants_trusted(params) or plan.train.needs_trusted:
         _check_trusted(config, plan)
+    _check_classes(method.binary_only(params), plan)
+    if method.needs_features:
+        check_features(config, plan.network, blended=plan.blended)
     if lender is None:
         _check_hook(plan)
     return prepared
+
+
+def _check_classes(binary_only: str, plan: RunPlan) -> None:
+    if binary_only and len(plan.classes) != 2:
+        raise ConfigError(
+            f"params: {binary_only} flips binary labels, and label {plan.label!r} has "
+            f"{len(plan.classes) - 1} classes {list(plan.classes[1:])}. Use another rule."
+        )
 
 
 def _with_votes(

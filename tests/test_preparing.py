@@ -58,17 +58,6 @@ def test_and_where_no_case_has_the_label(
         prepare(config)
 
 
-def test_a_method_whose_hook_cannot_learn_these_labels_is_refused(
-    archive: Archive, tmp_path: Path
-) -> None:
-    params = {"rule": "published", "relabel_from": 1, "delta": 0.1}
-    config = config_for(archive, tmp_path / "run", method="uncertainty", params=params)
-    with pytest.raises(
-        ConfigError, match=r"params\.rule: published flips binary labels.*2 classes"
-    ):
-        prepare(config)
-
-
 def test_trusted_cases_that_only_one_fold_judges_teach_nobody_else(
     archive: Archive, tmp_path: Path
 ) -> None:
@@ -96,3 +85,31 @@ def test_one_trusted_case_is_enough_and_params_may_do_without(
     archive.add_label("b", "expert", np.zeros((6, 16, 16), np.uint8), {})
     config = config_for(archive, tmp_path / "run", trusted={"label": "expert"})
     assert any(case.trusted for case in prepare(config).plan(config, gpu=False).cases)
+
+
+def test_a_rule_for_binary_labels_is_refused_for_several_classes(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = config_for(archive, tmp_path / "run", method="uncertainty")
+    for params in ({"rule": "published"}, {"rule": "published", "relabel_from": 1}):
+        with pytest.raises(
+            ConfigError, match=r"params: rule: published flips binary labels.*2 classes \[1, 2\]"
+        ):
+            prepare(config.with_settings({"params": params}))
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("tests.nets.own_networks:instance", "looks at its whole window"),
+        ("tests.nets.own_networks:plain", "has no layer `head`"),
+    ],
+)
+def test_a_method_that_compares_features_is_refused_where_the_network_shows_none(
+    archive: Archive, tmp_path: Path, network: str, told: str
+) -> None:
+    settings = {"network": {"name": network, "strides": [[1, 2, 2]], "widths": [4, 6]}}
+    config = config_for(archive, tmp_path / "run", method="transition", params={})
+    with pytest.raises(ConfigError, match=f"transition compares the features.*{told}.*unet"):
+        prepare(config.with_settings(settings))
+    prepare(config)

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raysegclean.errors import InputError
+
 __all__ = [
     "LEVELS",
     "MAX_UNCERTAINTY",
@@ -75,10 +77,19 @@ class EvidenceSum:
         self._agree_zyx &= winner_zyx == self._first_zyx
 
     def mean_czyx(self) -> Tensor:
-        """Return the mean probabilities (C, Z, Y, X)."""
+        """Return the mean probabilities (C, Z, Y, X).
+
+        Raises InputError where they are not numbers, which would pass for a confident background.
+        """
         if self._sum_czyx is None:
             raise ValueError(
                 "No pass was added: call add() with the probabilities of a voter first."
+            )
+        if not torch.isfinite(self._sum_czyx).all():
+            raise InputError(
+                "The networks answered with probabilities that are not finite. Look for extreme "
+                "intensities in the image; if other cases fail too, the networks have diverged: "
+                "train again with a lower train.lr."
             )
         return self._sum_czyx / self._passes
 

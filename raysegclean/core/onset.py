@@ -24,7 +24,8 @@ from scipy.optimize import curve_fit
 __all__ = ["Curve", "IouWatch", "fit_curve", "onset_epoch"]
 
 LEAST_IOU = 0.05
-"""Leading epochs below this IoU are before learning began, and do not count."""
+"""Learning begins with the first two epochs in a row that reach this IoU; a single one is what the
+first, random predictions of a large class may reach. Epochs before do not count."""
 LEAST_POINTS = 5
 LEAST_RISE = 0.1
 LEARNT_IOU = 0.5
@@ -92,12 +93,13 @@ def onset_epoch(iou: Values, epochs: int, ratio: float = 0.9) -> int | None:
     Returns:
         None where nothing can be said yet, or where the curve keeps rising to the end.
     """
-    learning = np.flatnonzero(iou >= LEAST_IOU)
-    if not len(learning):
-        return None
-    before = int(learning[0])
     known = np.flatnonzero(np.isfinite(iou))
-    known = known[known >= before]
+    learning = iou[known] >= LEAST_IOU
+    begins = np.flatnonzero(learning[:-1] & learning[1:])
+    if not len(begins):
+        return None
+    known = known[int(begins[0]) :]
+    before = int(known[0])
     points = iou[known]
     if len(points) < LEAST_POINTS or not _has_learnt(points):
         return None

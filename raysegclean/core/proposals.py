@@ -14,11 +14,11 @@ from raysegclean.core.evidence import MAX_UNCERTAINTY, Evidence, quantise
 
 __all__ = ["SCORES", "Proposal", "Score", "propose", "score_of"]
 
-Score = Literal["", "aleatoric", "given_prob", "margin", "who"]
+Score = Literal["", "aleatoric", "total", "given_prob", "margin", "who"]
 """Which quantity of every voxel is stored beside the candidates; empty: none. `who` is no number:
 its bits say which labels voted (`core.votes`)."""
 
-SCORES: tuple[Score, ...] = ("aleatoric", "given_prob", "margin")
+SCORES: tuple[Score, ...] = ("aleatoric", "total", "given_prob", "margin")
 
 _MIN_PROB = 1e-8
 
@@ -67,13 +67,15 @@ def propose(
 def score_of(evidence: Evidence, given_zyx: NDArray[np.uint8], score: Score) -> NDArray[np.float32]:
     """Return a score per voxel in [0, 1]; rules compare it as a share of that range.
 
-    aleatoric: half the trace of Kwon's first term over its upper bound of 0.5. given_prob: the mean
-    probability of the given label. margin: the logistic of log p(given) - mean of log p(k) over
-    k in {given, predicted, background}; below 0.5 the sieve of CORES (Cheng et al. 2021, with the
-    class set restricted) drops the voxel.
+    aleatoric: half the trace of Kwon's first term over its upper bound of 0.5. total: that of both
+    terms. given_prob: the mean probability of the given label. margin: the logistic of log p(given)
+    - mean of log p(k) over k in {given, predicted, background}; below 0.5 the sieve of CORES (Cheng
+    et al. 2021, with the class set restricted) drops the voxel.
     """
     if score == "aleatoric":
         return evidence.aleatoric_zyx / np.float32(MAX_UNCERTAINTY)
+    if score == "total":
+        return (evidence.aleatoric_zyx + evidence.epistemic_zyx) / np.float32(MAX_UNCERTAINTY)
     if score == "given_prob":
         return evidence.given_prob_zyx
     given, predicted, background = (

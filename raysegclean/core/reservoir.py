@@ -50,6 +50,12 @@ def band_halo_vox(spacing_mm: Spacing, edges_mm: Sequence[float] = BAND_EDGES_MM
     return distance_halo_vox(max(edges_mm) / fine_voxel_mm(spacing_mm), spacing_mm)
 
 
+def _half(features: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the features as float16, beyond whose range they end: infinity has no direction."""
+    most = np.finfo(np.float16).max
+    return np.clip(np.nan_to_num(features), -most, most).astype(np.float16)
+
+
 @dataclass(frozen=True)
 class FeatureLook:
     """Second look: at most `limit` voxels per band of a case, with features and given label.
@@ -76,7 +82,7 @@ class FeatureLook:
         features = block.features_fzyx[(slice(None), *core)][:, z, y, x]
         found = {
             "hashes": hashes,
-            "features": features.T.astype(np.float16),
+            "features": _half(features.T),
             "given": block.given_zyx[core][z, y, x],
             "band": band_zyx[z, y, x],
         }

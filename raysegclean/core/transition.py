@@ -112,6 +112,12 @@ class Estimate:
     rows: NDArray[np.int64]
     """(B, C): voxels of each given class behind it."""
 
+    @property
+    def known(self) -> frozenset[int]:
+        """The foreground classes whose labels T says to be wrong at times, in some band."""
+        off = self.transition != np.eye(self.transition.shape[1])
+        return frozenset(int(c) for c in np.flatnonzero((off.any(1) | off.any(2)).any(0)) if c)
+
 
 def feature_weights(
     features: NDArray[np.float32], given: NDArray[np.int64], divergence: str = "tv"
@@ -248,13 +254,15 @@ def estimate(
             for channel in (int(c) for c in present if c):
                 group = _group(pair[channel], channel, present)
                 _solve_group(transition[band], triples, group, [channel])
+            _complete_background(transition[band])
     return Estimate(np.round(transition, _DIGITS), rows)
 
 
 def _group(partners: Matrix, channel: int, present: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the class, the four that its neighbours are most often given, and background."""
     others = [c for c in present if c not in (0, channel)]
     nearest = sorted(others, key=lambda c: (-partners[c], c))[:_PARTNERS]
-    return np.array(sorted({0, channel, *nearest}), np.int64)
+    return np.array(sorted({channel, *nearest, *present[present == 0]}), np.int64)
 
 
 def _solve_group(
@@ -274,7 +282,16 @@ def _solve_group(
         transition[channel, group] = solved[place]
         if len(wanted) == 1 and group[0] == 0 and channel:
             transition[0, channel] = solved[0, place]
-            transition[0, 0] = max(0.5, 1.0 - transition[0, 1:].sum())
+
+
+def _complete_background(transition: Matrix) -> None:
+    """Make the row of background sum to 1, after each class has told its own rate by itself.
+
+    Background is not wrong more often than right: rates that sum to more than a half are scaled.
+    """
+    wrong = transition[0, 1:]
+    wrong *= min(1.0, 0.5 / max(float(wrong.sum()), 1e-12))
+    transition[0, 0] = 1.0 - wrong.sum()
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class Witness:
                     usual[fold, channel] = _measured([s.classes[channel] for s in chosen])
         return cls(sds, found, min_cases, usual)
 
+    def has_learnt(self, fold: int, channel: int) -> bool:
+        """Return whether a fold's map looks at a class, as far as that can be told."""
+        usual = self.usual.get((fold, channel))
+        return usual is None or usual.learnt
+
     def judge(self, score: CaseScore) -> CaseDecision:
         """Return a decision per class; none edits."""
         return CaseDecision(

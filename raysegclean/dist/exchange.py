@@ -58,7 +58,7 @@ class PeerMesh:
         clean = None if batch.clean is None else self.hand_over(batch.clean, cases)
         group = self.mesh.get_group("peer")
         numbers = {case: number for number, case in enumerate(cases)}
-        uniform = batch.uniform or [False] * len(batch.case)
+        uniform = batch.uniform or [True] * len(batch.case)
         facts = torch.tensor(
             [
                 [batch.step] * len(batch.case),

@@ -100,6 +100,12 @@ class TrainJob:
                 f"train: batch {self.train.batch} cannot be split among {self.workers} workers; "
                 "set train.batch to at least resources.train.workers"
             )
+        if self.train.exchanges == "samples" and self.train.batch < 2 * self.workers:
+            raise ConfigError(
+                f"train: hook {self.train.hook.path} chooses among the samples of a batch, and "
+                f"batch {self.train.batch} leaves fewer than two to each of {self.workers} "
+                f"workers; set train.batch to at least {2 * self.workers}"
+            )
 
 
 @dataclass(frozen=True)

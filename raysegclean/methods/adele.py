@@ -8,10 +8,12 @@ second loss asks that the image at other sizes gets the same answer.
 `rule: published` does the same to the archive: voxel by voxel, classes that were on at the end of
 training, confidence above tau, and only classes that the case's given label holds (the form of the
 paper's VOC runs: the new class must be on, the old one need not be). `rule: default` asks the
-policy first which cases are wrong, and how, and leaves classes alone that were never on.
+policy first which cases are wrong, and how, and leaves classes alone that were never on; only the
+voxel corrector, which enough trusted cases fit, edits those too.
 
-Repaired: the onset's trimming, the consistency mask (per voxel, not one flag per image), correction
-targets averaged over the scales, and the classes of the whole case instead of those of a patch.
+Repaired: the onset's trimming, the consistency mask (per voxel, not one flag per image), the
+targets of correction while training, averaged over the scales, and the classes of the whole case
+instead of those of a patch.
 """
 
 from dataclasses import dataclass, replace
@@ -66,11 +68,11 @@ class AdeleParams:
                 raise ConfigError(
                     f"params.{name}: expected a share between 0 and 1, got {getattr(self, name)}."
                 )
-        if self.members < 1 or self.epochs < 5 or self.consistency < 0:
-            raise ConfigError(
-                "params: expected members >= 1, epochs >= 5 and consistency >= 0, got "
-                f"{self.members}, {self.epochs} and {self.consistency}."
-            )
+        for name, least in (("members", 1), ("epochs", 5), ("consistency", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"params.{name}: expected at least {least}, got {getattr(self, name)}."
+                )
         other_scales(self.scales)
 
 

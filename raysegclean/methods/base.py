@@ -23,14 +23,19 @@ from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 
 __all__ = [
     "BUILT_IN",
+    "EPOCHS",
     "ArchiveEvidence",
     "Asking",
     "Method",
     "Verdict",
     "Voters",
+    "check_epoch",
     "load_method",
     "make_params",
 ]
+
+EPOCHS = 10
+"""Into how many epochs every training is divided."""
 
 BUILT_IN: Mapping[str, str] = {
     "adele": "raysegclean.methods.adele:ADELE",
@@ -133,6 +138,12 @@ class Method:
     """Whether the voxel corrector takes over in flagged cases, given enough trusted cases."""
     needs_trusted: Callable[[Any], bool] | bool = False
     """Whether it cannot work without a trusted label; then a run without one is refused early."""
+    binary_only: Callable[[Any], str] = lambda _: ""
+    """What in the params has no answer for more than one class beside background, in words; then
+    such a run is refused early."""
+    needs_features: bool = False
+    """Whether it looks at what the voters' last layer reads (`nets.voters.head_inputs`); then a
+    network that shows nothing of it is refused early."""
 
     def wants_trusted(self, params: Any) -> bool:
         """Return whether a run with these params needs at least one trusted case."""
@@ -157,6 +168,15 @@ def load_method(name: str) -> Method:
             f"method: {name!r} is a {type(found).__name__}, expected a raysegclean Method value."
         )
     return found
+
+
+def check_epoch(name: str, epoch: int) -> None:
+    """Raise ConfigError unless training, which has `EPOCHS` epochs, comes to this one."""
+    if not 0 <= epoch < EPOCHS:
+        raise ConfigError(
+            f"params.{name}: expected an epoch from 0 to {EPOCHS - 1}, because training has "
+            f"{EPOCHS}, got {epoch}."
+        )
 
 
 def make_params(method: Method, values: Mapping[str, Any]) -> Any:

@@ -17,7 +17,8 @@ only, because over many classes it is so low that everything passes; the prior i
 classes, because background would be all of it; it is capped, because a prior that outweighs the
 cross-entropy unlearns the label (with two classes the published beta of 2 cancels it); and a class
 is not sieved while most of it would go, because then it has not been learnt yet. The published
-division of the learning rate by 1 + beta is left out: the optimiser is indifferent to it.
+division of the learning rate by 1 + beta, which undoes that the loss grows with beta, is left out:
+AdamW is indifferent to the scale of the loss.
 """
 
 from collections.abc import Mapping
@@ -87,11 +88,10 @@ class CoresParams:
                 raise ConfigError(
                     f"params.{name}: expected a share above 0 and up to 1, got {value}."
                 )
-        if self.members < 1 or (self.beta or 0) < 0 or self.consistency < 0:
-            raise ConfigError(
-                "params: expected members >= 1, beta >= 0 and consistency >= 0, got "
-                f"{self.members}, {self.beta} and {self.consistency}."
-            )
+        for name, least in (("members", 1), ("beta", 0), ("consistency", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"params.{name}: expected at least {least}, got {value}.")
         if self.level is not None and not 0 < self.level <= PASSES:
             raise ConfigError(
                 f"params.level: expected a share above 0 and up to {PASSES}, got {self.level}."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from raysegclean.core.policy import PolicyParams, decide, decide_worst
 from raysegclean.errors import ConfigError
-from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
 from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 
 __all__ = ["COSEG", "CosegParams"]
@@ -36,10 +36,7 @@ class CosegParams:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.start_epoch < 0:
-            raise ConfigError(
-                f"params.start_epoch: expected a whole number >= 0, got {self.start_epoch}."
-            )
+        check_epoch("start_epoch", self.start_epoch)
         for name in ("alpha", "keep", "confidence"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:

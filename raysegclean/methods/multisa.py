@@ -14,7 +14,6 @@ Source: the abstract of Multi-SA (multi-layer self-attention for weakly supervis
 training (`nets.presence`) and thresholds are ours.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,8 +62,11 @@ class MultisaParams:
                 raise ConfigError(
                     f"params.{name}: expected at least {least}, got {getattr(self, name)}."
                 )
-        if self.sharpness <= 0 or self.sds <= 0:
-            raise ConfigError("params.sharpness and params.sds: expected numbers above 0.")
+        for name in ("sharpness", "sds"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(
+                    f"params.{name}: expected a number above 0, got {getattr(self, name)}."
+                )
         for name in ("found", "confidence"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(
@@ -90,20 +92,26 @@ def _policy(evidence: ArchiveEvidence, params: MultisaParams) -> Verdict:
     decisions = {score.case: witness.judge(score) for score in evidence.scores}
     actions: dict[str, Actions] = {}
     if params.rule == "pseudo":
-        above = {Kind.ADDED: params.confidence}
+        why = "the case has no label; the map of a network told of presence alone proposes one"
+        one = ClassDecision(Action.REPLACE, why, above={Kind.ADDED: params.confidence})
         for score in evidence.scores:
-            if score.foreground.given_vox == 0 and score.foreground.predicted_vox:
-                decisions[score.case] = _pseudo(score, above)
+            seen = _to_propose(score, witness)
+            if seen:
+                judged = decisions[score.case].classes
+                decisions[score.case] = CaseDecision(
+                    score.case, {**judged, **dict.fromkeys(seen, one)}
+                )
                 actions[score.case] = Actions(
-                    replace_above=dict.fromkeys(score.classes, above), fills=True
+                    replace_above=dict.fromkeys(seen, one.above), fills=True
                 )
     return Verdict(decisions, actions)
 
 
-def _pseudo(score: CaseScore, above: Mapping[Kind, float]) -> CaseDecision:
-    why = "the case has no label; the map of a network that was told of presence alone proposes one"
-    one = ClassDecision(Action.REPLACE, why, above=above)
-    return CaseDecision(score.case, dict.fromkeys(score.classes, one))
+def _to_propose(score: CaseScore, witness: Witness) -> list[int]:
+    """Return the classes that the map proposes for a case without a label."""
+    if score.foreground.given_vox or not score.foreground.predicted_vox:
+        return []
+    return [channel for channel in score.classes if witness.has_learnt(score.fold, channel)]
 
 
 def _never(_: MultisaParams) -> bool:

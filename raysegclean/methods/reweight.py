@@ -30,7 +30,7 @@ from torch.func import functional_call, grad, jvp
 from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, Loss, PlainHook
 from raysegclean.nets.losses import segmentation_loss, voxel_entropy
@@ -64,8 +64,7 @@ class ReweightParams:
             )
         if self.members < 1:
             raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
-        if self.start_epoch < 0:
-            raise ConfigError(f"params.start_epoch: expected at least 0, got {self.start_epoch}.")
+        check_epoch("start_epoch", self.start_epoch)
         if not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."

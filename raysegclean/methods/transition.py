@@ -5,8 +5,8 @@ T[i, j] = P(given j | true i), per band of depth, is estimated from features and
 
 `rule: published` estimates T on up to `cases` cases of the archive and relabels all of them.
 `rule: default` asks first which cases are wrong (`core.policy.decide`). Cases that are off by a
-shift are shifted; where candidates would be taken, T of the flagged cases decides in their stead,
-or, with fewer than three of them, the candidates of the policy stay.
+shift are shifted; where candidates would be taken, T of the flagged cases decides in their stead.
+Of a class of which they hold too few voxels to estimate T, the candidates of the policy stay.
 
 `loss` corrects training with a T of which the diagonal is 1 - `flip`, since none has been estimated
 by then: forward (L of T^T p) or backward (T^-1 applied to the losses of all classes; unbiased, may
@@ -25,7 +25,7 @@ from raysegclean.core.identity import digest
 from raysegclean.core.looks import Ask, Revision
 from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.reservoir import FeatureLook
-from raysegclean.core.rules import Actions, Reason
+from raysegclean.core.rules import NO_ACTIONS, Actions, Reason
 from raysegclean.core.transition import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
@@ -43,6 +43,7 @@ MIN_CASES = 3
 """A voxel and its two neighbours are of three cases."""
 LEAST_ROWS = 20
 """Voxels per band that every case gives, however many cases there are."""
+_POSTERIOR = "the posterior of the transition matrix"
 
 
 @dataclass(frozen=True)
@@ -83,40 +84,32 @@ class TransitionParams:
 
 def _policy(evidence: ArchiveEvidence, params: TransitionParams) -> Verdict | Asking:
     if params.rule == "published":
-        replaced = ClassDecision(Action.CORRECT, "the posterior of the transition matrix")
+        kept = ClassDecision(Action.KEEP, "too few voxels to estimate the transition matrix")
         decisions = {
-            s.case: CaseDecision(s.case, dict.fromkeys(s.classes, replaced))
-            for s in evidence.scores
+            s.case: CaseDecision(s.case, dict.fromkeys(s.classes, kept)) for s in evidence.scores
         }
-        return _relabelled(evidence, params, Verdict(decisions, {}))
+        every = {s.case: frozenset(s.classes) for s in evidence.scores}
+        return _relabelled(evidence, params, Verdict(decisions, {}), every)
     decided = Verdict.of(decide(evidence.scores, PolicyParams(), trusted=evidence.trusted))
-    noisy = [case for case, one in decided.actions.items() if one.replace_above]
-    if len(noisy) < MIN_CASES:
-        return decided
-    decisions = dict(decided.decisions)
-    for case in noisy:
-        decisions[case] = _with_posterior(decisions[case])
-    return _relabelled(evidence, params, replace(decided, decisions=decisions))
-
-
-def _with_posterior(decision: CaseDecision) -> CaseDecision:
-    """Return the decision with the posterior in place of candidates."""
-    classes = {
-        channel: replace(one, action=Action.CORRECT, above={}, why=f"{one.why}; by posterior")
-        if one.action is Action.REPLACE
-        else one
-        for channel, one in decision.classes.items()
-    }
-    return CaseDecision(decision.case, classes)
-
-
-def _relabelled(evidence: ArchiveEvidence, params: TransitionParams, verdict: Verdict) -> Asking:
-    """Estimate T where the verdict wants a posterior, then revise those classes."""
-    due = {
-        case: frozenset(c for c, one in decision.classes.items() if one.action is Action.CORRECT)
-        for case, decision in verdict.decisions.items()
-    }
+    due = {case: _replaced(one) for case, one in decided.decisions.items()}
     due = {case: classes for case, classes in due.items() if classes}
+    return _relabelled(evidence, params, decided, due) if len(due) >= MIN_CASES else decided
+
+
+def _replaced(decision: CaseDecision) -> frozenset[int]:
+    return frozenset(c for c, one in decision.classes.items() if one.action is Action.REPLACE)
+
+
+def _relabelled(
+    evidence: ArchiveEvidence,
+    params: TransitionParams,
+    verdict: Verdict,
+    due: Mapping[str, frozenset[int]],
+) -> Asking:
+    """Estimate T on cases of `due`, then let the posterior decide in their classes.
+
+    Classes of which T could not be estimated stay as the verdict has them.
+    """
     # In the order of a hash, so that the cases looked at are a random part of those to relabel.
     looked = sorted(due, key=digest)[: params.cases]
     each = max(LEAST_ROWS, -(-params.rows // max(len(looked), 1)))
@@ -125,16 +118,33 @@ def _relabelled(evidence: ArchiveEvidence, params: TransitionParams, verdict: Ve
         return verdict
     samples = Samples.of(answers, {score.case: score.fold for score in evidence.scores})
     found = estimate(samples, classes=evidence.totals.classes, divergence=params.divergence)
-    actions = dict(verdict.actions)
-    for case, classes in due.items():
-        shifts = actions[case].shift_vox if case in actions else {}
-        actions[case] = Actions(shift_vox=shifts, correct=classes, correct_reason=Reason.POSTERIOR)
-    return replace(
-        verdict,
-        actions=actions,
-        chosen=_chosen(found),
-        revision=Revision(PosteriorReviser.of(found.transition), {case: {} for case in due}),
-    )
+    known = found.known
+    revised = {case: classes & known for case, classes in due.items() if classes & known}
+    decisions, actions = dict(verdict.decisions), dict(verdict.actions)
+    for case, classes in revised.items():
+        decisions[case] = _by_posterior(decisions[case], classes)
+        actions[case] = _revising(actions.get(case, NO_ACTIONS), classes)
+    if not revised:
+        return verdict
+    reviser = PosteriorReviser.of(found.transition)
+    revision = Revision(reviser, {case: {} for case in revised})
+    return Verdict(decisions, actions, _chosen(found), revision)
+
+
+def _by_posterior(decision: CaseDecision, revised: frozenset[int]) -> CaseDecision:
+    """Return the decision with the posterior in place of candidates, or of nothing."""
+    classes = dict(decision.classes)
+    for channel in revised:
+        one = classes[channel]
+        why = f"{one.why}; by posterior" if one.action is Action.REPLACE else _POSTERIOR
+        classes[channel] = replace(one, action=Action.CORRECT, above={}, why=why)
+    return CaseDecision(decision.case, classes)
+
+
+def _revising(actions: Actions, revised: frozenset[int]) -> Actions:
+    """Return the actions with the posterior in place of candidates; the others stay."""
+    above = {c: one for c, one in actions.replace_above.items() if c not in revised}
+    return replace(actions, replace_above=above, correct=revised, correct_reason=Reason.POSTERIOR)
 
 
 def _chosen(found: Estimate) -> Mapping[str, float]:
@@ -197,4 +207,12 @@ def _corrects(params: TransitionParams) -> bool:
     return params.rule == "default"
 
 
-TRANSITION = Method("transition", TransitionParams, _voters, _policy, _retrains, _corrects)
+TRANSITION = Method(
+    "transition",
+    TransitionParams,
+    _voters,
+    _policy,
+    _retrains,
+    _corrects,
+    needs_features=True,
+)

@@ -1,15 +1,16 @@
 """Uncertainty relabelling (Redekop & Chernyavskiy 2021): ensembles, dropout or test-time views.
 
 `rule: published` flips every voxel of a binary label whose aleatoric uncertainty exceeds delta,
-even where network and label agree: it is there for repeating the paper. `rule: safe` is its
-repair: a voxel changes only where the prediction differs from the label and the uncertainty is
-below delta, for any number of classes. `rule: default` asks the policy which cases are wrong, and
-how, before any voxel changes (`core.policy.decide`).
+even where network and label agree: it is there for repeating the paper. `rule: safe` is its repair:
+a voxel changes only where the prediction differs from the label and the total uncertainty, which
+grows where voters contradict each other, is below delta, for any number of classes. `rule: default`
+asks the policy which cases are wrong, and how, before any voxel changes (`core.policy.decide`).
 
 `relabel_from` also relabels what the networks learn, from an epoch on (`methods.relabelling`), by
 the same delta: as published with `rule: published`, else as its repair.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,10 +19,11 @@ import numpy as np
 from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
 from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
 from raysegclean.core.policy import PolicyParams, decide
+from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
-from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views
 
@@ -31,7 +33,12 @@ VOTERS = ("ensemble", "dropout", "tta")
 RULES = ("default", "safe", "published")
 
 FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
-"""Used when no trusted case can say which delta pays."""
+"""Used where no delta is set and, for `safe`, no trusted case can say which one pays."""
+
+MAX_BINARY = 0.25
+"""Upper bound of p (1 - p)."""
+
+SCORE_OF_RULE: Mapping[str, Score] = {"default": "", "published": "aleatoric", "safe": "total"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class UncertaintyParams:
     against right carries the label, a network that never saw it answers wrongly."""
     rule: Literal["default", "safe", "published"] = "default"
     delta: float | None = None
-    """Uncertainty threshold; for two classes p (1 - p), at most 0.25. Null: solved on trusted
-    cases from the histograms of the one propose pass."""
+    """Uncertainty threshold; for two classes p (1 - p), at most 0.25. Null: for
+    `rule: safe` solved on trusted cases from the histograms of the one propose pass."""
     confidence: float = 0.7
     """Probability above which a candidate replaces a label in a flagged case (default rule)."""
     relabel_from: Literal["auto"] | int | None = None
@@ -72,21 +79,19 @@ class UncertaintyParams:
         for name in ("members", "passes", "relabel_passes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"params.{name}: expected at least 1, got {getattr(self, name)}.")
-        if isinstance(self.relabel_from, int) and self.relabel_from < 0:
-            raise ConfigError(
-                f"params.relabel_from: expected an epoch >= 0, auto or null, "
-                f"got {self.relabel_from}."
-            )
+        if isinstance(self.relabel_from, int):
+            check_epoch("relabel_from", self.relabel_from)
         if not parse_views(self.views) and self.voters == "tta":
             raise ConfigError("params.views: expected at least one view for voters: tta, got none.")
         if not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
             )
-        if self.delta is not None and not 0 < self.delta < MAX_UNCERTAINTY:
+        most = MAX_BINARY if self.rule == "published" else MAX_UNCERTAINTY
+        if self.delta is not None and not 0 < self.delta < most:
             raise ConfigError(
-                f"params.delta: expected a number above 0 and below {MAX_UNCERTAINTY}, "
-                f"got {self.delta}. For two classes the uncertainty is at most 0.25."
+                f"params.delta: expected a number above 0 and below {most}, which no uncertainty "
+                f"exceeds under rule: {self.rule}, got {self.delta}."
             )
 
 
@@ -109,7 +114,7 @@ def _voters(params: UncertaintyParams) -> Voters:
         hook=_hook(params),
         passes=params.passes if params.voters == "dropout" else 0,
         views=parse_views(params.views) if params.voters == "tta" else (),
-        score="aleatoric" if params.rule != "default" else "",
+        score=SCORE_OF_RULE[params.rule],
     )
 
 
@@ -117,14 +122,10 @@ def _policy(evidence: ArchiveEvidence, params: UncertaintyParams) -> Verdict:
     if params.rule == "default":
         policy = PolicyParams(min_confidence=params.confidence)
         return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
-    delta = params.delta or solve_delta(evidence.totals) or FALLBACK_DELTA[params.rule]
+    solved = solve_delta(evidence.totals) if params.rule == "safe" else None
+    delta = params.delta or solved or FALLBACK_DELTA[params.rule]
     share = delta / MAX_UNCERTAINTY
     if params.rule == "published":
-        if evidence.totals.classes != 2:
-            raise ConfigError(
-                f"params.rule: published flips binary labels, and this label has "
-                f"{evidence.totals.classes - 1} classes. Use rule: safe or rule: default."
-            )
         actions = Actions(flip_above=share)
     else:
         below = dict.fromkeys(range(evidence.totals.classes), share)
@@ -159,4 +160,16 @@ def _corrects(params: UncertaintyParams) -> bool:
     return params.rule == "default"
 
 
-UNCERTAINTY = Method("uncertainty", UncertaintyParams, _voters, _policy, _retrains, _corrects)
+def _binary_only(params: UncertaintyParams) -> str:
+    return "rule: published" if params.rule == "published" else ""
+
+
+UNCERTAINTY = Method(
+    "uncertainty",
+    UncertaintyParams,
+    _voters,
+    _policy,
+    _retrains,
+    _corrects,
+    binary_only=_binary_only,
+)

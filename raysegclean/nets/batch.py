@@ -32,7 +32,7 @@ class Batch:
 
     @property
     def uniform_image(self) -> torch.Tensor:
-        """The uniformly drawn images, or all of them where there is none."""
-        if self.uniform is None or not any(self.uniform):
+        """The uniformly drawn images; there may be none."""
+        if self.uniform is None:
             return self.image
         return self.image[torch.tensor(self.uniform, device=self.image.device)]

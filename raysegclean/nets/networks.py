@@ -92,16 +92,17 @@ def _builder(name: str) -> Callable[[NetworkSpec], Any]:
 def check_network(spec: NetworkSpec) -> None:
     """Raise ConfigError unless `spec` builds a network that keeps to the contract.
 
-    Tried on two samples of two stride cells an edge, in both modes: shape of the logits, and the
-    same weights for the same seed.
+    Tried on two samples of two stride cells an edge, in both modes: shape of the logits, the same
+    weights for the same seed and, where it does not learn, the same answer to the same image.
     """
     if spec.name == UNET:
         return
+    what = f"network.name: {spec.name}"
     net, twin = build_network(spec, seed=1), build_network(spec, seed=1)
     states = zip(net.state_dict().values(), twin.state_dict().values(), strict=True)
     if not all(torch.equal(mine, its) for mine, its in states):
         raise ConfigError(
-            f"network.name: {spec.name} gives other weights at each call; draw them from torch's "
+            f"{what} gives other weights at each call; draw them from torch's "
             "global random state only, so that a run can be repeated"
         )
     z, y, x = stride_of(net, spec)
@@ -109,7 +110,13 @@ def check_network(spec: NetworkSpec) -> None:
     image = image.reshape(2, spec.in_channels, 2 * z, 2 * y, 2 * x)
     with torch.random.fork_rng(devices=[]):
         for mode in (True, False):
-            forward_checked(net.train(mode), image, spec.classes, f"network.name: {spec.name}")
+            logits = forward_checked(net.train(mode), image, spec.classes, what)
+        again = forward_checked(net, image, spec.classes, what)
+    if not torch.equal(logits, again):
+        raise ConfigError(
+            f"{what} answers the same image in two ways though it is in eval mode; draw random "
+            "numbers only while it learns (dropout: `training=self.training`)"
+        )
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError
@@ -67,7 +68,7 @@ _CLIP_NORM = 5.0
 
 
 class TrainingDiverged(RaysegcleanError):
-    """The loss is no longer a number."""
+    """The loss, or its gradient, is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,14 @@ class TrainConfig:
             (self.batch < 1, f"batch must be at least 1, got {self.batch}"),
             (self.peers < 1, f"peers must be at least 1, got {self.peers}"),
             (self.lr <= 0, f"lr must be positive, got {self.lr}"),
-            (not 0 < self.freeze_bn_from <= 1, "freeze_bn_from must be in (0, 1]"),
+            (
+                not 0 < self.freeze_bn_from <= 1,
+                f"freeze_bn_from must be in (0, 1], got {self.freeze_bn_from}",
+            ),
+            (
+                self.exchanges == "samples" and self.batch < 2,
+                f"batch must be at least 2 for {self.hook.path} to choose, got {self.batch}",
+            ),
             (
                 self.exchanges != "nothing" and self.peers < 2,
                 f"hook {self.hook.path} needs at least 2 peers; set peers: 2",
@@ -222,19 +230,42 @@ class Member:
         )
 
     @property
-    def norms(self) -> list[nn.BatchNorm3d]:
+    def norms(self) -> list[_BatchNorm]:
         """The batch norms of the network."""
-        return [module for module in self.net.modules() if isinstance(module, nn.BatchNorm3d)]
+        return [module for module in self.net.modules() if isinstance(module, _BatchNorm)]
 
-    def learn(self, loss: torch.Tensor, lr: float, replicas: Replicas) -> None:
-        """Take one optimiser step down the gradient of `loss`, averaged over replicas."""
+    def learn(self, loss: torch.Tensor, lr: float, replicas: Replicas) -> bool:
+        """Take one optimiser step down the gradient of `loss`, averaged over replicas.
+
+        Return whether the gradient was finite; else nothing was learnt.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         replicas.mean_([p.grad for p in self.net.parameters() if p.grad is not None])
-        nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP_NORM)
+        length = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP_NORM)
+        if not torch.isfinite(length):
+            return False
         self.optimiser.step()
+        return True
+
+    @property
+    def measured(self) -> int:
+        """Batches that the running statistics are the mean of, since they were reset."""
+        counts = [norm.num_batches_tracked for norm in self.norms]
+        return max((int(count) for count in counts if count is not None), default=0)
+
+    def pool_statistics(self, replicas: Replicas) -> None:
+        """Replace the running statistics by the mean over the batches of all replicas."""
+        mean = torch.tensor(float(self.measured), device=next(self.net.parameters()).device)
+        replicas.mean_([mean])
+        share = self.measured / float(mean)  # exactly 1 where all have measured as much
+        for norm in self.norms:
+            found = [s for s in (norm.running_mean, norm.running_var) if s is not None]
+            for statistic in found:
+                statistic.mul_(share)
+            replicas.mean_(found)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
@@ -300,7 +331,7 @@ class Trainer:
         """Learn from one batch, or recalibrate on it; advance by one step.
 
         Raises InputError when the batch is not the one of this step, TrainingDiverged when a
-        loss is not finite.
+        loss or its gradient is not finite; the networks are then as before the step.
         """
         if batch.step != self.at_step:
             raise InputError(
@@ -323,8 +354,10 @@ class Trainer:
         for peer, member in self.members.items():
             weights = lessons[peer].weights
             chosen = (losses[peer] * weights).sum() / weights.sum()
-            self._check(chosen, peer, batch)
-            member.learn(chosen, lr, self.place.replicas)
+            if not torch.isfinite(chosen):
+                raise self._diverged(f"the loss is {float(chosen.detach())}", peer, batch)
+            if not member.learn(chosen, lr, self.place.replicas):
+                raise self._diverged("the gradient is not finite", peer, batch)
         return StepReport(
             step=self.at_step,
             losses={peer: float(loss.detach().mean()) for peer, loss in losses.items()},
@@ -381,27 +414,28 @@ class Trainer:
 
     @torch.no_grad()
     def _recalibrate(self, batch: Batch) -> StepReport:
+        last = self.at_step == self.config.frozen_at - 1
         for peer, member in self.members.items():
             for norm in member.norms:
                 if self.at_step == self.config.recalibrate_at:
                     norm.reset_running_stats()
                 norm.momentum = None  # the plain mean over the batches since the reset
-            with self._keyed_randomness(peer):
-                member.net.train()(batch.uniform_image)
-            if self.at_step == self.config.frozen_at - 1:
-                for norm in member.norms:
-                    stats = (norm.running_mean, norm.running_var)
-                    self.place.replicas.mean_([s for s in stats if s is not None])
+            image = batch.uniform_image
+            if last and not len(image) and not member.measured:
+                image = batch.image  # small batches may never have held one
+            if len(image):
+                with self._keyed_randomness(peer):
+                    member.net.train()(image)
+            if last:
+                member.pool_statistics(self.place.replicas)
         zero = dict.fromkeys(self.members, 0.0)
         return StepReport(self.at_step, losses={}, kept=zero, lr=0.0)
 
-    def _check(self, loss: torch.Tensor, peer: int, batch: Batch) -> None:
-        if not torch.isfinite(loss):
-            raise TrainingDiverged(
-                f"training: fold {self.fold}, network {peer}, step {self.at_step}: the loss is "
-                f"{float(loss.detach())} on cases {sorted(set(batch.case))}; lower train.lr or "
-                "check the intensities of these cases"
-            )
+    def _diverged(self, what: str, peer: int, batch: Batch) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"training: fold {self.fold}, network {peer}, step {self.at_step}: {what} on cases "
+            f"{sorted(set(batch.case))}; lower train.lr or check the intensities of these cases"
+        )
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds: the step and each hosted peer's state.

@@ -101,7 +101,8 @@ class ViewsVoter:
         yield from self.member.passes(window_czyx)
         for view in self.views:
             there, back = _CHANGES[view]
-            for prob_kzyx in self.member.passes(there(window_czyx)):
+            # Networks of users may ask for contiguous memory, as `view` does.
+            for prob_kzyx in self.member.passes(there(window_czyx).contiguous()):
                 yield back(prob_kzyx)
 
 
@@ -142,11 +143,16 @@ def resolve_views(
     trained = [f"flip_{'zyx'[axis]}" for axis in sorted(flip_axes)]
     named = [v for view in views for v in (trained if view == TRAINED_FLIPS else [view])]
     found = parse_views(" ".join(dict.fromkeys(named)))
+    if views and not found:
+        raise ConfigError(
+            "params.views: `flips` alone stands for the axes of train.flips, which names none. "
+            "Name another view, or set train.flips to the axes along which the network may flip."
+        )
     uneven = [stride for stride in strides if stride[1] != stride[2]]
     swapping = _SWAPPING.intersection(found)
     if swapping and uneven:
         raise ConfigError(
-            f"views: {min(swapping)} turns y into x, and the network steps by {uneven[0]} (z, y, "
-            "x). Set network.strides with equal y and x, or leave rot90 and rot270 out."
+            f"params.views: {min(swapping)} turns y into x, and the network steps by {uneven[0]} "
+            "(z, y, x). Set network.strides with equal y and x, or leave rot90 and rot270 out."
         )
     return found

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.evidence import EvidenceSum, quantise, threshold_level
+from raysegclean.errors import InputError
 
 
 def _passes(seed: int, count: int, classes: int) -> torch.Tensor:
@@ -57,6 +58,13 @@ def test_the_probability_of_the_given_label_is_read_at_its_channel() -> None:
     mean = passes.mean(dim=0).numpy()
     expected = np.take_along_axis(mean, given_zyx[None].astype(np.int64), axis=0)[0]
     assert found.given_prob_zyx == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_answer_that_is_no_number_is_refused_and_not_taken_for_background() -> None:
+    passes = _passes(5, 2, 3)
+    passes[1, :, 2, 3, 4] = torch.nan
+    with pytest.raises(InputError, match=r"not finite.*intensities.*train\.lr"):
+        _summed(passes).finish(np.zeros((3, 4, 5), np.uint8))
 
 
 def test_evidence_without_a_pass_says_what_is_missing() -> None:

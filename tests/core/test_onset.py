@@ -34,6 +34,14 @@ def test_epochs_before_learning_began_do_not_count():
     assert fires(waited) == fires(learning) + 10
 
 
+@pytest.mark.parametrize("blip", [0.06, 0.5])
+def test_one_lucky_epoch_before_learning_began_does_not_count(blip):
+    # The first, random predictions of a large class overlap with it.
+    learning = 0.9 * (1 - np.exp(-EPOCHS / 8))
+    waited = np.concatenate([[blip], np.full(9, 0.01), learning])[:100]
+    assert fires(waited) == fires(learning) + 10
+
+
 @settings(max_examples=25)
 @given(
     level=st.floats(0, 0.43),

@@ -79,6 +79,18 @@ def test_every_row_is_a_voxel_with_its_own_features_label_and_band():
         np.testing.assert_array_equal(np.sort(found["hashes"][found["band"] == band]), lowest)
 
 
+def test_features_beyond_half_precision_keep_their_direction() -> None:
+    label, _ = scene(3)
+    features = np.full((2, *label.shape), -9e4, np.float32)
+    features[1] = np.inf
+    look = FeatureLook(5)
+    (block,) = blocks(label, features, label.shape, look, SPACINGS[0])
+    found = look.look(block, {})["features"]
+    assert np.isfinite(found).all()
+    assert (found[:, 0] < -6e4).all()
+    assert (found[:, 1] > 6e4).all()
+
+
 def test_the_sample_holds_labels_as_often_as_the_band_does():
     rng = np.random.default_rng(0)
     label = (rng.random((20, 60, 60)) < 0.2).astype(np.uint8)

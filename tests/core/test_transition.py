@@ -160,6 +160,24 @@ def test_of_many_classes_each_is_solved_with_those_that_it_is_confused_with():
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-3)
 
 
+def test_background_that_becomes_many_classes_still_sums_to_one():
+    classes = 9
+    t = np.eye(classes)
+    t[0] = [0.6, *[0.05] * 8]
+    found = estimate(archive(8, t, rows=12_000, classes=classes), classes=classes).transition[0]
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-3)
+    assert found[0, 0] >= 0.5
+    assert (found[0, 1:] > 0.02).all()
+
+
+def test_clean_labels_of_many_classes_without_background_give_nearly_the_identity():
+    classes = 8
+    samples = archive(8, np.eye(classes), rows=12_000, classes=classes)
+    found = estimate(samples.where(samples.given > 0), classes=classes)
+    assert np.abs(found.transition[0] - np.eye(classes)).max() < 0.02
+    np.testing.assert_array_equal(found.transition[0, 0], np.eye(classes)[0])
+
+
 @pytest.mark.parametrize("divergence", ["tv", "kl"])
 def test_features_weigh_by_what_they_tell_of_the_label(divergence):
     samples = archive(9, T)

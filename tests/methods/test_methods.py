@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.config import make_config
 from raysegclean.core.casescore import Action, CaseScore, ClassScore, Kind
-from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
+from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY, EvidenceSum
+from raysegclean.core.proposals import score_of
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import (
@@ -132,8 +134,8 @@ def test_dropout_and_ensembles_differ_in_their_voters_alone():
     assert (ensemble.members, ensemble.passes) == (3, 0)
     assert (dropout.members, dropout.passes) == (3, 5)
     assert not ensemble.score
-    for rule in ("safe", "published"):
-        assert UNCERTAINTY.voters(UncertaintyParams(rule=rule)).score == "aleatoric"
+    for rule, score in (("safe", "total"), ("published", "aleatoric")):
+        assert UNCERTAINTY.voters(UncertaintyParams(rule=rule)).score == score
 
 
 def test_the_safe_rule_replaces_below_delta_and_the_published_one_flips_above_it():
@@ -152,10 +154,14 @@ def test_the_safe_rule_replaces_below_delta_and_the_published_one_flips_above_it
     assert not UNCERTAINTY.corrects(UncertaintyParams(rule="safe"))
 
 
-def test_the_published_rule_is_refused_for_several_classes():
-    cases = evidence_of(score("a", 10, channels=3))
-    with pytest.raises(ConfigError, match=r"binary.*3 classes.*rule: safe"):
-        UNCERTAINTY.policy(cases, UncertaintyParams(rule="published", delta=0.1))
+def test_voters_that_contradict_each_other_are_not_sure():
+    sums = EvidenceSum()
+    for p in (0.99, 0.03):
+        sums.add(torch.tensor([1 - p, p]).reshape(2, 1, 1, 1))
+    found = sums.finish(np.zeros((1, 1, 1), np.uint8))
+    level = UNCERTAINTY.voters(UncertaintyParams(rule="safe")).score
+    total = float(score_of(found, np.zeros((1, 1, 1), np.uint8), level)[0, 0, 0])
+    assert total * MAX_UNCERTAINTY == pytest.approx(0.51 * 0.49, abs=1e-6)
 
 
 def with_trusted_hits(right: list[int], harm: list[int], neither: list[int]) -> CaseStats:
@@ -194,6 +200,9 @@ def test_a_delta_that_the_trusted_cases_solve_comes_before_the_fallback():
     assert solved.chosen["delta"] == pytest.approx(30 / LEVELS * MAX_UNCERTAINTY)
     blind = UNCERTAINTY.policy(evidence_of(score("a", 10)), UncertaintyParams(rule="safe"))
     assert blind.chosen["delta"] == 0.1
+    # What pays below a delta says nothing of flipping above it.
+    flips = UNCERTAINTY.policy(cases, UncertaintyParams(rule="published"))
+    assert flips.chosen["delta"] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -204,6 +213,9 @@ def test_a_delta_that_the_trusted_cases_solve_comes_before_the_fallback():
         (CosegParams, {"keep": 0.0}),
         (CosegParams, {"confidence": -0.1}),
         (CosegParams, {"start_epoch": -1}),
+        (CosegParams, {"start_epoch": 10}),
+        (UncertaintyParams, {"relabel_from": 10}),
+        (UncertaintyParams, {"delta": 0.25, "rule": "published"}),
         (UncertaintyParams, {"members": 0}),
         (UncertaintyParams, {"passes": 0}),
         (UncertaintyParams, {"delta": 0.0}),

@@ -68,6 +68,17 @@ def test_by_rule_pseudo_the_map_becomes_the_label_of_cases_that_have_none_and_of
     assert not verdict_of(seen(0, 1900, 0)).actions, "the default only ranks"
 
 
+def test_a_map_that_has_not_learnt_a_class_proposes_none_of_it() -> None:
+    rows = [seen(1000, 2000, 0)] * 12 + [seen(0, 1900, 0)]
+    scores = [CaseScore(f"c{n}", one, {1: one}) for n, one in enumerate(rows)]
+    verdict = MULTISA.policy(
+        ArchiveEvidence(scores, (), CaseStats.zero(2)), MultisaParams(rule="pseudo")
+    )
+    assert isinstance(verdict, Verdict)
+    assert not verdict.actions
+    assert "has not learnt" in verdict.decisions["c12"].classes[1].why
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -1,20 +1,27 @@
 """Transition matrices as a policy, and as a correction of the loss."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.casescore import Action, CaseScore, ClassScore, Kind
+from raysegclean.core.casescore import Action, CaseScore, ClassDecision, ClassScore, Kind
 from raysegclean.core.looks import Ask
+from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.reservoir import FeatureLook
-from raysegclean.core.rules import Reason
+from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.stats import CaseStats
 from raysegclean.core.transition import PosteriorReviser
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Verdict
-from raysegclean.methods.transition import TRANSITION, TransitionHook, TransitionParams
+from raysegclean.methods.transition import (
+    TRANSITION,
+    TransitionHook,
+    TransitionParams,
+    _relabelled,
+)
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson
 from raysegclean.nets.losses import segmentation_loss
@@ -114,6 +121,62 @@ def test_by_default_the_posterior_decides_in_the_noisy_cases_alone() -> None:
     for case, decision in verdict.decisions.items():
         assert decision.classes[1].action is (Action.CORRECT if case in noisy else Action.KEEP)
         assert not decision.classes[1].above
+
+
+def test_what_the_policy_decided_beside_the_posterior_stays() -> None:
+    archive = cut_off()
+    decided = decide(archive.scores, PolicyParams())
+    shift = ClassDecision(Action.SHIFT, "off", 1.2, min_fit=0.7, fit_gain=-0.02)
+    fill = ClassDecision(Action.FILL, "lacks it", above={Kind.ADDED: 0.5})
+    base = {
+        case: replace(one, classes={**one.classes, 2: shift, 3: fill})
+        for case, one in decided.items()
+        if case.startswith("n")
+    }
+    due = {case: frozenset({1}) for case in base}
+    policy = _relabelled(archive, TransitionParams(), Verdict.of(base), due)
+    ask = next(policy)
+    with pytest.raises(StopIteration) as end:
+        policy.send({case: answer(seed) for seed, case in enumerate(sorted(ask.cases))})
+    for case, found in end.value.value.actions.items():
+        assert found == Actions(
+            shift_vox={2: 1.2},
+            min_fit={2: 0.7},
+            fit_gain={2: -0.02},
+            replace_above={3: {Kind.ADDED: 0.5}},
+            fills=True,
+            correct=frozenset({1}),
+            correct_reason=Reason.POSTERIOR,
+        ), case
+
+
+@pytest.mark.parametrize("rows", [40, 400])
+def test_where_the_matrix_cannot_be_estimated_candidates_stay(rows: int) -> None:
+    archive = cut_off()
+    policy = TRANSITION.policy(archive, TransitionParams())
+    assert not isinstance(policy, Verdict)
+    ask = next(policy)
+    # Few rows; or many, of two cases in each fold, where three neighbours need three cases.
+    few = sorted(ask.cases) if rows == 40 else ["n00", "n01", "n02", "n03"]
+    answers = {case: answer(seed, rows if rows == 400 else 4) for seed, case in enumerate(few)}
+    with pytest.raises(StopIteration) as end:
+        policy.send(answers)
+    verdict = end.value.value
+    assert verdict.revision is None
+    assert set(verdict.actions) == set(ask.cases)
+    assert all(one.replace_above and not one.correct for one in verdict.actions.values())
+
+
+def test_the_published_rule_says_where_it_could_not_estimate() -> None:
+    archive = evidence(*(score(f"c{n:02d}") for n in range(4)))
+    policy = TRANSITION.policy(archive, TransitionParams(rule="published"))
+    assert not isinstance(policy, Verdict)
+    ask = next(policy)
+    with pytest.raises(StopIteration) as end:
+        policy.send({case: answer(seed) for seed, case in enumerate(sorted(ask.cases))})
+    for one in end.value.value.decisions.values():
+        assert one.classes[1].action is Action.KEEP
+        assert "too few voxels" in one.classes[1].why
 
 
 def test_without_noisy_cases_nobody_looks() -> None:

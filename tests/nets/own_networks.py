@@ -56,6 +56,39 @@ class Forgetful(Plain):
         return self.second(F.dropout(F.relu(self.first(image)), 0.5, self.training))
 
 
+class Restless(Plain):
+    """Drops values while it is asked, too."""
+
+    def forward(self, image):
+        return F.dropout(super().forward(image), 0.5, training=True)
+
+
+class Slices(nn.Module):
+    """Two-dimensional layers, over the slices of a window."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(spec.in_channels, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, spec.classes, 1),
+        )
+
+    def forward(self, image):
+        slices = image.transpose(1, 2).flatten(0, 1)
+        logits = self.layers(slices)
+        return logits.unflatten(0, (len(image), -1)).transpose(1, 2)
+
+
+def restless(spec):
+    return Restless(spec)
+
+
+def slices(spec):
+    return Slices(spec)
+
+
 def plain(spec):
     return Plain(spec)
 

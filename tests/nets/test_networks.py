@@ -39,6 +39,7 @@ def test_a_module_that_keeps_the_contract_is_accepted(name: str) -> None:
         ("shrinking", "failed|expected logits"),
         ("breaking", "ZeroDivisionError"),
         ("unseeded", "other weights at each call"),
+        ("restless", "in two ways though it is in eval mode"),
         ("NOT_CALLABLE", "is a int, expected a callable"),
         ("missing", "cannot be loaded.*package.module:build"),
     ],
@@ -196,6 +197,11 @@ def test_training_an_own_network_resumes_to_the_bit(name: str) -> None:
         resumed.step(batch_of(step))
     ours, theirs = (t.nets[0].state_dict() for t in (resumed, through))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_batch_norms_of_any_dimension_are_recalibrated() -> None:
+    trainer = Trainer(own("slices"), TrainConfig(steps=20))
+    assert len(trainer.members[0].norms) == 1
 
 
 def test_a_network_without_batch_norm_learns_at_every_step() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
+from raysegclean.nets.hooks import COSEG_HOOK, HookContext, HookSpec, Lesson, PlainHook
 from raysegclean.nets.training import (
     Batch,
     LocalExchange,
@@ -128,6 +128,49 @@ def test_peers_choose_for_each_other() -> None:
     assert swapped[1].item() == 1.0
 
 
+class Choosing(PlainHook):
+    """Learns one sample, another one in every network, of a label that only it has."""
+
+    exchanges = "samples"
+    made = 0
+
+    def __init__(self, context: HookContext) -> None:
+        super().__init__(context)
+        self.number = Choosing.made
+        Choosing.made += 1
+        self.learnt: list[Lesson] = []
+
+    def lesson(self, net, logits, batch) -> Lesson:
+        weights = torch.zeros(4)
+        weights[self.number] = 1
+        return Lesson(torch.full_like(batch.label, self.number), weights)
+
+    def loss(self, net, logits, lesson, batch):
+        self.learnt.append(lesson)
+        return super().loss(net, logits, lesson, batch)
+
+
+class ChoosingVoxels(Choosing):
+    """The same, voxel by voxel."""
+
+    exchanges = "voxels"
+
+
+@pytest.mark.parametrize("kind", [Choosing, ChoosingVoxels])
+def test_what_a_network_learns_is_what_its_peer_chose(kind) -> None:
+    Choosing.made = 0
+    hook = HookSpec.of(f"{__name__}:{kind.__name__}")
+    trainer = Trainer(SPEC, replace(PLAIN, peers=2, hook=hook))
+    batch = batch_at(0)
+    trainer.step(batch)
+    for peer, member in trainer.members.items():
+        (lesson,) = member.hook.learnt
+        chosen = 1 - peer
+        assert lesson.weights.tolist() == [float(sample == chosen) for sample in range(4)]
+        expected = torch.full_like(batch.label, chosen) if kind is ChoosingVoxels else batch.label
+        assert torch.equal(lesson.label, expected)
+
+
 def test_selection_starts_at_its_epoch_and_drops_the_wrong_case() -> None:
     trainer = Trainer(SPEC, replace(COSEG, steps=60, hook=coseg(0.7)))
     reports = list(train(trainer, stream()))
@@ -174,6 +217,45 @@ def test_statistics_are_recalibrated_on_uniform_samples_then_frozen() -> None:
     run(trainer, 40)
     assert torch.equal(first.norm.running_mean, frozen)
     assert not torch.equal(net.head.weight, weights), "the rest of the steps learn on"
+
+
+def test_ranks_that_draw_unequally_measure_what_all_uniform_samples_measure_together() -> None:
+    # Of two ranks one draws nothing uniformly; it must not add its class-drawn patches.
+    config = replace(PLAIN, steps=40)
+    trainer = run(Trainer(SPEC, config), 30)
+    first = trainer.nets[0].encoder[0].units[0]
+    before = first.norm.running_mean.clone()
+
+    class Other:
+        """Stands for a rank that measured nothing: means count it with weight zero."""
+
+        def mean_(self, tensors: list[torch.Tensor]) -> None:
+            for tensor in tensors:
+                tensor.div_(2)
+
+    trainer.place = replace(trainer.place, replicas=Other())
+    with torch.no_grad():
+        seen = [first.conv(batch_at(step).image[2:]) for step in (30, 31)]
+    expected = [features.mean(dim=(0, 2, 3, 4)) for features in seen]
+    run(trainer, 32)
+    torch.testing.assert_close(first.norm.running_mean, sum(expected) / 2)
+    assert not torch.equal(first.norm.running_mean, before)
+
+
+def test_a_batch_of_one_that_was_drawn_by_class_does_not_count() -> None:
+    def one_at(step: int, *, uniform: bool) -> Batch:
+        batch = batch_at(step)
+        return Batch(batch.image[:1], batch.label[:1], ["c0"], step, [uniform])
+
+    trainer = Trainer(SPEC, replace(PLAIN, steps=40, batch=1))
+    for step in range(30):
+        trainer.step(one_at(step, uniform=step % 2 == 1))
+    first = trainer.nets[0].encoder[0].units[0]
+    with torch.no_grad():
+        expected = first.conv(batch_at(31).image[:1]).mean(dim=(0, 2, 3, 4))
+    for step in (30, 31):
+        trainer.step(one_at(step, uniform=step % 2 == 1))
+    torch.testing.assert_close(first.norm.running_mean, expected)
 
 
 def test_channels_are_dropped_in_training_but_not_while_recalibrating(monkeypatch) -> None:
@@ -260,6 +342,16 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_cases() -> No
         Trainer(SPEC, PLAIN).step(broken)
 
 
+def test_a_gradient_that_is_no_number_stops_the_training_before_it_ruins_the_network() -> None:
+    trainer = Trainer(SPEC, PLAIN)
+    net = trainer.nets[0]
+    net.head.weight.register_hook(lambda grad: grad * torch.nan)
+    before = net.head.weight.detach().clone()
+    with pytest.raises(TrainingDiverged, match=r"step 0: the gradient is not finite on cases.*c0"):
+        trainer.step(batch_at(0))
+    assert torch.equal(net.head.weight, before)
+
+
 def test_a_checkpoint_of_other_peers_is_refused() -> None:
     state = Trainer(SPEC, PLAIN).state()
     with pytest.raises(InputError, match=r"it holds peers \['0'\], not \[1\]"):
@@ -282,6 +374,7 @@ def test_training_stops_at_its_last_step() -> None:
         ({"loss": "mse"}, "loss must be one of"),
         ({"freeze_bn_from": 0.0}, "freeze_bn_from"),
         ({"hook": coseg(0.5)}, "set peers: 2"),
+        ({"hook": coseg(0.5), "peers": 2, "batch": 1}, "batch must be at least 2 .* got 1"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict, says: str) -> None:

@@ -164,6 +164,20 @@ def test_flips_stands_for_the_axes_that_the_network_was_trained_to_be_flipped_al
     assert resolve_views(("flips", "darker"), (2, 0), ()) == ("flip_z", "flip_x", "darker")
     assert resolve_views(("flips", "darker"), (), ()) == ("darker",)
     assert resolve_views(("flip_x", "flips"), (2,), ()) == ("flip_x",)
+    with pytest.raises(ConfigError, match=r"`flips` alone.*train\.flips, which names none"):
+        resolve_views(("flips",), (), ())
+
+
+def test_a_network_may_ask_for_contiguous_windows() -> None:
+    class Viewing:
+        name, halo_vox, stride_zyx, n_passes = "viewing", (0, 0, 0), (1, 1, 1), 1
+
+        def passes(self, window_czyx):
+            yield window_czyx.view(-1).view(window_czyx.shape)
+
+    window = torch.arange(24.0).reshape(1, 2, 3, 4)
+    for found in ViewsVoter(Viewing(), ("rot90", "flip_x", "rot270")).passes(window):
+        assert torch.equal(found, window)
 
 
 @pytest.mark.parametrize(
