@@ -228,7 +228,7 @@ METHODS: Mapping[str, Entry] = {
     "confident-published": Entry("confident", PLAIN, {"rule": "cleanlab"}),
     "transition-published": Entry("transition", PLAIN, {"rule": "published"}),
     "spatial-published": Entry("spatial", PLAIN, {"rule": "published"}, needs_trusted=True),
-    "spatial-shift": Entry("spatial", PLAIN, {"rule": "shift"}, needs_trusted=True),
+    "spatial-shift": Entry("spatial", NO_NETWORK, {"rule": "shift"}, needs_trusted=True),
     "cores-published": Entry("cores", "cores-published", {"rule": "published"}),
     "adele-published": Entry("adele", "adele", {"rule": "published"}),
 }

@@ -25,7 +25,7 @@ from raysegclean.store.facts import collect_facts
 from raysegclean.store.index import load_index
 from raysegclean.store.objects import Store
 
-__all__ = ["CheckReport", "check", "save_findings"]
+__all__ = ["CheckReport", "check", "check_table_name", "save_findings"]
 
 UNUSABLE_SCORE = 1000.0
 SHOWN = 50
@@ -103,19 +103,21 @@ def check(
     )
 
 
+def check_table_name(uri: str) -> None:
+    """Raise ConfigError unless a table can be saved under this name."""
+    if not uri.endswith((".csv", ".parquet")):
+        raise ConfigError(f"--out {uri}: expected a name that ends in .csv or .parquet.")
+
+
 def save_findings(report: CheckReport, uri: str) -> None:
     """Write all findings as a table to a path or URI that ends in .csv or .parquet.
 
-    Raises ConfigError for another ending.
+    Raises ConfigError for another ending (`check_table_name`).
     """
+    check_table_name(uri)
     rows = [asdict(finding) for finding in report.findings]
     folder, _, name = uri.rpartition("/")
-    if name.endswith(".parquet"):
-        data = _parquet(rows)
-    elif name.endswith(".csv"):
-        data = _csv(rows)
-    else:
-        raise ConfigError(f"--out {uri}: expected a name that ends in .csv or .parquet.")
+    data = _parquet(rows) if name.endswith(".parquet") else _csv(rows)
     Store.open(folder or ".").put(name, data)
 
 

@@ -320,8 +320,10 @@ def _check_arguments(parser: Parser) -> None:
 
 
 def _check(options: Options) -> int:
-    from raysegclean.check import check, save_findings
+    from raysegclean.check import check, check_table_name, save_findings
 
+    if options.out is not None:
+        check_table_name(options.out)
     classes = None if options.classes is None else _whole_numbers(options.classes)
     report = check(
         options.archive, options.label, classes=classes, with_image=not options.labels_only

@@ -128,6 +128,9 @@ def test_the_table_is_saved_and_shown_worst_first(
     assert [row["score"] for row in table] == [finding.score for finding in report.findings]
     with pytest.raises(ConfigError, match=r"\.csv or \.parquet"):
         save_findings(report, str(tmp_path / "a.txt"))
+    # Said before the archive is read, which there is none of here.
+    assert main(["check", str(tmp_path / "none"), "--label", "organs", "--out", "a.txt"]) == 2
+    assert ".csv or .parquet" in capsys.readouterr().err
 
 
 def test_json_holds_every_finding(

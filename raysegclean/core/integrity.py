@@ -7,9 +7,9 @@ is known here of anatomy; the archive itself says what is usual, so an error tha
 is not seen.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,8 @@ ENDS = ("z low", "z high", "y low", "y high", "x low", "x high")
 GEOMETRY_TOLERANCE = 0.01
 SKIPPED_FLANK = 0.1
 """A gap is a skipped slice where the slices beside it have this share of the largest area."""
+SKIPPED_EXTENT = 0.25
+"""A gap of more than this share of the class's length is between two structures."""
 ORDER_FLOOR_MM = 2.0
 
 
@@ -208,23 +210,50 @@ def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
             for gap in facts.gaps:
                 if gap.flank >= SKIPPED_FLANK:
                     gaps[value, gap.axis].append(case)
-    for (value, axis), cases in sorted(gaps.items()):
+    rare = {
+        (value, axis): cases
+        for (value, axis), cases in sorted(gaps.items())
+        if len(cases) - 1 <= (1 - params.sure_share) * archive.holders[value]
+    }
+    axes = Counter((case.case, value) for (value, _), cases in rare.items() for case in cases)
+    for (value, axis), cases in rare.items():
         held = archive.holders[value]
-        if len(cases) - 1 > (1 - params.sure_share) * held:
-            continue
+        usual = f"{len(cases)} of {held} cases have such a gap"
         for case in cases:
-            gap = next(gap for gap in case.classes[value].gaps if gap.axis == axis)
-            yield Finding(
-                grave=held >= params.few_cases,
-                score=round(TWIN_SCORE * (1 + gap.flank), 1),
-                case=case.case,
-                label_value=value,
-                what=f"class {value} skips slices",
-                where=f"{'zyx'[axis]} {gap.start} and on",
-                value=f"{gap.slices} empty slices inside",
-                usual=f"{len(cases)} of {held} cases have such a gap",
-                remedy="draw the slices that were left out",
-            )
+            alone = axes[case.case, value] == 1
+            finding = _gap_finding(case, (value, axis), usual, params, alone=alone)
+            yield replace(finding, grave=finding.grave and held >= params.few_cases)
+
+
+def _gap_finding(
+    case: LabelFacts, place: tuple[int, int], usual: str, params: IntegrityParams, *, alone: bool
+) -> Finding:
+    """Return what a gap is: slices that were skipped, or the space between two structures.
+
+    `place` is class and axis; `alone` says that the class has no such gap along another axis.
+    """
+    value, axis = place
+    facts = case.classes[value]
+    gap = next(gap for gap in facts.gaps if gap.axis == axis)
+    extent = facts.high_vox[axis] - facts.low_vox[axis]
+    # Two nodules are apart along several axes, or far apart.
+    skips = alone and gap.slices <= SKIPPED_EXTENT * extent
+    what, remedy = (
+        ("skips slices", "draw the slices that were left out")
+        if skips
+        else ("is in parts far apart", "is one of them another structure?")
+    )
+    return Finding(
+        grave=skips,
+        score=round(TWIN_SCORE * (1 + gap.flank), 1) if skips else params.odd_sds,
+        case=case.case,
+        label_value=value,
+        what=f"class {value} {what}",
+        where=f"{'zyx'[axis]} {gap.start} and on",
+        value=f"{gap.slices} empty slices inside",
+        usual=usual,
+        remedy=remedy,
+    )
 
 
 def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
@@ -289,8 +318,8 @@ def _twins(archive: ArchiveFacts) -> Iterable[Finding]:
             yield _twin(name, what, "if it is the same scan, keep one of the two", grave=False)
     for cases in labels.values():
         strangers = [case for case in cases if case.image_key != cases[0].image_key]
-        # One label for most of an archive is meant so, as an atlas.
-        if 2 * len(cases) <= len(archive.cases):
+        # One label for most of an archive is meant so, as an atlas; two cases are no archive.
+        if len(cases) == 2 or 2 * len(cases) <= len(archive.cases):
             for case in strangers:
                 what = f"same label as case {cases[0].case}, on another image"
                 yield _twin(case.case, what, "find out whose label it is", grave=True)

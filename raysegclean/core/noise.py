@@ -22,6 +22,7 @@ import difflib
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
@@ -55,6 +56,8 @@ __all__ = [
 VOXEL: Spacing = (1.0, 1.0, 1.0)
 MIN_COMPONENT_SHARE = 0.1
 """Components smaller than this share of their class are specks, not structures to drop."""
+_SLACK = 1 + 1e-5
+"""So that a layer is not lost to the rounding of distances in mm."""
 
 
 def corrupt(
@@ -145,8 +148,9 @@ def drop(
     target: str = "class",
     value: int | None = None,
 ) -> IntLabel:
-    """Remove one class at random, or one 26-connected component of at least a tenth of its class.
+    """Remove one class at random, or one 26-connected component of it that is no speck.
 
+    That is one of at least a tenth of the class, or, where none is so large, of the largest.
     `target` is "class" or "component"; `value` restricts it to one class. A label without
     foreground stays as it is.
     """
@@ -176,7 +180,7 @@ def swap(
 ) -> IntLabel:
     """Exchange one class, at random, with the class whose centre is nearest, as left and right.
 
-    With `target` "component", one 26-connected component of at least a tenth of the class takes
+    With `target` "component", one 26-connected component that is no speck (as for `drop`) takes
     the neighbour's value and the neighbour stays, as two vertebrae of one name; a class of one
     component is gone then. `value` names the first class. A label with fewer than two classes, or
     without `value`, stays as it is.
@@ -260,6 +264,8 @@ def _check_kind(name: str, value: object, default: object) -> None:
     kinds = {float: (int, float), int: (int,), str: (str,), type(None): (int,)}[type(default)]
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise ConfigError(f"{name} must be of type {kinds[-1].__name__}, got {value!r}.")
+    if isinstance(value, float) and not isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value}.")
 
 
 def _voxel_size(unit: str, spacing_mm: Spacing) -> Spacing:
@@ -283,7 +289,7 @@ def _grown(label_zyx: IntLabel, amount: float, size: Spacing) -> IntLabel:
         given, best = label_zyx[around.slices], nearest[around.relative_to(hull).slices]
         # The distance outside of the class; equal distances go to the lower class.
         distance = edt.edt(given != value, anisotropy=size)
-        takes = (given == 0) & (distance <= amount) & (distance < best)
+        takes = (given == 0) & (distance <= amount * _SLACK) & (distance < best)
         result[around.slices][takes] = value
         best[takes] = distance[takes]
     return result
@@ -303,9 +309,9 @@ def _shrunk(label_zyx: IntLabel, amount: float, size: Spacing) -> IntLabel:
         depth_here = depth[own.relative_to(around).slices]
         mask = label_zyx[inside] == value
         less = amount
-        while less > 0 and depth_here[mask].max() <= less:
+        while less > 0 and depth_here[mask].max() <= less * _SLACK:
             less -= min(size)
-        result[inside][mask & (depth_here <= less)] = 0
+        result[inside][mask & (depth_here <= less * _SLACK)] = 0
     return result
 
 
@@ -319,7 +325,9 @@ def _random_part(mask_zyx: NDArray[np.bool_], rng: np.random.Generator) -> NDArr
     parts = cc3d.connected_components(np.ascontiguousarray(mask_zyx), connectivity=26)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    chosen = rng.choice(np.flatnonzero(sizes >= MIN_COMPONENT_SHARE * sizes.sum()))
+    # Of many small ones, none of which is a tenth of the class, the largest are no specks.
+    least = min(MIN_COMPONENT_SHARE * sizes.sum(), sizes.max())
+    chosen = rng.choice(np.flatnonzero(sizes >= least))
     part: NDArray[np.bool_] = parts == chosen
     return part
 

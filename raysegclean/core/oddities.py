@@ -72,8 +72,12 @@ class ArchiveFacts:
 
     @cached_property
     def is_ct(self) -> bool:
-        """True where intensities are Hounsfield units, which cases share."""
-        return any(case.intensity.minimum < _CT_MINIMUM for case in self.cases)
+        """True where intensities are Hounsfield units, which cases share.
+
+        Half of the cases must say so: an odd voxel in one of them is no CT.
+        """
+        minima = [case.intensity.minimum for case in self.cases]
+        return bool(minima) and float(np.median(minima)) < _CT_MINIMUM
 
     def number(self, value: int, name: str) -> Values:
         """Return one number of `ClassFacts` per case, NaN where a case lacks the class."""

@@ -27,8 +27,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boundary import Spacing, distance_halo_vox, fine_voxel_mm, signed_distance
-from raysegclean.core.casescore import CaseScore
+from raysegclean.core.boundary import (
+    OFFSET_LIMIT_VOX,
+    Spacing,
+    distance_halo_vox,
+    fine_voxel_mm,
+    signed_distance,
+)
+from raysegclean.core.casescore import CaseScore, ClassScore
 from raysegclean.core.geometry import Index3
 from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.core.robust import offset_mode, robust_sd
@@ -108,7 +114,10 @@ class ShellLook:
 
 @dataclass(frozen=True)
 class BiasReviser:
-    """Second pass: the argmax of the corrected logits; `height` of a case is b per channel."""
+    """Second pass: the argmax of the corrected logits; `height` of a case is b per channel.
+
+    `delta_mm` of a case, where it has one, comes before that of all; it must not be larger.
+    """
 
     delta_mm: tuple[float, ...]
 
@@ -123,11 +132,12 @@ class BiasReviser:
         d is the distance to the predicted boundary of class c; ties go to the lower channel.
         """
         heights: Sequence[float] = values["height"]
+        delta_mm: Sequence[float] = values.get("delta_mm", self.delta_mm)
         log_czyx = _log(block.prob_czyx)
         predicted = log_czyx.argmax(axis=0)
         core = block.core.slices
         logits_czyx = log_czyx[(slice(None), *core)]
-        for channel, delta_vox in _corrected(self.delta_mm, block.spacing_mm):
+        for channel, delta_vox in _corrected(delta_mm, block.spacing_mm):
             if heights[channel] <= 0:
                 continue
             limit_vox = _REACH * abs(delta_vox) + 1.0
@@ -149,9 +159,16 @@ def prediction_bias_mm(
     for score in trusted:
         unit = fine_voxel_mm(spacing_mm[score.case])
         for channel, one in score.classes.items():
-            if one.boundary_vox >= _MIN_BOUNDARY_VOX and isfinite(one.offset_vox):
+            if _has_offset(one):
                 per_class.setdefault(channel, []).append(one.offset_vox * unit)
     return {channel: float(np.mean(values)) for channel, values in per_class.items()}
+
+
+def _has_offset(score: ClassScore) -> bool:
+    """Tell whether an outline lies near enough to the predicted one to say how far it is off."""
+    offset = score.offset_vox
+    known = isfinite(offset) and offset > -OFFSET_LIMIT_VOX
+    return score.boundary_vox >= _MIN_BOUNDARY_VOX and known
 
 
 def label_bias_mm(
@@ -171,7 +188,7 @@ def label_bias_mm(
         for channel, one in right.classes.items():
             mine = scores[right.case].classes[channel]
             off = (mine.offset_vox - one.offset_vox) * unit
-            if one.boundary_vox >= _MIN_BOUNDARY_VOX and isfinite(off):
+            if _has_offset(one) and _has_offset(mine):
                 per_class.setdefault(channel, []).append(off)
     means = {channel: float(np.mean(values)) for channel, values in per_class.items()}
     return {

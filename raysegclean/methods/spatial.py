@@ -4,8 +4,8 @@
 logits, and the label is replaced by what comes out (`core.spatial`). Repaired here: a class
 without a bias keeps the given label, where the published code replaces it by the prediction.
 
-`rule: shift` needs no network: the bias of the given labels themselves, measured in the trusted
-cases, is undone in all cases. On biased annotations this simple baseline is hard to beat.
+`rule: shift` needs no network, and trains none: the bias of the given labels, measured against the
+trusted ones, is undone in all cases. On biased annotations this simple baseline is hard to beat.
 
 `rule: default` decides by case. What `core.policy.decide` says stands, with one addition: where the
 trusted cases agree on a bias, cases whose given outline lies off the prediction as far as theirs
@@ -13,13 +13,15 @@ does are wrong in the same way, and are shifted by it. So a bias that all cases 
 visible, and a case that does not share it is left alone. Where an archive is drawn in two ways, the
 bias of one of them, the policy alone says which cases share it (`core.ways`).
 
-Not seen: a bias beyond 5 voxels of the finest axis counts as 5 (`boundary.OFFSET_LIMIT_VOX`), and
-one number per class describes no noise whose sign changes from case to case.
+Not seen: outlines that lie 5 voxels of the finest axis or more apart (`boundary.OFFSET_LIMIT_VOX`)
+have no offset, so a bias of more than about 3 is measured too small; and one number per class
+describes no noise whose sign changes from case to case.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from raysegclean.core.boundary import fine_voxel_mm
 from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision
@@ -37,6 +39,7 @@ from raysegclean.core.spatial import (
     prediction_bias_mm,
     shell_heights,
 )
+from raysegclean.core.suspects import is_learnt, of_key
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 
@@ -44,6 +47,7 @@ __all__ = ["SPATIAL", "SpatialParams"]
 
 RULES = ("default", "published", "shift")
 HEIGHTS = ("p95", "max")
+_NO_BIAS = "the trusted cases show no bias of this class"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,10 @@ class SpatialParams:
     b: Height = "p95"
     """Height of the correction within its shell: `p95` or, as published, `max`."""
     members: int = 2
-    """Networks per fold."""
+    """Networks per fold; `shift` has none."""
+    site: str = ""
+    """Where the bias differs by site: a regular expression whose first group, in a case id, names
+    its site, as "^([^-]+)-". A site without trusted cases has no known bias. Empty: one bias."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
 
@@ -74,82 +81,170 @@ class SpatialParams:
             )
         if self.members < 1:
             raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
+        _check_pattern(self.site)
+
+    def site_of(self, case: str) -> str:
+        """Return the site of a case; all cases in which the pattern finds none are one site."""
+        found = re.search(self.site, case) if self.site else None
+        return str(found[1]) if found else ""
+
+
+def _check_pattern(site: str) -> None:
+    try:
+        groups = re.compile(site).groups if site else 1
+    except re.error as error:
+        raise ConfigError(f"params.site: {site!r} is no regular expression: {error}.") from error
+    if groups != 1:
+        raise ConfigError(
+            f"params.site: expected a regular expression with one group, such as ^([^-]+)-, "
+            f"got {site!r} with {groups}."
+        )
 
 
 def _policy(evidence: ArchiveEvidence, params: SpatialParams) -> Verdict | Asking:
+    sites = _sites(evidence, params)
     if params.rule == "published":
-        return _published(evidence, params)
-    shared = label_bias_mm(evidence.scores, evidence.trusted, evidence.spacing_mm)
-    shifted = {s.case: _shifted(s, shared, evidence, params) for s in evidence.scores}
+        return _published(evidence, sites, params)
     if params.rule == "shift":
-        return Verdict.of(shifted)
+        return Verdict.of(_all_shifted(evidence, sites, params))
+    return Verdict.of(_decided(evidence, sites, params))
+
+
+@dataclass(frozen=True)
+class _Site:
+    """The cases that share a bias, and those of them that are trusted."""
+
+    given: Sequence[CaseScore]
+    trusted: Sequence[CaseScore]
+
+
+def _sites(evidence: ArchiveEvidence, params: SpatialParams) -> list[_Site]:
+    """Return the archive as one site, or as those that `params.site` finds in the case ids."""
+    names = sorted({params.site_of(score.case) for score in evidence.scores})
+    return [
+        _Site(
+            [score for score in evidence.scores if params.site_of(score.case) == name],
+            [score for score in evidence.trusted if params.site_of(score.case) == name],
+        )
+        for name in names
+    ]
+
+
+def _all_shifted(
+    evidence: ArchiveEvidence, sites: Sequence[_Site], params: SpatialParams
+) -> dict[str, CaseDecision]:
+    """Return the decision that undoes the mean bias of each site in all of its cases."""
+    found = {}
+    for site in sites:
+        shared = label_bias_mm(site.given, site.trusted, evidence.spacing_mm)
+        for score in site.given:
+            classes = dict.fromkeys(score.classes, ClassDecision(Action.KEEP, _NO_BIAS))
+            unit = fine_voxel_mm(evidence.spacing_mm[score.case])
+            for channel, bias_mm in shared.items():
+                if params.gamma * abs(bias_mm) >= LEAST_VOX * unit:
+                    classes[channel] = _shift(bias_mm, unit, site, params)
+            found[score.case] = CaseDecision(score.case, classes)
+    return found
+
+
+def _decided(
+    evidence: ArchiveEvidence, sites: Sequence[_Site], params: SpatialParams
+) -> dict[str, CaseDecision]:
+    """Return the policy's decisions, with the shift of those cases that look as trusted ones do."""
     policy = PolicyParams(shift_gain=params.gamma)
     # Where only some cases share the bias of the trusted ones, the policy tells which.
     mixed = two_ways(evidence.scores, policy, evidence.trusted)
-    if shared and not mixed and off_centre(evidence.scores, evidence.trusted):
+    shared = [label_bias_mm(site.given, site.trusted, evidence.spacing_mm) for site in sites]
+    if any(shared) and not mixed and off_centre(evidence.scores, evidence.trusted):
         policy = replace(policy, min_trusted=min(len(evidence.trusted), policy.min_trusted))
     decided = decide(evidence.scores, policy, trusted=evidence.trusted)
-    alike = {
-        c: like_trusted(evidence.scores, evidence.trusted, c) for c in shared if c not in mixed
-    }
-    return Verdict.of(
-        {
-            case: CaseDecision(case, {**one.classes, **_where_alike(shifted[case], alike)})
-            for case, one in decided.items()
+    shifted = _all_shifted(evidence, sites, params)
+    found = {case: dict(one.classes) for case, one in decided.items()}
+    for site, biases in zip(sites, shared, strict=True):
+        for channel in _learnt(evidence, set(biases) - set(mixed), policy):
+            for case in like_trusted(site.given, site.trusted, channel):
+                mine = shifted[case].classes[channel]
+                if mine.action is Action.SHIFT and _may_shift(found[case][channel], mine, policy):
+                    found[case][channel] = mine
+    return {case: CaseDecision(case, classes) for case, classes in found.items()}
+
+
+def _learnt(
+    evidence: ArchiveEvidence, channels: Collection[int], policy: PolicyParams
+) -> list[int]:
+    """Return the classes that the networks know well enough to say which cases look alike."""
+    return [
+        channel
+        for channel in sorted(channels)
+        if is_learnt(of_key(evidence.scores, channel), of_key(evidence.trusted, channel), policy)
+    ]
+
+
+def _may_shift(decided: ClassDecision, shift: ClassDecision, policy: PolicyParams) -> bool:
+    """Tell whether the bias of trusted cases explains a case that the policy found nothing else in.
+
+    A rough outline, or one that the label lacks, is not made right by a shift.
+    """
+    otherwise = decided.action in (Action.REPLACE, Action.FILL)
+    return not otherwise and abs(shift.shift_vox) <= policy.max_shift_vox
+
+
+def _shift(bias_mm: float, unit_mm: float, site: _Site, params: SpatialParams) -> ClassDecision:
+    why = f"given labels are {bias_mm:+.2f} mm off in {len(site.trusted)} trusted cases"
+    amount = params.gamma * bias_mm / unit_mm
+    return ClassDecision(Action.SHIFT, why, shift_vox=amount)
+
+
+def _published(evidence: ArchiveEvidence, sites: Sequence[_Site], params: SpatialParams) -> Asking:
+    delta_mm: dict[str, tuple[float, ...]] = {}
+    heights: dict[str, list[float]] = {}
+    for site in sites:
+        mine = _delta_mm(evidence, site, params)
+        delta_mm |= dict.fromkeys((score.case for score in site.given), mine)
+        due: dict[str, dict[str, float]] = {
+            s.case: {}
+            for s in site.given
+            if any(abs(d) >= LEAST_VOX * fine_voxel_mm(evidence.spacing_mm[s.case]) for d in mine)
         }
-    )
-
-
-def _where_alike(
-    shifted: CaseDecision, alike: Mapping[int, Collection[str]]
-) -> dict[int, ClassDecision]:
-    """Return the shifts of those classes that look in this case as in the trusted ones."""
-    return {
-        channel: one
-        for channel, one in shifted.classes.items()
-        if one.action is Action.SHIFT and shifted.case in alike.get(channel, ())
+        answers = yield Ask(ShellLook(mine), due)
+        heights |= {case: shell_heights(answer, params.b) for case, answer in answers.items()}
+    decisions = {
+        s.case: _replaced(s, delta_mm[s.case], heights.get(s.case)) for s in evidence.scores
     }
-
-
-def _shifted(
-    score: CaseScore, shared: Mapping[int, float], evidence: ArchiveEvidence, params: SpatialParams
-) -> CaseDecision:
-    keep = ClassDecision(Action.KEEP, "the trusted cases show no bias of this class")
-    classes = dict.fromkeys(score.classes, keep)
-    for channel, bias_mm in shared.items():
-        unit = fine_voxel_mm(evidence.spacing_mm[score.case])
-        if params.gamma * abs(bias_mm) >= LEAST_VOX * unit:
-            why = f"given labels are {bias_mm:+.2f} mm off in {len(evidence.trusted)} trusted cases"
-            amount = params.gamma * bias_mm / unit
-            classes[channel] = ClassDecision(Action.SHIFT, why, shift_vox=amount)
-    return CaseDecision(score.case, classes)
-
-
-def _published(evidence: ArchiveEvidence, params: SpatialParams) -> Asking:
-    bias_mm = prediction_bias_mm(evidence.trusted, evidence.spacing_mm)
-    delta_mm = tuple(
-        params.gamma * bias_mm.get(channel, 0.0) for channel in range(evidence.totals.classes)
-    )
-    due: dict[str, dict[str, float]] = {
-        s.case: {}
-        for s in evidence.scores
-        if any(abs(d) >= LEAST_VOX * fine_voxel_mm(evidence.spacing_mm[s.case]) for d in delta_mm)
-    }
-    answers = yield Ask(ShellLook(delta_mm), due)
-    heights = {case: shell_heights(answer, params.b) for case, answer in answers.items()}
-    decisions = {s.case: _replaced(s, delta_mm, heights.get(s.case)) for s in evidence.scores}
     actions = {}
     for case, decision in decisions.items():
         classes = {c for c, one in decision.classes.items() if one.action is Action.CORRECT}
         actions[case] = Actions(correct=frozenset(classes), correct_reason=Reason.BIAS)
+    values: dict[str, dict[str, Any]] = {case: {"height": b} for case, b in heights.items()}
+    for case in values if params.site else ():
+        values[case]["delta_mm"] = delta_mm[case]
     return Verdict(
         decisions=decisions,
         actions={case: one for case, one in actions.items() if not one.quiet},
-        chosen={f"delta_mm[{c}]": delta for c, delta in enumerate(delta_mm) if c},
-        revision=Revision(
-            BiasReviser(delta_mm), {case: {"height": b} for case, b in heights.items()}
-        ),
+        chosen=_chosen(sites, delta_mm, params),
+        revision=Revision(BiasReviser(_furthest(delta_mm.values())), values),
     )
+
+
+def _delta_mm(evidence: ArchiveEvidence, site: _Site, params: SpatialParams) -> tuple[float, ...]:
+    bias_mm = prediction_bias_mm(site.trusted, evidence.spacing_mm)
+    return tuple(params.gamma * bias_mm.get(c, 0.0) for c in range(evidence.totals.classes))
+
+
+def _furthest(delta_mm: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    """Return, per channel, the delta of the site that has the largest."""
+    return tuple(max(one, key=abs) for one in zip(*delta_mm, strict=True))
+
+
+def _chosen(
+    sites: Sequence[_Site], delta_mm: Mapping[str, tuple[float, ...]], params: SpatialParams
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for site in sites:
+        case = site.given[0].case
+        name = f"delta_mm[{params.site_of(case)}]" if params.site else "delta_mm"
+        found |= {f"{name}[{c}]": delta for c, delta in enumerate(delta_mm[case]) if c}
+    return found
 
 
 def _replaced(
@@ -165,7 +260,8 @@ def _replaced(
 
 
 def _voters(params: SpatialParams) -> Voters:
-    return Voters(members=params.members)
+    # Without networks the given label stands for the prediction that trusted ones are held against.
+    return Voters(members=0 if params.rule == "shift" else params.members)
 
 
 def _retrains(params: SpatialParams) -> bool:

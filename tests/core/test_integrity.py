@@ -204,6 +204,41 @@ def test_twins_are_found_by_image_and_by_label():
     assert not [f for f in examine(atlas).findings if "same label" in f.what]
 
 
+def test_two_cases_that_share_a_label_are_found_however_small_the_archive():
+    shared = [facts(f"c{n}", organs(0), image_of(organs(0), n)) for n in range(2)]
+    for others in ([], [facts("c9", organs(9))]):
+        found = examine([*shared, *others]).findings
+        assert [f.case for f in found if "same label as case c0" in f.what] == ["c1"]
+
+
+def test_a_second_nodule_far_from_the_first_is_no_skipped_slice():
+    cases = []
+    for n in range(20):
+        label = organs(n)
+        label[(label != 0) & (label != 3)] = 0
+        cases.append(facts(f"c{n:02}", label))
+    two = organs(77)
+    two[(two != 0) & (two != 3)] = 0
+    two[0:4, 2:8, 2:8] = 3
+    mine = about(examine([*cases, facts("two", two)]), "two")
+    assert any("in parts far apart" in finding.what for finding in mine)
+    assert not [finding for finding in mine if "skips slices" in finding.what]
+
+
+def test_one_odd_voxel_does_not_make_an_archive_ct():
+    label = organs(77)
+    dark = image_of(label, 3) - 60 * (label == 1).astype(np.int16)
+    cases = [*archive(), facts("dark", label, dark)]
+    plain = about(examine(cases), "dark")
+    odd = image_of(organs(5), 5)
+    odd[0, 0, 0] = -1000
+    cases[5] = facts("c05", organs(5), odd)
+    assert [finding.what for finding in about(examine(cases), "dark")] == [
+        finding.what for finding in plain
+    ]
+    assert any("darker" in finding.what for finding in plain)
+
+
 def test_with_few_cases_nothing_is_usual_and_it_is_said_so():
     found = examine([*archive(3), facts("bad", damaged("shrunk"))])
     assert not found.findings

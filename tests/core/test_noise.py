@@ -238,6 +238,29 @@ def test_drop_removes_one_class_or_one_component_only():
     assert (part == 2).sum() == 4 * 36
 
 
+@pytest.mark.parametrize("noise", [drop, swap])
+def test_one_of_many_equal_lesions_can_be_the_structure(noise):
+    label = np.zeros((4, 40, 60), np.uint8)
+    for y in range(3):
+        for x in range(4):
+            label[1:3, 5 + 12 * y : 9 + 12 * y, 5 + 12 * x : 9 + 12 * x] = 1
+    label[0, 0, :3] = 2
+    found = noise(label, np.random.default_rng(0), target="component", value=1)
+    changed = found != label
+    assert changed.sum() == 32, "one lesion of 12, each less than a tenth of them all"
+    assert set(found[changed]) == {0 if noise is drop else 2}
+
+
+@pytest.mark.parametrize("edge", [0.3, 0.33, 0.6])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_amount_of_three_voxels_in_mm_is_three_layers(edge, sign):
+    label = np.zeros((1, 40, 40), np.uint8)
+    label[0, 10:30] = 1
+    spacing = (5.0, edge, edge)
+    found = bias(label, None, spacing, amount=3 * edge, sign=sign, unit="mm")
+    assert found.sum() == (20 + 6 * sign) * 40
+
+
 def test_drop_chooses_among_all_classes():
     label = np.arange(4, dtype=np.uint8).reshape(1, 2, 2)
     left = {tuple(drop(label, np.random.default_rng(s)).ravel()) for s in range(30)}

@@ -1,4 +1,4 @@
-"""Methods that train nothing: labels vote (`combine`), and labels are checked (`integrity`)."""
+"""What trains nothing: `combine`, `integrity`, and the shift of labels by trusted ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -166,6 +166,49 @@ def test_labels_that_cannot_vote_are_refused_before_anything_runs(
 def test_the_plan_of_a_vote_has_no_networks(archive: Archive, tmp_path: Path) -> None:
     shown = plan(_config(archive, tmp_path / "planned"))
     assert (shown.networks, shown.forward_voxels) == (0, 0)
+
+
+def _wider(label: np.ndarray) -> np.ndarray:
+    """Return the label with every class grown by a voxel into background."""
+    grown = label.copy()
+    for axis in range(3):
+        for step in (-1, 1):
+            moved = np.roll(label, step, axis)
+            grown = np.where(grown == 0, moved, grown)
+    return grown
+
+
+def _dice(label: np.ndarray, truth: np.ndarray) -> float:
+    return float(2 * ((label > 0) & (truth > 0)).sum() / ((label > 0).sum() + (truth > 0).sum()))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_bias_of_one_site_is_undone_there_and_no_network_is_trained(tmp_path: Path) -> None:
+    archive = Archive.open(tmp_path / "a")
+    spacing = (2.0, 2.0, 2.0)
+    for site in ("rome", "oslo", "bern"):
+        for number in range(4):
+            image, truth = phantom_case(0, number, (24, 48, 48), spacing)
+            labels = {LABEL: _wider(truth) if site != "oslo" else truth}
+            if number < 2 and site != "bern":
+                labels["expert"] = truth
+            write_case(archive, f"{site}-{number}", image, labels, spacing_mm=spacing)
+    params = {"rule": "shift", "gamma": 1.0, "site": "^([a-z]+)-"}
+    more = {"method": "spatial", "trusted": {"label": "expert"}}
+    config = _config(archive, tmp_path / "shifted", params=params, **more)
+    assert clean(config).exit_code == 0
+    assert not list(RunFolder(config.run).store.list("models")), "nothing was trained"
+    for number in range(4):
+        truth = archive.label(f"oslo-{number}", LABEL).read_all()
+        given, found = (
+            archive.label(f"rome-{number}", name).read_all() for name in (LABEL, "shifted")
+        )
+        assert _dice(given, truth) < 0.9
+        assert _dice(found, truth) > 0.95
+        for site in ("oslo", "bern"):
+            case = f"{site}-{number}"
+            kept = archive.label(case, "shifted").read_all()
+            np.testing.assert_array_equal(kept, archive.label(case, LABEL).read_all())
 
 
 @pytest.mark.usefixtures("ray_cluster")

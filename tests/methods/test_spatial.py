@@ -1,5 +1,6 @@
 """Spatial Correction as a policy: what few trusted cases may change, and what they may not."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,68 @@ def test_the_shift_alone_undoes_the_mean_bias_of_the_given_labels_in_all_cases()
     assert "2 trusted cases" in verdict.decisions["c05"].classes[1].why
     assert not decided(evidence(given, {"c00": -0.5}), rule="shift").actions
     assert not SPATIAL.corrects(SpatialParams(rule="shift"))
+    assert SPATIAL.voters(SpatialParams(rule="shift")).members == 0, "no network is trained"
+
+
+def test_each_site_has_a_bias_of_its_own_and_one_without_trusted_cases_has_none() -> None:
+    given = {f"{site}-{n}": 0.0 for site in "abc" for n in range(4)}
+    archive = evidence(given, {"a-0": -1.5, "a-1": -1.5, "b-0": 1.0, "b-2": 1.0})
+    verdict = decided(archive, rule="shift", gamma=1.0, site="^(.)-")
+    moved = {case: dict(one.shift_vox) for case, one in verdict.actions.items()}
+    assert moved == {
+        f"{site}-{n}": {1: bias, 2: bias}
+        for site, bias in (("a", 1.5), ("b", -1.0))
+        for n in range(4)
+    }
+    assert not decided(archive, rule="shift", gamma=1.0).actions, "together they do not agree"
+    for site, told in (("(", "no regular expression"), ("^a", "one group"), ("(a)(b)", "with 2")):
+        with pytest.raises(ConfigError, match=f"params.site.*{told}"):
+            SpatialParams(site=site)
+
+
+def test_the_published_rule_takes_back_the_bias_of_each_site() -> None:
+    archive = evidence({"a-0": 0.0, "b-0": 0.0, "c-0": 0.0}, {"a-0": -2.0, "b-0": 3.0})
+    policy = SPATIAL.policy(archive, SpatialParams(rule="published", gamma=1.0, site="^(.)-"))
+    assert not isinstance(policy, Verdict)
+    asked = [next(policy)]
+    for _ in "bc":
+        asked.append(policy.send({case: answer(1.0, 2.0) for case in asked[-1].cases}))
+    with pytest.raises(StopIteration) as end:
+        policy.send({})
+    looks = [(one.look, set(one.cases)) for one in asked]
+    assert looks == [
+        (ShellLook((0.0, -2.0, -2.0)), {"a-0"}),
+        (ShellLook((0.0, 3.0, 3.0)), {"b-0"}),
+        (ShellLook((0.0, 0.0, 0.0)), set()),
+    ]
+    revision = end.value.value.revision
+    assert revision.reviser == BiasReviser((0.0, 3.0, 3.0)), "the halo is that of the largest"
+    assert revision.cases["a-0"]["delta_mm"] == (0.0, -2.0, -2.0)
+    assert set(revision.cases) == {"a-0", "b-0"}
+    assert end.value.value.chosen["delta_mm[a][1]"] == -2.0
+
+
+def test_what_trusted_cases_share_does_not_move_what_networks_have_not_learnt() -> None:
+    trusted = {"c00": -1.5, "c01": -1.4, "c02": -1.5}
+    archive = evidence(biased(), trusted)
+
+    def unlearnt(one: CaseScore) -> CaseScore:
+        poor = replace(one.classes[2], both_vox=200)
+        return replace(one, classes={1: one.classes[1], 2: poor})
+
+    archive = replace(
+        archive,
+        scores=[unlearnt(one) for one in archive.scores],
+        trusted=[unlearnt(one) for one in archive.trusted],
+    )
+    for one in decided(archive).actions.values():
+        assert set(one.shift_vox) == {1}
+
+
+def test_a_trusted_outline_that_lies_elsewhere_measures_no_bias() -> None:
+    archive = evidence(biased(), {"c00": -1.5, "c01": -1.5, "c02": -5.0})
+    for one in decided(archive, rule="shift", gamma=1.0).actions.values():
+        assert one.shift_vox[1] == pytest.approx(1.5, abs=0.2)
 
 
 def published(
