@@ -31,8 +31,27 @@ MORE: Mapping[str, Mapping[str, Any]] = {
 """What a method needs beside its name."""
 
 
-def write_scenes(uri: Path, *, noise: float) -> Archive:
-    """Write cases of two blobs, whose votes and, in some, expert's label equal the given one."""
+FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "adele": ("adele", {"rule": "published", "tau": 0.4, "epochs": 5, "ratio": 0.1}),
+    "cleanlab": ("confident", {"rule": "cleanlab"}),
+    "cores": ("cores", {"rule": "published"}),
+    "coseg": ("coseg", {"alpha": 0.5}),
+    "coteaching": ("coteaching", {"rule": "published"}),
+    "dropout": ("uncertainty", {"voters": "dropout", "members": 1, "rule": "safe"}),
+    "relabelling": ("uncertainty", {"relabel_from": 1, "rule": "safe", "delta": 0.25}),
+    "shift": ("spatial", {"rule": "shift", "gamma": 1.0}),
+    "spatial": ("spatial", {"rule": "published"}),
+    "transition": ("transition", {"rule": "published"}),
+    "views": ("uncertainty", {"voters": "tta", "members": 1, "rule": "safe"}),
+}
+"""Forms that edit voxel by voxel, or all cases alike."""
+
+
+def write_scenes(uri: Path, *, noise: float, wide: bool = False) -> Archive:
+    """Write cases of two blobs, whose votes and, in some, expert's label equal the given one.
+
+    Where `wide`, the given label alone is a voxel wider in its plane.
+    """
     archive = Archive.open(str(uri))
     for number in range(CASES):
         width = 24 if number else 70  # the first is cut into two shards
@@ -41,6 +60,9 @@ def write_scenes(uri: Path, *, noise: float) -> Archive:
         rng = np.random.default_rng(number)
         image = (label * 600.0 + noise * rng.normal(0, 1, label.shape)).astype(np.int16)
         labels = dict.fromkeys((LABEL, *VOTES, *([TRUSTED] if number < 8 else [])), label)
+        if wide:
+            near = [np.roll(label, step, axis) for axis in (1, 2) for step in (-1, 1)]
+            labels[LABEL] = np.where(label == 0, np.maximum.reduce(near), label)
         write_case(archive, scene.case, image, labels, spacing_mm=scene.spacing_mm)
     return archive
 
@@ -70,14 +92,16 @@ def plain_images(tmp_path_factory: pytest.TempPathFactory) -> Archive:
 def test_trained_twice_on_one_and_on_four_workers_it_publishes_the_same_bytes_and_resumes(
     noisy_images: Archive, tmp_path: Path, method: str
 ) -> None:
-    published = []
+    published, proposed = [], []
     for actors in (1, 4):
         workers = {"resources__relabel": {"actors": actors}}
         config = config_of(method, noisy_images, tmp_path / f"run{actors}", **workers)
         assert clean(config).exit_code == 0
         published.append(outputs(config))
+        proposed.append(records(RunFolder(config.run))["propose"])
     assert len(published[0]) == CASES
     assert published[0] == published[1]
+    assert proposed[0] == proposed[1], "what could change is the same too, down to checksums"
 
     ledger = sorted(info.key for info in RunFolder(config.run).store.list("ledger"))
     assert clean(config).exit_code == 0
@@ -91,6 +115,28 @@ def test_trained_twice_on_one_and_on_four_workers_it_publishes_the_same_bytes_an
     assert clean(config).exit_code == 0
     assert outputs(config) == published[1]
     assert records(run) == committed
+
+
+@pytest.fixture(scope="module")
+def wide_labels(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_scenes(tmp_path_factory.mktemp("wide") / "a", noise=400.0, wide=True)
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_a_form_that_edits_many_voxels_edits_the_same_ones_on_one_and_on_four_workers(
+    wide_labels: Archive, tmp_path: Path, form: str
+) -> None:
+    method, params = FORMS[form]
+    published = []
+    for actors in (1, 4):
+        settings = {"resources__relabel": {"actors": actors}, "relabel__max_change": 1.0}
+        settings |= {"params": params, "trusted": {"label": TRUSTED}}
+        config = config_of(method, wide_labels, tmp_path / f"run{actors}", **settings)
+        report = clean(config)
+        assert report.exit_code == 0
+        assert report.changed_vox > 0
+        published.append(outputs(config))
+    assert published[0] == published[1]
 
 
 def records(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
