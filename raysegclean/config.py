@@ -291,8 +291,8 @@ def validate_params(
 ) -> list[str]:
     """Return what is wrong with `params` for `method`; `where(name)` is the place of a parameter.
 
-    Only names and types are checked, against the method's own frozen dataclass of parameters.
-    Imports the method; raises ConfigError when it cannot be loaded.
+    Checked against the method's own frozen dataclass of parameters: names, types, and what each
+    value is refused for by itself. Imports the method; raises ConfigError when it cannot be loaded.
     """
     # Methods bring numpy along, which --help and a mistyped key should not wait for.
     from raysegclean.methods.base import load_method
@@ -307,7 +307,19 @@ def validate_params(
             problems.append(f"{where(name)}: {name} is not a parameter of {method}.{hint}")
         elif (wrong := type_problem(known[name], value)) is not None:
             problems.append(f"{where(name)}: {name}: {wrong}")
+        else:
+            told = _refusal(kind, {name: value})
+            problems += [f"{where(name)}: {told}"] if told.startswith(f"{name}:") else []
     return problems
+
+
+def _refusal(kind: type, params: Mapping[str, Any]) -> str:
+    """Return why the method's params are refused, beginning with the name of one; or nothing."""
+    try:
+        kind(**params)
+    except ConfigError as error:
+        return str(error).removeprefix("params.")
+    return ""
 
 
 def _copied(values: Mapping[str, Any], name: str) -> Source:
@@ -358,6 +370,12 @@ def _params_problems(config: Config, source: Source) -> list[str]:
         )
     except ConfigError as error:
         return [f"{source.where(('method',))}: {error}"]
+    if not found:
+        from raysegclean.methods.base import load_method
+
+        together = _refusal(load_method(config.method).params, config.params)
+        name = together.partition(":")[0]
+        found += [f"{source.where(('params', name))}: {together}"] if together else []
     for name, values in (config.search.space if config.search else {}).items():
         place = source.where(("search", "space", name))
         for value in values:

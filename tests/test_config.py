@@ -260,6 +260,22 @@ def test_params_are_checked_against_the_method() -> None:
         validate_params("no_such_package:METHOD", {}, str)
 
 
+def test_params_out_of_range_are_all_told_with_their_lines(tmp_path: Path) -> None:
+    first, second = problems(
+        tmp_path, "method: coseg\nparams:\n  alpha: 1.5\n  keep: 0.8\n  start_epoch: -1\n"
+    )
+    assert first == "clean.yaml:6: alpha: expected a share above 0 and up to 1, got 1.5."
+    assert second.startswith("clean.yaml:8: start_epoch: expected an epoch from 0 to 9")
+
+
+def test_params_that_do_not_fit_each_other_are_told_at_one_of_them(tmp_path: Path) -> None:
+    text = "method: uncertainty\nparams:\n  rule: published\n  delta: 0.3\n"
+    (told,) = problems(tmp_path, text)
+    assert told.startswith("clean.yaml:7: delta: expected a number above 0 and below 0.25")
+    (told,) = problems(tmp_path, "method: combine\n")
+    assert "labels: expected the names of 2 to 7 different labels" in told
+
+
 def test_noise_params_are_scalars() -> None:
     assert parse_params(["n_max=2", "p=.5", "kind=a=b"]) == {"n_max": 2, "p": 0.5, "kind": "a=b"}
     with pytest.raises(ConfigError, match="--param n_max: expected KEY=VALUE"):

@@ -139,8 +139,8 @@ def _all_shifted(
         shared = label_bias_mm(site.given, site.trusted, evidence.spacing_mm)
         for score in site.given:
             classes = dict.fromkeys(score.classes, ClassDecision(Action.KEEP, _NO_BIAS))
-            unit = fine_voxel_mm(evidence.spacing_mm[score.case])
             for channel, bias_mm in shared.items():
+                unit = fine_voxel_mm(evidence.spacing_mm[score.case])
                 if params.gamma * abs(bias_mm) >= LEAST_VOX * unit:
                     classes[channel] = _shift(bias_mm, unit, site, params)
             found[score.case] = CaseDecision(score.case, classes)
