@@ -11,7 +11,10 @@ from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.methods.adele import ADELE, AdeleParams
 from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams
-from raysegclean.nets.hooks import HookSpec
+from raysegclean.nets.adele import AdeleHook
+from raysegclean.nets.batch import Batch
+from raysegclean.nets.hooks import HookContext, HookSpec
+from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.weights import save_network
 from raysegclean.stages.training import hook_reports
 from raysegclean.store.run import RunFolder
@@ -93,6 +96,32 @@ def test_scales_teach_and_must_agree():
     agreeing, apart, alone = (report.losses[0] for report in losses)
     assert agreeing > apart
     assert apart != alone
+
+
+class SureAtFullSize(torch.nn.Module):
+    """Says class 1 with probability .95 of an image of eight voxels an edge, else with .35."""
+
+    def forward(self, image):
+        p = torch.tensor(0.95 if image.shape[-1] == 8 else 0.35)
+        logits = torch.zeros(len(image), 2, *image.shape[2:])
+        logits[:, 1] = torch.log(p / (1 - p))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("scales", "tau", "corrects"),
+    [("1", 0.7, True), ("0.5 1", 0.7, False), ("0.5 1", 0.6, True), ("0.5 1", 0.66, False)],
+)
+def test_the_target_of_a_correction_is_the_mean_over_the_scales(scales, tau, corrects):
+    context = HookContext(2, 40, 4, segmentation_loss, stride_zyx=(2, 2, 2))
+    adele = AdeleHook(context, tau=tau, scales=scales)
+    adele.watch.load({"done": [], "now": [[0, 0]] * 3, "onset": [0, 1]})
+    label = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
+    label[0, 0] = 1
+    batch = Batch(torch.zeros(1, 1, 8, 8, 8), label, ["a"], 0)
+    net = SureAtFullSize()
+    lesson = adele.lesson(net, net(batch.image), batch)
+    assert bool((lesson.label == 1).all()) is corrects
 
 
 def test_the_published_rule_replaces_in_classes_that_were_on_and_that_the_case_holds():
