@@ -17,7 +17,7 @@ from raysegclean.errors import ConfigError, InputError, MissingObject, Raysegcle
 from raysegclean.netplan import network_notes, seam_error_of
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
-from raysegclean.preparing import prepare
+from raysegclean.preparing import LATEST, prepare
 from raysegclean.stages.settling import job_from_json
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
@@ -216,8 +216,9 @@ def undo(
         job.plan.case(case)
     undone = [*(run.read_json("undone.json") or []), asdict(entry)]
     run.write_json("undone.json", undone)
-    frozen = run.resolved() or {}
-    return clean(make_config(frozen["config"] | {"run": run.uri}))
+    # Of the last start: cases and thresholds may have changed since the first.
+    latest = run.read_json(LATEST) or (run.resolved() or {})["config"]
+    return clean(make_config(latest | {"run": run.uri}))
 
 
 def _channel(plan: RunPlan, cls: int | None) -> int | None:

@@ -27,7 +27,10 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.index import load_index
 from raysegclean.store.run import RunFolder
 
-__all__ = ["Job", "Prepared", "begin", "gpus_needed", "prepare"]
+__all__ = ["LATEST", "Job", "Prepared", "begin", "gpus_needed", "prepare"]
+
+LATEST = "config.json"
+"""The config of the last start; `resolved.json` has that of the first."""
 
 Job = tuple[int, Callable[[], None], Callable[[str], None]]
 """Epoch of the lock, a check that the lock is still held, and where progress is told."""
@@ -177,6 +180,7 @@ def begin(
             "config": config.resolved(),
         }
     )
+    run.write_json(LATEST, config.resolved())
     first = RunPlan.from_json(frozen["plan"])
     known, strangers = split_usable(config, prepared.infos, first)
     today = replace(prepared, infos=tuple(known)).plan(config, gpu=facts.gpus > 0)

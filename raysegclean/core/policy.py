@@ -322,7 +322,7 @@ def _thresholds(
         reference = _total(scores, clean, kind) * scale
         threshold = excess_threshold(noisy, reference, params.harm_weight)
         if threshold < NEVER:
-            out[kind] = threshold
+            out[kind] = max(threshold, params.least_confidence)
     return out
 
 

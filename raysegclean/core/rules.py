@@ -6,7 +6,7 @@ or harm clean cases), so the rule is handed the actions of one case.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -114,9 +114,11 @@ class Actions:
     """Score above which a binary label is flipped (published form of uncertainty only)."""
     correct_reason: Reason = Reason.CORRECT
     """Why voxels of `correct` change."""
-    fills: bool = False
-    """Whether a class that the given label lacks may appear whole, because the label is proposed
+    fills: frozenset[int] = frozenset()
+    """Classes that may appear whole where the given label lacks them, because they are proposed
     and not corrected; else such a case is held for a person."""
+    closed: frozenset[int] = frozenset()
+    """Classes of which no voxel is taken, and to which none is given, by whatever other class."""
     by_vote: bool = False
     """Whether the score of a candidate says which labels voted for it (`vote_reason`)."""
 
@@ -127,18 +129,18 @@ class Actions:
         return not by_class and self.flip_above is None
 
     def without(self, classes: frozenset[int]) -> "Actions":
-        """Return the actions without any for `classes`."""
-        return Actions(
+        """Return the actions that leave `classes` as they are, on both sides of every change."""
+        return replace(
+            self,
             shift_vox={c: v for c, v in self.shift_vox.items() if c not in classes},
             min_fit={c: v for c, v in self.min_fit.items() if c not in classes},
             fit_gain={c: v for c, v in self.fit_gain.items() if c not in classes},
             replace_above={c: v for c, v in self.replace_above.items() if c not in classes},
+            replace_below={c: v for c, v in self.replace_below.items() if c not in classes},
             correct=self.correct - classes,
-            replace_below={} if classes else self.replace_below,
             flip_above=None if classes else self.flip_above,
-            correct_reason=self.correct_reason,
-            fills=self.fills,
-            by_vote=self.by_vote,
+            fills=self.fills - classes,
+            closed=self.closed | classes,
         )
 
     def halo_vox(self, spacing_mm: Spacing) -> Index3:
@@ -260,6 +262,9 @@ def _take_candidates(
             & (proposal.confidence_zyx > 0)
             & (proposal.score_zyx < bounds[given])
         )
+    if actions.closed:
+        closed = list(actions.closed)
+        accepted &= ~np.isin(given, closed) & ~np.isin(predicted, closed)
     _take(label, reason, predicted, accepted, Reason.REPLACE)
     if actions.by_vote and proposal.score_zyx is not None:
         reason[accepted] = VOTE_BIT | proposal.score_zyx[accepted]

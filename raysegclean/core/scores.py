@@ -69,7 +69,8 @@ def case_actions(decision: CaseDecision) -> Actions:
         replace_above={
             c: dict(d.above) for c, d in _with(decision, Action.REPLACE, Action.BLEND, Action.FILL)
         },
-        fills=any(_with(decision, Action.FILL)),
+        fills=frozenset(c for c, _ in _with(decision, Action.FILL)),
+        closed=frozenset(c for c, _ in _with(decision, Action.REVIEW)),
         correct=frozenset(c for c, _ in _with(decision, Action.BLEND)),
         correct_reason=Reason.BLEND if any(_with(decision, Action.BLEND)) else Reason.CORRECT,
     )

@@ -141,6 +141,8 @@ class PolicyParams:
     """Confidence from which voxels of a structure that the label lacks are taken."""
     min_confidence: float = 0.7
     """Confidence for replacing where the scores carry no counts of candidates."""
+    least_confidence: float = 0.0
+    """Where they do, no candidate of less confidence replaces a label."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -461,11 +463,11 @@ def is_learnt(
 ) -> bool:
     """Tell whether the networks agree well enough with most labels of a class to judge them.
 
-    Trusted labels decide where there are enough of them. Cases whose label lacks the class have no
+    Trusted labels decide where enough of them hold the class. Cases whose label lacks it have no
     say: that is an error of its own kind, and they may be many.
     """
-    part = trusted if len(trusted) >= params.min_trusted else scores
-    known = [s.agreement for s in part if s.given_vox]
+    given, right = ([s.agreement for s in part if s.given_vox] for part in (scores, trusted))
+    known = right if len(right) >= params.min_trusted else given
     if not known:
         return True
     lower, middle = np.quantile(known, (0.25, 0.5))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raysegclean.core.evidence import EvidenceSum
 from raysegclean.core.geometry import Box
-from raysegclean.core.sampling import channels_of
+from raysegclean.core.sampling import IGNORE, channels_of
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
@@ -28,6 +28,9 @@ from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 
 __all__ = ["Channels", "Predictor", "Reader", "VoteJob", "Window", "device_numerics"]
+
+UNKNOWN = 255
+"""Channel of a value that is none of the run's classes, of which there are fewer."""
 
 Channels = NDArray[np.uint8]
 """A label as channel indices, axes z, y, x."""
@@ -67,9 +70,10 @@ class Reader:
         self._label: Callable[[str, str], Volume] = lru_cache(maxsize=128)(self._archive.label)
 
     def channels(self, case: str, label: str, box: Box) -> Channels:
-        """Return a label's channel indices in `box`."""
-        values = self._label(case, label).read(box)
-        return channels_of(values, self._classes).astype(np.uint8)
+        """Return a label's channel indices in `box`; `UNKNOWN` for values the run has not."""
+        channels = channels_of(self._label(case, label).read(box), self._classes)
+        channels[channels == IGNORE] = UNKNOWN
+        return channels.astype(np.uint8)
 
 
 class Predictor:

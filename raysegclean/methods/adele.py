@@ -52,8 +52,9 @@ class AdeleParams:
     """Weight of the agreement between the scales."""
     rho: float = 0.8
     """Mean probability above which a voxel's scales must agree."""
-    confidence: float = 0.7
-    """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    confidence: float | None = None
+    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
+    null: what the archive's own excess of candidates says."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
 
@@ -64,10 +65,9 @@ class AdeleParams:
                 f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
             )
         for name in ("tau", "ratio", "rho", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(
-                    f"params.{name}: expected a share between 0 and 1, got {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"params.{name}: expected a share between 0 and 1, got {value}.")
         for name, least in (("members", 1), ("epochs", 5), ("consistency", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(
@@ -93,7 +93,7 @@ def _policy(evidence: ArchiveEvidence, params: AdeleParams) -> Verdict:
     on = {score.case: _on(evidence, score) for score in evidence.scores}
     if params.rule == "published":
         return Verdict.of({s.case: _published(s, on[s.case], params) for s in evidence.scores})
-    policy = PolicyParams(min_confidence=params.confidence)
+    policy = PolicyParams(least_confidence=params.confidence or 0.0)
     decisions = decide(evidence.scores, policy, trusted=evidence.trusted)
     return Verdict.of({case: _only(one, on[case]) for case, one in decisions.items()})
 

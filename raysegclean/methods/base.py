@@ -18,7 +18,7 @@ from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
 from raysegclean.core.scores import case_actions
 from raysegclean.core.stats import CaseStats
-from raysegclean.errors import ConfigError
+from raysegclean.errors import ConfigError, told
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 
 __all__ = [
@@ -158,10 +158,10 @@ def load_method(name: str) -> Method:
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever a module of the user's may raise
         raise ConfigError(
-            f"method: {name!r} cannot be loaded ({error}). Use one of {', '.join(BUILT_IN)}, or "
-            "package.module:NAME of a Method that this Python can import."
+            f"method: {name!r} cannot be loaded ({told(error)}). Use one of {', '.join(BUILT_IN)}, "
+            "or package.module:NAME of a Method that this Python can import."
         ) from error
     if not isinstance(found, Method):
         raise ConfigError(

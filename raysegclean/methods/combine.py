@@ -76,7 +76,8 @@ def _decide(score: CaseScore, params: CombineParams) -> CaseDecision:
             action = Action.REPLACE if one.given_vox else Action.FILL
             classes[channel] = ClassDecision(action, why, above=above)
         else:
-            classes[channel] = ClassDecision(Action.KEEP, f"no {voters} agree on a change")
+            why = f"no {voters} agree that it grows, or gives way to background"
+            classes[channel] = ClassDecision(Action.KEEP, why)
     return CaseDecision(score.case, classes)
 
 

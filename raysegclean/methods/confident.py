@@ -36,8 +36,9 @@ class ConfidentParams:
     rule: Literal["default", "cleanlab"] = "default"
     members: int = 2
     """Networks per fold."""
-    confidence: float = 0.7
-    """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    confidence: float | None = None
+    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
+    null: what the archive's own excess of candidates says."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
 
@@ -49,7 +50,7 @@ class ConfidentParams:
             )
         if self.members < 1:
             raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
-        if not 0 < self.confidence <= 1:
+        if self.confidence is not None and not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
             )
@@ -69,7 +70,8 @@ def count_issues(totals: CaseStats, thresholds: list[float]) -> int:
     rows = dict(zip(KINDS, totals.disagreement, strict=True))
     by_candidate = rows[Kind.ADDED] + rows[Kind.SWAPPED]
     by_candidate[0] = rows[Kind.REMOVED].sum(axis=0)
-    least = [0 if np.isnan(t) else threshold_level(t) for t in thresholds]
+    # A network that is sure of a class has a threshold within the last step, which counts whole.
+    least = [0 if np.isnan(t) else min(threshold_level(t), LEVELS - 1) for t in thresholds]
     return int(sum(counts[level:].sum() for counts, level in zip(by_candidate, least, strict=True)))
 
 
@@ -84,7 +86,7 @@ def _policy(evidence: ArchiveEvidence, params: ConfidentParams) -> Verdict:
     thresholds = mean_self_confidence(totals)
     chosen = {f"t[{c}]": t for c, t in enumerate(thresholds) if not np.isnan(t)}
     if params.rule == "default":
-        policy = PolicyParams(min_confidence=params.confidence)
+        policy = PolicyParams(least_confidence=params.confidence or 0.0)
         decided = Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
         return Verdict(decided.decisions, decided.actions, chosen)
     wanted = count_issues(totals, thresholds)

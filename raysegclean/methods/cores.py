@@ -69,8 +69,9 @@ class CoresParams:
     consistency_from: float | None = None
     """Share of the training after which it counts, 1: never; it doubles the cost of a step. Null:
     0.5 in the published rule, 1 in the default one."""
-    confidence: float = 0.7
-    """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    confidence: float | None = None
+    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
+    null: what the archive's own excess of candidates says."""
     review: float = 0.1
     """Share of cases, the worst by score, that go to a person where nothing is relabelled."""
     retrain: bool = False
@@ -130,7 +131,7 @@ def _voters(params: CoresParams) -> Voters:
 
 def _policy(evidence: ArchiveEvidence, params: CoresParams) -> Verdict:
     if params.rule == "default":
-        policy = PolicyParams(min_confidence=params.confidence)
+        policy = PolicyParams(least_confidence=params.confidence or 0.0)
         return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
     classes = evidence.totals.classes
     if not params.relabel:

@@ -29,8 +29,9 @@ class CosegParams:
     """Share of cases whose samples a peer passes on while training; `alpha` overrides it."""
     start_epoch: int = 3
     """Epoch, a tenth of the steps, at which the peers begin to choose."""
-    confidence: float = 0.7
-    """Probability above which agreeing peers replace a label in a flagged case (default form)."""
+    confidence: float | None = None
+    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
+    null: what the archive's own excess of candidates says."""
     retrain: bool = True
     """Whether a final network is trained on the cleaned labels."""
 
@@ -58,7 +59,7 @@ def _voters(params: CosegParams) -> Voters:
 def _policy(evidence: ArchiveEvidence, params: CosegParams) -> Verdict:
     if params.alpha is not None:
         return Verdict.of(decide_worst(evidence.scores, alpha=params.alpha, min_confidence=1 / 256))
-    policy = PolicyParams(min_confidence=params.confidence)
+    policy = PolicyParams(least_confidence=params.confidence or 0.0)
     return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
 
 

@@ -43,8 +43,9 @@ class CoteachingParams:
     """Epochs, each a tenth of the steps, over which that share grows from 0 (T_k)."""
     rule: Literal["default", "published"] = "default"
     """Which voxels are ranked together: those of one class, or all of a batch."""
-    confidence: float = 0.7
-    """Probability above which a candidate replaces a label in a flagged case."""
+    confidence: float | None = None
+    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
+    null: what the archive's own excess of candidates says."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
 
@@ -58,7 +59,7 @@ class CoteachingParams:
             raise ConfigError(f"params.forget: expected a share below 1, got {self.forget}.")
         if self.ramp_epochs < 0:
             raise ConfigError(f"params.ramp_epochs: expected epochs >= 0, got {self.ramp_epochs}.")
-        if not 0 < self.confidence <= 1:
+        if self.confidence is not None and not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
             )
@@ -134,7 +135,7 @@ def _voters(params: CoteachingParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: CoteachingParams) -> Verdict:
-    policy = PolicyParams(min_confidence=params.confidence)
+    policy = PolicyParams(least_confidence=params.confidence or 0.0)
     return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
 
 

@@ -102,7 +102,7 @@ def _policy(evidence: ArchiveEvidence, params: MultisaParams) -> Verdict:
                     score.case, {**judged, **dict.fromkeys(seen, one)}
                 )
                 actions[score.case] = Actions(
-                    replace_above=dict.fromkeys(seen, one.above), fills=True
+                    replace_above=dict.fromkeys(seen, one.above), fills=frozenset(seen)
                 )
     return Verdict(decisions, actions)
 

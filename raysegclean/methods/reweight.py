@@ -51,8 +51,9 @@ class ReweightParams:
     """Epoch, a tenth of the steps, from which voxels have weights (default rule)."""
     members: int = 1
     """Networks per fold."""
-    confidence: float = 0.7
-    """Probability above which a candidate replaces a label in a flagged case."""
+    confidence: float | None = None
+    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
+    null: what the archive's own excess of candidates says."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels, without weights."""
 
@@ -65,7 +66,7 @@ class ReweightParams:
         if self.members < 1:
             raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
         check_epoch("start_epoch", self.start_epoch)
-        if not 0 < self.confidence <= 1:
+        if self.confidence is not None and not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
             )
@@ -161,7 +162,7 @@ def _voters(params: ReweightParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: ReweightParams) -> Verdict:
-    policy = PolicyParams(min_confidence=params.confidence)
+    policy = PolicyParams(least_confidence=params.confidence or 0.0)
     return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
 
 

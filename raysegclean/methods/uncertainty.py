@@ -58,8 +58,9 @@ class UncertaintyParams:
     delta: float | None = None
     """Uncertainty threshold; for two classes p (1 - p), at most 0.25. Null: for
     `rule: safe` solved on trusted cases from the histograms of the one propose pass."""
-    confidence: float = 0.7
-    """Probability above which a candidate replaces a label in a flagged case (default rule)."""
+    confidence: float | None = None
+    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
+    null: what the archive's own excess of candidates says."""
     relabel_from: Literal["auto"] | int | None = None
     """Epoch, a tenth of the steps, from which labels are relabelled while networks learn; auto:
     found as in the poster; null: never. Training takes up to twice as long."""
@@ -83,7 +84,7 @@ class UncertaintyParams:
             check_epoch("relabel_from", self.relabel_from)
         if not parse_views(self.views) and self.voters == "tta":
             raise ConfigError("params.views: expected at least one view for voters: tta, got none.")
-        if not 0 < self.confidence <= 1:
+        if self.confidence is not None and not 0 < self.confidence <= 1:
             raise ConfigError(
                 f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
             )
@@ -120,7 +121,7 @@ def _voters(params: UncertaintyParams) -> Voters:
 
 def _policy(evidence: ArchiveEvidence, params: UncertaintyParams) -> Verdict:
     if params.rule == "default":
-        policy = PolicyParams(min_confidence=params.confidence)
+        policy = PolicyParams(least_confidence=params.confidence or 0.0)
         return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
     solved = solve_delta(evidence.totals) if params.rule == "safe" else None
     delta = params.delta or solved or FALLBACK_DELTA[params.rule]

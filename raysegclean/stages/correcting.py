@@ -11,11 +11,12 @@ from functools import reduce
 
 import numpy as np
 
-from raysegclean.core.casescore import Action
+from raysegclean.core.casescore import Action, CaseDecision
 from raysegclean.core.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
 from raysegclean.core.looks import Answer, Ask, Revision
 from raysegclean.core.robust import offset_mode
 from raysegclean.core.rules import Actions
+from raysegclean.core.scores import case_actions
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
 from raysegclean.stages.asking import answered
 from raysegclean.stages.proposing import Proposals
@@ -78,15 +79,24 @@ def _corrected(verdict: Verdict, cases: Collection[str], trusted: Sequence[str])
     decisions = dict(verdict.decisions)
     for case in cases:
         classes = {
-            channel: replace(one, action=Action.CORRECT, why=why, shift_vox=0.0, above={})
+            channel: one
+            if one.action is Action.FILL
+            else replace(one, action=Action.CORRECT, why=why, shift_vox=0.0, above={})
             for channel, one in decisions[case].classes.items()
         }
         decisions[case] = replace(decisions[case], classes=classes)
     return Verdict(
         decisions=decisions,
-        actions={c: Actions(correct=frozenset(decisions[c].classes)) for c in cases},
+        actions={case: _open_to_it(decisions[case]) for case in cases},
         chosen={**verdict.chosen, "corrected": len(cases)},
     )
+
+
+def _open_to_it(decision: CaseDecision) -> Actions:
+    """Return the actions of a case in which the corrector has every class that is not filled."""
+    filled = case_actions(decision)
+    corrected = frozenset(c for c, one in decision.classes.items() if one.action is Action.CORRECT)
+    return replace(filled, correct=corrected)
 
 
 def _given_dice(answers: Mapping[str, Answer]) -> dict[str, float]:

@@ -7,7 +7,7 @@ ledger holds all of them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 PUBLISHERS = 8
+LEAST_LEFT = 0.1
+"""Share of its voxels that a class keeps in number: thin structures have no voxel away from their
+outline, and would pass `max_change` to the last."""
 COUNTS = (
     "given_vox",
     "kept_vox",
@@ -109,7 +112,7 @@ def _held_back(
     allowed, held = {}, {}
     for case, counts in _sum_by_case(records.values()).items():
         max_change = session.config.relabel.max_change
-        why = _objections(counts, max_change, fills=actions[case].fills)
+        why = _objections(counts, max_change, actions[case].fills)
         why = _misfits(counts, actions[case]) | why
         allowed[case] = actions[case].without(frozenset(why))
         if why:
@@ -147,21 +150,27 @@ def _trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
 
 
 def _objections(
-    counts: Mapping[str, list[int]], max_change: float, *, fills: bool
+    counts: Mapping[str, list[int]], max_change: float, fills: Collection[int]
 ) -> dict[int, str]:
     """Return the channels that must stay as given, and why; `fills` is that of the actions."""
     found = {}
     for channel in range(1, len(counts["given_vox"])):
-        given, kept = counts["given_vox"][channel], counts["kept_vox"][channel]
-        deep = counts["deep_vox"][channel]
+        given, kept, after, deep = (
+            counts[name][channel] for name in ("given_vox", "kept_vox", "after_vox", "deep_vox")
+        )
         if given and not kept:
             found[channel] = "no given voxel of the class would remain in the case"
-        elif fills and not given:
-            continue
-        elif deep > max_change * max(given, 1):
+        elif after < LEAST_LEFT * given:
+            found[channel] = (
+                f"the class would shrink from {given} to {after} voxels; it must keep "
+                f"{LEAST_LEFT:.0%}"
+            )
+        elif not given and deep and channel not in fills:
+            found[channel] = f"{deep} voxels of a class that the given label lacks would appear"
+        elif given and deep > max_change * given:
             found[channel] = (
                 f"{deep} voxels away from the given outline would change, "
-                f"{deep / max(given, 1):.0%} of the class; max_change is {max_change:.0%}"
+                f"{deep / given:.0%} of the class; max_change is {max_change:.0%}"
             )
     return found
 
@@ -257,14 +266,15 @@ def _generation(session: Session, keys: Mapping[str, str]) -> tuple[int, bool]:
 
     Other thresholds give other keys: then the label is withdrawn, settled again and republished.
     """
-    known = session.run.read_json("settle.json")
-    if known is None:
-        known = {"generation": 0, "keys": dict(keys)}
-        session.run.write_json("settle.json", known)
-    elif any(known["keys"].get(case, key) != key for case, key in keys.items()):
-        known = {"generation": known["generation"] + 1, "keys": dict(keys)}
-        session.run.write_json("settle.json", known)
-    return int(known["generation"]), known["generation"] > 0
+    known = session.run.read_json("settle.json") or {"generation": 0, "keys": {}}
+    before, generation = known["keys"], int(known["generation"])
+    if any(before.get(case, key) != key for case, key in keys.items()):
+        generation += 1
+    # Cases that joined are remembered too, or a later change of theirs would not be seen.
+    now = {"generation": generation, "keys": before | dict(keys)}
+    if now != known:
+        session.run.write_json("settle.json", now)
+    return generation, generation > 0
 
 
 def begin_output(session: Session) -> None:
@@ -423,5 +433,5 @@ def _case_row(
 
 
 def _plain(actions: Actions) -> dict[str, Any]:
-    plain = asdict(replace(actions, correct=frozenset()))
-    return plain | {"correct": sorted(actions.correct)}
+    sets = {name: sorted(getattr(actions, name)) for name in ("correct", "fills", "closed")}
+    return asdict(actions) | sets

@@ -20,7 +20,7 @@ from raysegclean.core.policy import (
     decide_worst,
 )
 from raysegclean.core.scores import case_actions
-from raysegclean.core.suspects import excess_threshold
+from raysegclean.core.suspects import excess_threshold, is_learnt
 from raysegclean.errors import ConfigError
 
 LEVELS = 16
@@ -322,8 +322,10 @@ def test_a_structure_that_most_labels_lack_is_not_filled():
 def test_filling_may_add_the_class_and_nothing_else():
     decision = ClassDecision(Action.FILL, "", above={Kind.ADDED: 0.5})
     made = case_actions(CaseDecision("a", {1: decision}))
-    assert made.fills and made.replace_above == {1: {Kind.ADDED: 0.5}}
+    assert made.fills == {1} and made.replace_above == {1: {Kind.ADDED: 0.5}}
     assert not case_actions(CaseDecision("a", {1: ClassDecision(Action.KEEP, "")})).fills
+    review = ClassDecision(Action.REVIEW, "")
+    assert case_actions(CaseDecision("a", {1: review})).closed == {1}
 
 
 def test_cut_off_outlines_get_back_what_they_lack_and_lose_nothing():
@@ -387,6 +389,34 @@ def test_when_half_is_cut_off_the_better_fitting_half_is_taken_for_right():
     decisions = decide(right + cut_off_cases(30, seed=int(rng.integers(100))))
     assert set(actions(decisions, "right")) == {Action.KEEP}
     assert Action.REPLACE in actions(decisions, "cut")
+
+
+def test_no_candidate_of_less_than_the_least_confidence_is_taken():
+    scores = clean_archive(60) + cut_off_cases(30)
+    free, strict = (decide(scores, PolicyParams(least_confidence=least)) for least in (0.0, 0.97))
+    above = [
+        max(one.above.values())
+        for decision in free.values()
+        for one in decision.classes.values()
+        if one.above
+    ]
+    assert above and max(above) < 0.97
+    for case, decision in free.items():
+        for channel, one in decision.classes.items():
+            found = strict[case].classes[channel]
+            assert found.action is one.action
+            assert found.above == dict.fromkeys(one.above, 0.97)
+
+
+def test_a_class_that_no_trusted_label_holds_is_judged_by_the_given_ones():
+    def seen(given_vox, both_vox):
+        return ClassScore(0.0, 100, 1.0, 100, given_vox, 100, both_vox)
+
+    given = [seen(100, 10)] * 20
+    assert not is_learnt(given, [], PolicyParams())
+    assert not is_learnt(given, [seen(0, 0)] * 8, PolicyParams())
+    assert not is_learnt(given, [seen(0, 0)] * 8 + [seen(100, 95)], PolicyParams())
+    assert is_learnt(given, [seen(100, 95)] * 8, PolicyParams())
 
 
 def test_scores_without_counts_of_candidates_fall_back_on_the_corruption_score():

@@ -180,5 +180,27 @@ def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
 def test_actions_without_a_class_leave_it_alone() -> None:
     actions = Actions(shift_vox={1: 1.0, 2: -1.0}, replace_above={1: OPEN}, replace_below={0: 0.2})
     held = actions.without(frozenset({1}))
-    assert held == Actions(shift_vox={2: -1.0})
+    assert held == Actions(shift_vox={2: -1.0}, replace_below={0: 0.2}, closed=frozenset({1}))
     assert actions.without(frozenset()) == actions
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), actions_strategy, st.sampled_from([1, 2]))
+def test_no_voxel_of_a_held_class_is_taken_and_none_is_given_to_it(
+    seed: int, actions: Actions, held: int
+) -> None:
+    label = _two_touching_cubes()
+    left = actions.without(frozenset({held}))
+    settled = _settle(label, _random_proposal(seed, label), left)
+    assert np.array_equal(settled.label_zyx == held, label == held)
+
+
+def test_a_class_that_is_held_is_not_swapped_into_its_neighbour() -> None:
+    # All of class 1 is sure to be class 2; what is taken goes by class 2.
+    label = _two_touching_cubes()
+    proposed = np.where(label == 1, 3, 0).astype(np.uint8)
+    proposal = Proposal(proposed, np.where(proposed, 255, 0).astype(np.uint8), None)
+    open_to_all = Actions(replace_above={1: OPEN, 2: OPEN})
+    assert not (_settle(label, proposal, open_to_all).label_zyx == 1).any()
+    held = open_to_all.without(frozenset({1}))
+    assert np.array_equal(_settle(label, proposal, held).label_zyx, label)

@@ -135,7 +135,7 @@ def test_a_case_that_lacks_a_vote_fails_alone_and_a_new_vote_is_counted_again(
     archive = write_archive(tmp_path / "a", SCENES[1:5])
     for case in archive.case_ids():
         given = archive.label(case, LABEL).read_all()
-        archive.add_label(case, "by_one", np.where(given == 1, 2, given), {})
+        archive.add_label(case, "by_one", _half_swapped(given), {})
         archive.begin_label(case, "by_two", like=LABEL)
         if case != "odd2":
             archive.publish_label(case, "by_two")
@@ -146,10 +146,55 @@ def test_a_case_that_lacks_a_vote_fails_alone_and_a_new_vote_is_counted_again(
     assert report.changed_vox == 0, "by_two is all background, so nobody agrees"
     archive.delete_label("odd1", "by_two")
     given = archive.label("odd1", LABEL).read_all()
-    archive.add_label("odd1", "by_two", np.where(given == 1, 2, given), {})
+    archive.add_label("odd1", "by_two", _half_swapped(given), {})
     clean(config)
-    assert (archive.label("odd1", "clean").read_all() != 1).all()
-    assert (archive.label("odd3", "clean").read_all() == 1).any()
+    np.testing.assert_array_equal(archive.label("odd1", "clean").read_all(), _half_swapped(given))
+    kept = archive.label("odd3", LABEL).read_all()
+    np.testing.assert_array_equal(archive.label("odd3", "clean").read_all(), kept)
+    undo(config.run, case="odd1")
+    np.testing.assert_array_equal(archive.label("odd1", "clean").read_all(), given)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_class_that_all_votes_give_to_its_neighbour_is_held_for_a_person(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "a", SCENES[1:3])
+    for case in archive.case_ids():
+        given = archive.label(case, LABEL).read_all()
+        for name in ("by_one", "by_two"):
+            archive.add_label(case, name, np.where(given == 1, 2, given), {})
+    config = _config(archive, tmp_path / "held", params={"labels": "by_one by_two", "agree": 2})
+    report = clean(config)
+    assert (report.held_cases, report.changed_vox) == (2, 0)
+    rows = RunFolder(config.run).read_table("cases.parquet")
+    held = [row for row in rows if row["class"] == 1]
+    assert {row["action"] for row in held} == {"review"}
+    assert all("no given voxel of the class would remain" in row["why"] for row in held)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_case_that_joined_a_finished_run_can_be_undone_alone(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "a", SCENES[1:3])
+    config = _config(archive, tmp_path / "joined", params={"labels": "by_one by_two", "agree": 2})
+    for scene in SCENES[1:4]:
+        if scene.case not in archive.case_ids():
+            write_archive(tmp_path / "a", [scene])
+        given = archive.label(scene.case, LABEL).read_all()
+        for name in ("by_one", "by_two"):
+            archive.add_label(scene.case, name, _half_swapped(given), {})
+    clean(config.with_settings({"cases": ["odd0", "odd1"]}))
+    clean(config)
+    assert archive.label("odd2", "joined.reason").read_all().any()
+    undo(config.run, case="odd2")
+    for case in ("odd1", "odd2"):
+        given = archive.label(case, LABEL).read_all()
+        found = archive.label(case, "joined").read_all()
+        assert np.array_equal(found, given) == (case == "odd2")
+
+
+def _half_swapped(label: np.ndarray) -> np.ndarray:
+    """Return the label with class 1 given to class 2 in every other column."""
+    odd = np.arange(label.shape[2]) % 2 == 1
+    return np.where((label == 1) & odd, 2, label)
 
 
 def test_labels_that_cannot_vote_are_refused_before_anything_runs(

@@ -76,7 +76,7 @@ def test_a_structure_that_the_label_lacks_is_filled_where_enough_labels_have_it(
     verdict = COMBINE.policy(evidence, CombineParams("a b c"))
     assert verdict.decisions["x"].classes[1].action is Action.KEEP
     assert verdict.decisions["x"].classes[2].action is Action.FILL
-    assert verdict.actions["x"].fills
+    assert verdict.actions["x"].fills == {2}
     assert verdict.actions["x"].by_vote
 
 

@@ -89,6 +89,31 @@ def test_the_published_rule_changes_what_cleanlab_flags_to_a_step_of_the_histogr
     assert differing < 0.03 * exact.sum()
 
 
+def test_networks_that_are_sure_of_background_can_still_contradict_it() -> None:
+    # The mean p of background lies within the last of 256 steps.
+    rng = np.random.default_rng(0)
+    shape = (12, 40, 40)
+    truth = np.zeros(shape, np.int64)
+    truth[4:8, 10:30, 10:30] = 1
+    prob = np.full((CLASSES, *shape), 1e-4, np.float32)
+    np.put_along_axis(prob, truth[None], rng.uniform(0.998, 0.9999, (1, *shape)), axis=0)
+    prob /= prob.sum(axis=0)
+    label = truth.astype(np.uint8)
+    label[4:8, 30:33, 10:30] = 1  # drawn too wide by three voxels
+    proposal, stats = observed(label, prob)
+    verdict = CONFIDENT.policy(archive("a", totals=stats), ConfidentParams(rule="cleanlab"))
+    assert verdict.chosen["t[0]"] > 255 / 256
+    settled = settle(
+        label,
+        Box.whole(shape),
+        proposal,
+        verdict.actions["a"],
+        classes=CLASSES,
+        spacing_mm=(1.0, 1.0, 1.0),
+    )
+    np.testing.assert_array_equal(settled.label_zyx, truth)
+
+
 def test_an_archive_without_disagreement_is_left_alone() -> None:
     label, prob = scene(1)
     label = prob.argmax(axis=0).astype(np.uint8)

@@ -314,6 +314,7 @@ def test_a_users_own_method_gets_its_parameters_checked_before_anything_runs(own
         ("raysegclean.methods.coseg:NOTHING", "NOTHING"),
         ("raysegclean.methods.coseg:CosegParams", "is a type, expected a raysegclean Method"),
         ("raysegclean.methods.coseg", "cannot be loaded"),
+        ("tests.methods.broken_method:MINE", r"NameError: name 'undefined' is not defined"),
     ],
 )
 def test_a_method_that_cannot_be_loaded_is_refused_with_what_was_tried(name, told):

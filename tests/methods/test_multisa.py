@@ -63,7 +63,7 @@ def test_by_rule_pseudo_the_map_becomes_the_label_of_cases_that_have_none_and_of
     assert set(verdict.actions) == {"c12"}
     actions = verdict.actions["c12"]
     assert actions.replace_above == {1: {Kind.ADDED: 0.6}}
-    assert actions.fills
+    assert actions.fills == {1}
     assert verdict.decisions["c12"].classes[1].action is Action.REPLACE
     assert not verdict_of(seen(0, 1900, 0)).actions, "the default only ranks"
 

@@ -144,7 +144,7 @@ def test_what_the_policy_decided_beside_the_posterior_stays() -> None:
             min_fit={2: 0.7},
             fit_gain={2: -0.02},
             replace_above={3: {Kind.ADDED: 0.5}},
-            fills=True,
+            fills=frozenset({3}),
             correct=frozenset({1}),
             correct_reason=Reason.POSTERIOR,
         ), case
