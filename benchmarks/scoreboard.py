@@ -45,7 +45,8 @@ clean case are defined in [results.md](results.md#measures). New here:
   of one family share and so pay for once. Two workers on 2 cores.
 - **Wins**: patients are dealt to two halves by a hash of their id. The line with the largest E on
   one half, among those that keep clean cases at a Dice of .99 (worst .95) there, wins; its figures
-  are from the other half. Baselines cannot win.
+  are from the other half. Baselines cannot win. Of lines that tie, as defaults that decide alike
+  from the same networks (`uncertainty`, `confident`), the one listed first is named.
 - The default policy was developed on hippocampus: its rules for two ways of drawing and for
   forgotten structures were set after looking at `bias` and `drop` there, its thresholds for noisy
   groups after `boundary`, `polygon` and `markov`; how it finds the archive's centre, after
@@ -54,7 +55,7 @@ clean case are defined in [results.md](results.md#measures). New here:
   moved the right half of `bias` on hippocampus; that objects far from the label have no offset,
   after `crowd`; how well a moved outline must fit, after `bias-one`. Read those as a fit.
 - Lines named `-published` are the papers' own rules, run with the first seed only, and
-  `spatial-shift` moves all cases alike; all others are defaults.
+  `spatial-shift` moves all cases alike, without a network; all others are defaults.
 """
 HEAD = (
     "| line | Dice given | after | E (95 %) | seeds | E, worst | NSD | worse | precision | harm "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from grid import BASELINES
+from grid import BASELINES, METHODS
 from measures import Row, clean_cases, dice, error_removed_of
 
 from raysegclean.core.bootstrap import Interval
@@ -69,9 +69,11 @@ def pooled(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
 def ranked(cells: Iterable[Cell]) -> list[Standing]:
     """Return the methods that may win, best first by the choosing half, as the judging half is.
 
-    Only methods that left clean cases alone and removed some error where they were chosen; empty
-    without noisy cases in both halves.
+    Only methods that left clean cases alone and removed some error where they were chosen; of those
+    that tie, as defaults that decide alike, the one that the grid names first. Empty without noisy
+    cases in both halves.
     """
+    order = list(METHODS)
     found = []
     for line, mine in pooled(cells).items():
         if line in BASELINES:
@@ -79,8 +81,9 @@ def ranked(cells: Iterable[Cell]) -> list[Standing]:
         noisy, clean = split(mine)
         sides = [standing(line, noisy, clean, choosing=side) for side in (True, False)]
         if None not in sides and sides[0].harmless and sides[0].error.value > 0:
-            found.append((-sides[0].error.value, line, sides[1]))
-    return [judged for _, _, judged in sorted(found, key=lambda one: one[:2])]
+            place = order.index(line) if line in order else len(order)
+            found.append((-round(sides[0].error.value, 6), place, line, sides[1]))
+    return [judged for *_, judged in sorted(found, key=lambda one: one[:3])]
 
 
 def standing(

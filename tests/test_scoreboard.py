@@ -104,6 +104,13 @@ def test_a_line_that_harms_clean_cases_where_it_is_chosen_cannot_win() -> None:
     assert best[1].clean.worst == pytest.approx(0.9), "told as it is on the judging half"
 
 
+def test_of_lines_that_tie_the_first_of_the_grid_is_named() -> None:
+    from winners import ranked
+
+    tied = [cell("confident", 0.9), cell("uncertainty", 0.9), cell("adele", 0.9)]
+    assert [one.line for one in ranked(tied)] == ["uncertainty", "confident", "adele"]
+
+
 def test_baselines_and_lines_that_remove_nothing_cannot_win() -> None:
     from winners import ranked
 
