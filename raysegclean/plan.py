@@ -59,6 +59,20 @@ class CasePlan:
     trusted_version: str = ""
     """Identity of the trusted label, where there is one."""
 
+    @property
+    def metric_mm(self) -> tuple[float, float, float]:
+        """Voxel size (z, y, x) by which outlines are measured.
+
+        No outline is measured along an axis of one voxel, so its size must not set the unit.
+        """
+        edges = zip(self.spacing_mm, self.shape_zyx, strict=True)
+        finest = min((edge for edge, n in edges if n > 1), default=min(self.spacing_mm))
+        z, y, x = (
+            edge if n > 1 else finest
+            for edge, n in zip(self.spacing_mm, self.shape_zyx, strict=True)
+        )
+        return z, y, x
+
     def grid(self, shard_vox: int) -> Grid:
         """Return the shards of the case's output label."""
         return Grid(self.shape_zyx, output_shard_zyx(self.shape_zyx, shard_vox))

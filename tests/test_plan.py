@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.config import make_config
+from raysegclean.core.boundary import OffsetSums
 from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
-from raysegclean.core.geometry import Index3
+from raysegclean.core.geometry import Box, Index3
+from raysegclean.core.proposals import Proposal
+from raysegclean.dist.propose import offset_fields
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Voters
 from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.plan import RunPlan, make_plan, select_cases, with_current_cases
+from raysegclean.plan import CasePlan, RunPlan, make_plan, select_cases, with_current_cases
 
 VOTERS = Voters(members=2)
 edge = st.integers(6, 300)
@@ -128,3 +132,22 @@ def test_a_changed_case_gets_its_new_version_and_a_new_one_a_fold() -> None:
     assert merged.case("c0").version != frozen.case("c0").version
     assert merged.case("c1").version == frozen.case("c1").version
     assert merged.case("new").fold in (0, 1)
+
+
+def test_the_thickness_of_a_single_slice_sets_no_unit() -> None:
+    intensity = Intensity(0.0, 0.0, 1.0, 1.0, 0.5, 0.2)
+    slice_ = CasePlan("a", "a", 0, (1, 40, 40), (1.0, 2.0, 2.0), intensity, "uint8", "v", False)
+    assert slice_.metric_mm == (2.0, 2.0, 2.0)
+    assert replace(slice_, shape_zyx=(5, 40, 40)).metric_mm == (1.0, 2.0, 2.0)
+    assert replace(slice_, shape_zyx=(1, 1, 1)).metric_mm == (1.0, 1.0, 1.0)
+    predicted = np.zeros((1, 40, 40), np.uint8)
+    predicted[0, 10:30, 10:30] = 1
+    wider = np.zeros_like(predicted)
+    wider[0, 9:31, 9:31] = 1
+    differs = predicted != wider
+    proposal = Proposal(
+        np.where(differs, predicted + 1, 0).astype(np.uint8), differs.astype(np.uint8), None
+    )
+    fields = offset_fields(slice_, (wider, None), proposal, 2, Box.whole(wider.shape))
+    offsets = OffsetSums({1: tuple(fields["offsets"]["1"])})
+    assert offsets.mean_vox(1) == pytest.approx(1.0, abs=0.1)

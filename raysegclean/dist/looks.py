@@ -69,7 +69,7 @@ class _Blocks:
         """Read image and labels."""
         plan, case = self.predictor.plan, self.predictor.cases[task.case]
         core = case.grid(plan.shard_vox).box(task.index_zyx)
-        halo = self._looker.halo_vox(case.spacing_mm)
+        halo = self._looker.halo_vox(case.metric_mm)
         box = core.grown(halo).clipped(Box.whole(case.shape_zyx))
         labels = labels_of(self.predictor.reader, plan, case, box)
         return Loaded(self.predictor.read(case, box), core, *labels)
@@ -88,7 +88,7 @@ class _Blocks:
             trusted_zyx=loaded.trusted_zyx,
             prob_czyx=prob_czyx,
             features_fzyx=features_fzyx,
-            spacing_mm=case.spacing_mm,
+            spacing_mm=case.metric_mm,
         )
 
 

@@ -127,7 +127,7 @@ class MeasureStage:
         """Read label and proposal with the halo of the distances."""
         case = self._cases[task.case]
         core = case.grid(self._plan.shard_vox).box(task.index_zyx)
-        halo = offset_halo_vox(case.spacing_mm)
+        halo = offset_halo_vox(case.metric_mm)
         window = core.grown(halo).clipped(Box.whole(case.shape_zyx))
         given, trusted = labels_of(self._reader, self._plan, case, window)
         folder = ProposalFolder.of(self._store, self._plan, case, self._job.keys[task.case])
@@ -185,7 +185,7 @@ def offset_fields(
                 predicted,
                 classes=range(1, classes),
                 core=core,
-                spacing_mm=case.spacing_mm,
+                spacing_mm=case.metric_mm,
             )
             fields[name] = {str(channel): list(values) for channel, values in sums.sums.items()}
     return fields

@@ -102,7 +102,7 @@ class SettleStage:
             loaded.proposal,
             self._actions(task.case),
             classes=len(self._job.plan.classes),
-            spacing_mm=case.spacing_mm,
+            spacing_mm=case.metric_mm,
         )
         if self._job.undone:
             given = loaded.given_zyx[loaded.core.slices]
@@ -146,8 +146,8 @@ class SettleStage:
     def _halo(self, case: CasePlan, actions: Actions) -> tuple[int, int, int]:
         if actions.quiet:
             return (0, 0, 0)
-        deep = distance_halo_vox(DEEP_VOX + 1, case.spacing_mm)
-        z, y, x = (max(a, b) for a, b in zip(deep, actions.halo_vox(case.spacing_mm), strict=True))
+        deep = distance_halo_vox(DEEP_VOX + 1, case.metric_mm)
+        z, y, x = (max(a, b) for a, b in zip(deep, actions.halo_vox(case.metric_mm), strict=True))
         return z, y, x
 
     def _proposal(self, case: CasePlan, core: Box, actions: Actions) -> Proposal | None:
@@ -184,7 +184,7 @@ def change_counts(loaded: Loaded, settled: Settled, case: CasePlan, classes: int
         if channel:
             touched = changed & ((given == channel) | (after == channel))
             outline = signed_distance(
-                loaded.given_zyx == channel, case.spacing_mm, limit_vox=DEEP_VOX + 1
+                loaded.given_zyx == channel, case.metric_mm, limit_vox=DEEP_VOX + 1
             )[loaded.core.slices]
             deep[channel] = int((touched & (np.abs(outline) > DEEP_VOX)).sum())
     more = {} if loaded.trusted_zyx is None else _overlap(after, loaded.trusted_zyx, classes)

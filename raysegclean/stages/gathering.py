@@ -38,7 +38,7 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         trusted=_scores(session, trusted_stats, trusted),
         totals=totals,
         stats=stats,
-        spacing_mm={case.case: case.spacing_mm for case in session.plan.cases},
+        spacing_mm={case.case: case.metric_mm for case in session.plan.cases},
         reports=hook_reports(session, proposals.job.models),
         classes=session.plan.classes,
         facts=_facts(session, proposed) if session.plan.voters.facts else {},
