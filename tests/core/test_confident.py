@@ -4,6 +4,7 @@ import sys
 import warnings
 from functools import reduce
 
+import cc3d
 import numpy as np
 import pytest
 from cleanlab.count import compute_confident_joint, get_confident_thresholds
@@ -13,9 +14,11 @@ from cleanlab.segmentation.filter import find_label_issues as segmentation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysegclean.core.components import merge_components
 from raysegclean.core.confident import (
     ConfidentCounts,
     SelfSums,
+    component_score,
     confident_counts,
     confident_thresholds,
     cut_of,
@@ -23,9 +26,11 @@ from raysegclean.core.confident import (
     issue_count,
     low_counts,
     prune_counts,
+    quality_components,
     select,
     self_sums,
 )
+from raysegclean.core.geometry import Box, Grid
 
 
 def scene(seed, classes, shape=(3, 8, 9), noise=0.2, missing=None):
@@ -201,3 +206,50 @@ def test_memory_stays_while_cleanlabs_grows_with_every_voxel(pixels):
     kept = inspector.label_quality_scores
     theirs = sys.getsizeof(kept) + sum(sys.getsizeof(score) for score in kept)
     assert theirs >= 40 * pixels
+
+
+def softmin(own, temperature=0.1):
+    """cleanlab's score of an image: the mean of p(given), weighted by softmax of 1 - p(given)."""
+    weight = np.exp((1 - own) / temperature)
+    return float((own * weight).sum() / weight.sum())
+
+
+def test_a_planted_cube_is_found_by_its_component_and_missed_by_softmin():
+    shape = (216, 216, 216)  # ten million voxels
+    label = np.zeros(shape, np.uint8)
+    label[60:160, 60:160, 60:160] = 1
+    prob = np.full((3, *shape), 0.005, np.float32)
+    np.put_along_axis(prob, label[None].astype(np.int64), 0.99, axis=0)
+    whole = Box.whole(shape)
+
+    def scores():
+        own = np.take_along_axis(prob, label[None].astype(np.int64), axis=0)[0]
+        found = component_score(merge_components([quality_components(label, prob, whole)]))
+        return found, softmin(own)
+
+    # An ordinary case, whose outline is uncertain, and a sure one with 20 voxels of another class.
+    sure = prob[:, 59:61].copy()
+    prob[:, 59:61] = 1 / 3
+    ordinary = scores()
+    prob[:, 59:61] = sure
+    label[100:105, 100:102, 100:102] = 2
+    planted = scores()
+    assert planted[1] > ordinary[1], "softmin ranks the wrong case as the better one"
+    assert planted[0] < 0.01
+    assert ordinary[0] > 0.9
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), step=st.integers(1, 4))
+def test_blocks_have_the_component_score_of_the_case(seed, step):
+    label, prob = scene(seed, 3)
+    grid = Grid(label.shape, (2, 3, step))
+    parts = [
+        quality_components(label[box.slices], prob[(slice(None), *box.slices)], box)
+        for box in (grid.box(index) for index in grid.indices())
+    ]
+    ids = cc3d.connected_components(label, connectivity=6)
+    own = np.take_along_axis(prob, label[None].astype(np.int64), axis=0)[0]
+    means = [own[ids == one].mean() for one in range(1, ids.max() + 1)]
+    assert component_score(merge_components(parts)) == pytest.approx(min(means), abs=2**-15)
+    assert component_score([]) == 1.0
