@@ -53,7 +53,8 @@ clean case are defined in [results.md](results.md#measures). New here:
   `boundary` on phantoms too; what counts as rough, and how outlines are blended, after `markov`
   and `polygon` on both; how clearly one of two ways of drawing must fit worse, after Co-Seg had
   moved the right half of `bias` on hippocampus; that objects far from the label have no offset,
-  after `crowd`; how well a moved outline must fit, after `bias-one`. Read those as a fit.
+  after `crowd`; how well a moved outline must fit, after `bias-one`; that networks which have
+  learnt no more than half of the classes replace nothing, after `swap`. Read those as a fit.
 - Lines named `-published` are the papers' own rules, run with the first seed only, and
   `spatial-shift` moves all cases alike, without a network; all others are defaults.
 """

@@ -79,7 +79,8 @@ def decide(
     and the networks see at its usual size, is taken from them (`core.missing`). (e) All others are
     kept.
     A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its
-    cases go to a person.
+    cases go to a person. Where they have learnt no more than half of the classes, no candidate is
+    taken: what stands out may be their own riddle.
 
     Args:
         scores: the given label of every case against networks that did not train on it.
@@ -173,9 +174,15 @@ class _Archive:
     def decide_class(self, row: int, value: int) -> ClassDecision:
         """Return the decision for class `value` of the case at position `row`."""
         found = self._found(row, value)
-        if found.action is Action.KEEP or self.learnt[value]:
+        if found.action is Action.KEEP:
             return found
-        why = f"{found.why}; the networks have not learnt this class well enough to edit it"
+        if not self.learnt[value]:
+            unlearnt = "this class"
+        elif found.action is Action.REPLACE and 2 * sum(self.learnt.values()) <= len(self.learnt):
+            unlearnt = "most of the classes"
+        else:
+            return found
+        why = f"{found.why}; the networks have not learnt {unlearnt} well enough to edit it"
         return ClassDecision(Action.REVIEW, why, offset_vox=found.offset_vox)
 
     def _found(self, row: int, value: int) -> ClassDecision:

@@ -373,6 +373,22 @@ def test_networks_that_half_or_a_quarter_of_the_labels_contradict_ask_but_do_not
     assert decisions["bad1"].classes[2].action is Action.SHIFT
 
 
+@pytest.mark.parametrize(("classes", "edits"), [(2, False), (3, True)])
+def test_networks_that_know_no_more_than_half_of_the_classes_replace_nothing(classes, edits):
+    def wider(score):
+        more = {c: score.classes[1] for c in range(1, classes + 1)}
+        return agreeing(CaseScore(score.case, score.foreground, more), 0.6)
+
+    decisions = decide([wider(s) for s in [*clean_archive(40), *cut_off_cases(20)]])
+    for name, decision in decisions.items():
+        found = {decision.classes[c].action for c in range(2, classes + 1)}
+        if name.startswith("cut"):
+            assert found == {Action.REPLACE if edits else Action.REVIEW}
+            assert decision.classes[1].action is Action.REVIEW
+        else:
+            assert found == {Action.KEEP}
+
+
 def test_cases_that_lack_a_class_do_not_make_it_look_unlearnt():
     lacking = [agreeing(s, 0.0, given_vox=0) for s in clean_archive(40)]
     lacking = [replace(s, case=f"lacks {s.case}") for s in lacking]
