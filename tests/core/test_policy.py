@@ -376,7 +376,7 @@ def test_networks_that_half_or_a_quarter_of_the_labels_contradict_ask_but_do_not
 @pytest.mark.parametrize(("classes", "edits"), [(2, False), (3, True)])
 def test_networks_that_know_no_more_than_half_of_the_classes_replace_nothing(classes, edits):
     def wider(score):
-        more = {c: score.classes[1] for c in range(1, classes + 1)}
+        more = dict.fromkeys(range(1, classes + 1), score.classes[1])
         return agreeing(CaseScore(score.case, score.foreground, more), 0.6)
 
     decisions = decide([wider(s) for s in [*clean_archive(40), *cut_off_cases(20)]])
