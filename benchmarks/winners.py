@@ -21,6 +21,8 @@ Cell = Mapping[str, Any]
 
 LEAST_MEAN, LEAST_WORST = 0.99, 0.95
 """Dice that clean cases must keep to their own given label, for a method to be chosen."""
+LEAST_WIN = 0.005
+"""E above which a method removes error; below it rounds to none."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def ranked(cells: Iterable[Cell]) -> list[Standing]:
             continue
         noisy, clean = split(mine)
         sides = [standing(line, noisy, clean, choosing=side) for side in (True, False)]
-        if None not in sides and sides[0].harmless and sides[0].error.value > 0:
+        if None not in sides and sides[0].harmless and sides[0].error.value > LEAST_WIN:
             place = order.index(line) if line in order else len(order)
             found.append((-round(sides[0].error.value, 6), place, line, sides[1]))
     return [judged for *_, judged in sorted(found, key=lambda one: one[:3])]
