@@ -18,7 +18,7 @@ classes, because background would be all of it; it is capped, because a prior th
 cross-entropy unlearns the label (with two classes the published beta of 2 cancels it); and a class
 is not sieved while most of it would go, because then it has not been learnt yet. The published
 division of the learning rate by 1 + beta, which undoes that the loss grows with beta, is left out:
-AdamW is indifferent to the scale of the loss.
+AdamW is indifferent to the scale of the loss, but for the clipping of gradients.
 """
 
 from collections.abc import Mapping

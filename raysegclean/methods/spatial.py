@@ -116,18 +116,20 @@ class _Site:
 
     given: Sequence[CaseScore]
     trusted: Sequence[CaseScore]
+    bias_mm: Mapping[int, float]
+    """Class -> how far given labels reach beyond trusted ones, where all trusted cases agree."""
 
 
 def _sites(evidence: ArchiveEvidence, params: SpatialParams) -> list[_Site]:
     """Return the archive as one site, or as those that `params.site` finds in the case ids."""
-    names = sorted({params.site_of(score.case) for score in evidence.scores})
-    return [
-        _Site(
-            [score for score in evidence.scores if params.site_of(score.case) == name],
-            [score for score in evidence.trusted if params.site_of(score.case) == name],
+    found = []
+    for name in sorted({params.site_of(score.case) for score in evidence.scores}):
+        given, trusted = (
+            [score for score in part if params.site_of(score.case) == name]
+            for part in (evidence.scores, evidence.trusted)
         )
-        for name in names
-    ]
+        found.append(_Site(given, trusted, label_bias_mm(given, trusted, evidence.spacing_mm)))
+    return found
 
 
 def _all_shifted(
@@ -136,10 +138,9 @@ def _all_shifted(
     """Return the decision that undoes the mean bias of each site in all of its cases."""
     found = {}
     for site in sites:
-        shared = label_bias_mm(site.given, site.trusted, evidence.spacing_mm)
         for score in site.given:
             classes = dict.fromkeys(score.classes, ClassDecision(Action.KEEP, _NO_BIAS))
-            for channel, bias_mm in shared.items():
+            for channel, bias_mm in site.bias_mm.items():
                 unit = fine_voxel_mm(evidence.spacing_mm[score.case])
                 if params.gamma * abs(bias_mm) >= LEAST_VOX * unit:
                     classes[channel] = _shift(bias_mm, unit, site, params)
@@ -154,14 +155,14 @@ def _decided(
     policy = PolicyParams(shift_gain=params.gamma)
     # Where only some cases share the bias of the trusted ones, the policy tells which.
     mixed = two_ways(evidence.scores, policy, evidence.trusted)
-    shared = [label_bias_mm(site.given, site.trusted, evidence.spacing_mm) for site in sites]
-    if any(shared) and not mixed and off_centre(evidence.scores, evidence.trusted):
+    shared = any(site.bias_mm for site in sites)
+    if shared and not mixed and off_centre(evidence.scores, evidence.trusted):
         policy = replace(policy, min_trusted=min(len(evidence.trusted), policy.min_trusted))
     decided = decide(evidence.scores, policy, trusted=evidence.trusted)
     shifted = _all_shifted(evidence, sites, params)
     found = {case: dict(one.classes) for case, one in decided.items()}
-    for site, biases in zip(sites, shared, strict=True):
-        for channel in _learnt(evidence, set(biases) - set(mixed), policy):
+    for site in sites:
+        for channel in _learnt(evidence, set(site.bias_mm) - set(mixed), policy):
             for case in like_trusted(site.given, site.trusted, channel):
                 mine = shifted[case].classes[channel]
                 if mine.action is Action.SHIFT and _may_shift(found[case][channel], mine, policy):

@@ -231,8 +231,12 @@ class Member:
 
     @property
     def norms(self) -> list[_BatchNorm]:
-        """The batch norms of the network."""
-        return [module for module in self.net.modules() if isinstance(module, _BatchNorm)]
+        """The batch norms of the network that keep running statistics."""
+        return [
+            module
+            for module in self.net.modules()
+            if isinstance(module, _BatchNorm) and module.track_running_stats
+        ]
 
     def learn(self, loss: torch.Tensor, lr: float, replicas: Replicas) -> bool:
         """Take one optimiser step down the gradient of `loss`, averaged over replicas.
@@ -331,7 +335,7 @@ class Trainer:
         """Learn from one batch, or recalibrate on it; advance by one step.
 
         Raises InputError when the batch is not the one of this step, TrainingDiverged when a
-        loss or its gradient is not finite; the networks are then as before the step.
+        loss or its gradient is not finite, of which that network then has learnt nothing.
         """
         if batch.step != self.at_step:
             raise InputError(

@@ -81,6 +81,10 @@ class Slices(nn.Module):
         return logits.unflatten(0, (len(image), -1)).transpose(1, 2)
 
 
+def unkept(spec):
+    return Plain(spec, lambda width: nn.BatchNorm3d(width, track_running_stats=False))
+
+
 def restless(spec):
     return Restless(spec)
 

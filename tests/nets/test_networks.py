@@ -199,6 +199,13 @@ def test_training_an_own_network_resumes_to_the_bit(name: str) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_a_batch_norm_without_running_statistics_has_none_to_recalibrate() -> None:
+    trainer = Trainer(own("unkept", classes=2), TrainConfig(steps=20))
+    assert not trainer.members[0].norms
+    for step in range(20):
+        assert trainer.step(batch_of(step)).lr > 0, "every step learns"
+
+
 def test_batch_norms_of_any_dimension_are_recalibrated() -> None:
     trainer = Trainer(own("slices"), TrainConfig(steps=20))
     assert len(trainer.members[0].norms) == 1
