@@ -227,6 +227,9 @@ METHODS: Mapping[str, Entry] = {
     ),
     "confident-published": Entry("confident", PLAIN, {"rule": "cleanlab"}),
     "transition-published": Entry("transition", PLAIN, {"rule": "published"}),
+    "forward-published": Entry(
+        "transition", "forward-published", {"rule": "published", "loss": "forward"}
+    ),
     "spatial-published": Entry("spatial", PLAIN, {"rule": "published"}, needs_trusted=True),
     "spatial-shift": Entry("spatial", NO_NETWORK, {"rule": "shift"}, needs_trusted=True),
     "cores-published": Entry("cores", "cores-published", {"rule": "published"}),

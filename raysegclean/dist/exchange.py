@@ -7,6 +7,7 @@ sums that every rank gets alike; so two ranks train exactly what one process wou
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
@@ -48,6 +49,12 @@ class PeerMesh:
     def rank(self) -> int:
         """Which part of the batch this rank takes."""
         return self.mesh.get_local_rank("dp")
+
+    def of_all_ranks(self, mine: Any) -> list[Any]:
+        """Return what every data-parallel rank of this peer passed, plain values, by rank."""
+        everyones: list[Any] = [None] * self.ranks
+        distributed.all_gather_object(everyones, mine, group=self.mesh.get_group("dp"))
+        return everyones
 
     def hand_over(self, batch: Batch, cases: tuple[str, ...]) -> Batch:
         """Return peer 0's batch, with its clean one, on every peer.

@@ -86,14 +86,15 @@ class LabelView:
 class PatchSource:
     """All that a reader must know; sent once to each node that reads.
 
-    intensities: by case id. classes: label values, ascending; the position is the channel.
-    batch: samples per step, all data-parallel ranks together. flip_axes: 0 z, 1 y, 2 x. clean: the
-    source of trusted patches that come beside each step's own.
+    intensities, spacing_mm: by case id. classes: label values, ascending; the position is the
+    channel. batch: samples per step, all data-parallel ranks together. flip_axes: 0 z, 1 y, 2 x.
+    clean: the source of trusted patches that come beside each step's own.
     """
 
     view: LabelView
     table: SamplingTable
     intensities: dict[str, Intensity]
+    spacing_mm: dict[str, tuple[float, float, float]]
     normaliser: Normaliser
     classes: tuple[int, ...]
     patch_zyx: Index3

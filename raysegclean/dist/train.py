@@ -258,6 +258,7 @@ def _source_of(job: TrainJob, infos: Sequence[CaseInfo], view: LabelView, seed: 
         view=view,
         table=build_table(infos, view.label, job.classes),
         intensities={info.case: info.intensity for info in infos},
+        spacing_mm={info.case: info.spacing_mm for info in infos},
         normaliser=job.normaliser,
         classes=job.classes,
         patch_zyx=job.patch_zyx,

@@ -7,8 +7,7 @@ killed worker, a killed driver and a lost node are one code path, on files and o
 and a training may go on with its networks in one process that began with them in two ranks.
 
 Guaranteed on CPU: the weights of an interrupted training are those of an undisturbed one, bit for
-bit (see `nets.training`). Not guaranteed with several data-parallel ranks of one peer: only the
-selection memory of the first rank is kept over a restart.
+bit (see `nets.training`); each data-parallel rank gets back the memory of its own hooks.
 """
 
 import os
@@ -127,12 +126,14 @@ class _Worker:
         self.device = _device(plan)
         self.damaged: set[int] = set()
         self.mesh = self._mesh()
+        cases: PatchSource = ray.get(source)
         self.trainer = Trainer(
             plan.network,
             plan.config,
             fold=plan.fold,
             place=_place(plan, self.mesh, self.device),
-            present=ray.get(source).present,
+            present=cases.present,
+            spacing_mm=cases.spacing_mm,
         )
         self.resume()
 
@@ -164,6 +165,9 @@ class _Worker:
         keys = [_checkpoint_key(plan, net, self.started_at) for net in self.trainer.members]
         states = [load_state(self.store.get(key), device=self.device) for key in keys]
         peers = {name: peer for state in states for name, peer in state["peers"].items()}
+        rank = self.mesh.rank if self.mesh else 0
+        for peer in peers.values():
+            peer["hook"] = peer["hook"][rank % len(peer["hook"])]
         self.trainer.load({"step": self.started_at, "peers": peers})
 
     def run(self) -> None:
@@ -228,16 +232,22 @@ class _Worker:
 
     def save(self) -> None:
         """Put a checkpoint of each network here, then drop all but the last two."""
+        state = self.trainer.state()
+        memories = {name: self._memories(peer["hook"]) for name, peer in state["peers"].items()}
         if not self.saves:
             return
-        state = self.trainer.state()
         for member in self.trainer.members:
-            own = {"step": state["step"], "peers": {str(member): state["peers"][str(member)]}}
+            peer = state["peers"][str(member)] | {"hook": memories[str(member)]}
+            own = {"step": state["step"], "peers": {str(member): peer}}
             key = _checkpoint_key(self.plan, member, state["step"])
             self.store.put(key, save_state(own))
             known = sorted(_steps(self.store, self.plan.key, self.plan.fold, member) - {0})
             for old in known[:-KEPT_CHECKPOINTS]:
                 self.store.delete(_checkpoint_key(self.plan, member, old))
+
+    def _memories(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the hook's state of every data-parallel rank; all of them call this."""
+        return [mine] if self.mesh is None else self.mesh.of_all_ranks(mine)
 
     def finish(self) -> None:
         """Put the finished networks; the driver removes the checkpoints once it has seen them."""

@@ -8,17 +8,14 @@ T[i, j] = P(given j | true i), per band of depth, is estimated from features and
 shift are shifted; where candidates would be taken, T of the flagged cases decides in their stead.
 Of a class of which they hold too few voxels to estimate T, the candidates of the policy stay.
 
-`loss` corrects training with a T of which the diagonal is 1 - `flip`, since none has been estimated
-by then: forward (L of T^T p) or backward (T^-1 applied to the losses of all classes; unbiased, may
-be negative). Patrini et al., CVPR 2017. Wrong labels are not spread evenly in space as that T has
-it, so `plain` is the default.
+`loss` corrects training, forward or backward (`nets.transition`), with a T that is estimated while
+the network learns, or with one of which the diagonal is 1 - `flip`. Wrong labels are not spread
+evenly in space as any T has it, so `plain` is the default.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import torch
 
 from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
 from raysegclean.core.identity import digest
@@ -29,10 +26,9 @@ from raysegclean.core.rules import NO_ACTIONS, Actions, Reason
 from raysegclean.core.transition import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
-from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, PlainHook
+from raysegclean.nets.hooks import HookSpec
 
-__all__ = ["TRANSITION", "TransitionHook", "TransitionParams"]
+__all__ = ["TRANSITION", "TransitionParams"]
 
 CHOICES = {
     "rule": ("default", "published"),
@@ -52,14 +48,15 @@ class TransitionParams:
 
     rule: Literal["default", "published"] = "default"
     loss: Literal["plain", "forward", "backward"] = "plain"
-    flip: float = 0.1
-    """Share of wrong labels that a corrected loss assumes, spread over the other classes."""
+    flip: float | None = None
+    """Share of wrong labels that a corrected loss assumes, spread over the other classes; null: T
+    is estimated while training."""
     divergence: Literal["tv", "kl"] = "tv"
     """Which information weighs the features."""
     cases: int = 200
     """Cases that are looked at to estimate T."""
     rows: int = 15_000
-    """Voxels per band that T is estimated from, all cases together."""
+    """Voxels per band that each T is estimated from, all cases together."""
     members: int = 2
     """Networks per fold; the features are those of the first."""
     retrain: bool = False
@@ -73,8 +70,10 @@ class TransitionParams:
                     f"params.{name}: expected one of {', '.join(choices)}, "
                     f"got {getattr(self, name)!r}."
                 )
-        if not 0 < self.flip < 0.5:
-            raise ConfigError(f"params.flip: expected above 0 and below 0.5, got {self.flip}.")
+        if self.flip is not None and not 0 < self.flip < 0.5:
+            raise ConfigError(
+                f"params.flip: expected above 0 and below 0.5, or null, got {self.flip}."
+            )
         for name, least in (("cases", MIN_CASES), ("rows", 100), ("members", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(
@@ -158,43 +157,15 @@ def _chosen(found: Estimate) -> Mapping[str, float]:
     }
 
 
-class TransitionHook(PlainHook):
-    """Corrects the loss for labels that are flipped at a known rate."""
-
-    def __init__(self, context: HookContext, loss: str = "forward", flip: float = 0.1) -> None:
-        """`flip`: share of wrong labels, spread evenly over the other classes."""
-        super().__init__(context)
-        others = flip / (context.classes - 1)
-        eye = torch.eye(context.classes, dtype=torch.float64)
-        transition = eye * (1 - flip - others) + others
-        self._forward = loss == "forward"
-        self._matrix = (transition if self._forward else torch.linalg.inv(transition)).float()
-
-    def loss(
-        self,
-        net: torch.nn.Module,  # noqa: ARG002
-        logits: torch.Tensor,
-        lesson: Lesson,
-        batch: Batch,  # noqa: ARG002
-    ) -> torch.Tensor:
-        """Return the configured loss of T^T p, or the means of T^-1 applied to -log p."""
-        matrix = self._matrix.to(logits.device)
-        if self._forward:
-            noisy = torch.einsum("ij,bizyx->bjzyx", matrix, torch.softmax(logits.float(), dim=1))
-            return self.context.loss(noisy.log(), lesson.label)
-        losses = -torch.log_softmax(logits.float(), dim=1)
-        corrected = torch.einsum("jk,bkzyx->bjzyx", matrix, losses)
-        labels = torch.arange(len(matrix), device=logits.device).reshape(1, -1, 1, 1, 1)
-        truth = lesson.label[:, None] == labels
-        space = (1, -3, -2, -1)
-        return torch.where(truth, corrected, 0.0).sum(dim=space) / truth.sum(dim=space).clamp(min=1)
-
-
 def _voters(params: TransitionParams) -> Voters:
     if params.loss == "plain":
         return Voters(members=params.members)
     hook = HookSpec.of(
-        "raysegclean.methods.transition:TransitionHook", loss=params.loss, flip=params.flip
+        "raysegclean.nets.transition:TransitionHook",
+        loss=params.loss,
+        flip=params.flip or 0.0,
+        divergence=params.divergence,
+        rows=params.rows,
     )
     return Voters(members=params.members, hook=hook)
 

@@ -77,6 +77,8 @@ class HookContext:
     present: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Training case -> channels that its whole given label holds, background included; a patch
     shows only some of them."""
+    spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Training case -> voxel size, z y x."""
 
 
 @dataclass(frozen=True)

@@ -297,10 +297,11 @@ class Trainer:
         fold: int = 0,
         place: Place | None = None,
         present: Mapping[str, tuple[int, ...]] | None = None,
+        spacing_mm: Mapping[str, tuple[float, float, float]] | None = None,
     ) -> None:
         """Build fresh networks, each from its own seed (seed, fold, peer), each with its hook.
 
-        `present` is what hooks are told of the training cases (`HookContext.present`).
+        `present` and `spacing_mm` are what hooks are told of the training cases (`HookContext`).
         """
         self.config = config
         self.fold = fold
@@ -315,6 +316,7 @@ class Trainer:
             loss=LOSSES[config.loss],
             stride_zyx=total_stride(spec),
             present=present or {},
+            spacing_mm=spacing_mm or {},
         )
         self.members = {
             peer: Member(

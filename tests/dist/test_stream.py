@@ -19,6 +19,7 @@ def source_of(balls, **changes):
         "view": LabelView(balls.uri, "organs"),
         "table": build_table(balls.infos, "organs", (0, 3)),
         "intensities": {info.case: info.intensity for info in balls.infos},
+        "spacing_mm": {info.case: info.spacing_mm for info in balls.infos},
         "normaliser": balls.normaliser,
         "classes": (0, 3),
         "patch_zyx": PATCH,

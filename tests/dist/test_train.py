@@ -109,11 +109,13 @@ class Averaged:
 
 
 def averaged_by_hand(job):
-    """The weights of one network that two data-parallel ranks train."""
+    """The weights of each network, as two data-parallel ranks train it."""
     fix_numerics(job.train.threads)
     source, averaged = module._source(job, 0), Averaged()
     # Built one after the other: fresh weights come from torch's global generator.
-    places = [Place((0,), LocalExchange(1), averaged.of(rank), rank) for rank in range(2)]
+    peers = tuple(range(job.train.peers))
+    local = LocalExchange(len(peers))
+    places = [Place(peers, local, averaged.of(rank), rank) for rank in range(2)]
     trainers = [Trainer(job.network, job.train, place=place) for place in places]
 
     def train(rank):
@@ -125,7 +127,7 @@ def averaged_by_hand(job):
         thread.start()
     for thread in threads:
         thread.join()
-    return trainers[0].nets[0].state_dict()
+    return [trainers[0].nets[peer].state_dict() for peer in peers]
 
 
 def assert_bit_equal(job, fold, keys):
@@ -215,9 +217,22 @@ def test_two_data_parallel_workers_average_the_gradients_of_their_halves_of_the_
     job = replace(job, folds=FOLDS[:1], train=config, workers=2)
     ((key,),) = train_group(job)
     net, _, _ = load_network(Store.open(job.run_uri).get(key))
-    expected = averaged_by_hand(job)
+    (expected,) = averaged_by_hand(job)
     for name, value in net.state_dict().items():
         assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.slow
+def test_every_data_parallel_rank_gets_its_own_memory_back_after_one_is_killed(job, cluster):
+    config = replace(COSEG, batch=4, steps=60)
+    job = replace(job, folds=FOLDS[:1], placement="process", train=config, workers=2)
+    witness = KillsTheWorker(job)
+    (keys,) = train_group(job, on_note=witness)
+    assert len({note.pid for note in witness.notes}) == 2, "no rank was started again"
+    for key, expected in zip(keys, averaged_by_hand(job), strict=True):
+        net, _, _ = load_network(Store.open(job.run_uri).get(key))
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, expected[name]), f"{key}: {name}"
 
 
 REWEIGHT = TrainConfig(

@@ -38,6 +38,7 @@ FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "coseg": ("coseg", {"alpha": 0.5}),
     "coteaching": ("coteaching", {"rule": "published"}),
     "dropout": ("uncertainty", {"voters": "dropout", "members": 1, "rule": "safe"}),
+    "forward": ("transition", {"rule": "published", "loss": "forward"}),
     "relabelling": ("uncertainty", {"relabel_from": 1, "rule": "safe", "delta": 0.25}),
     "shift": ("spatial", {"rule": "shift", "gamma": 1.0}),
     "spatial": ("spatial", {"rule": "published"}),

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from raysegclean.core.casescore import Action, CaseScore, ClassDecision, ClassScore, Kind
 from raysegclean.core.looks import Ask
@@ -18,13 +17,9 @@ from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.transition import (
     TRANSITION,
-    TransitionHook,
     TransitionParams,
     _relabelled,
 )
-from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import HookContext, Lesson
-from raysegclean.nets.losses import segmentation_loss
 
 T = np.array([[0.9, 0.1], [0.3, 0.7]])
 
@@ -195,62 +190,12 @@ def test_a_look_that_failed_everywhere_leaves_the_policys_own_decision() -> None
     assert all(one.replace_above for one in end.value.value.actions.values())
 
 
-def hook(loss: str, classes: int = 3, flip: float = 0.3) -> TransitionHook:
-    context = HookContext(classes=classes, steps=10, epoch_steps=1, loss=segmentation_loss)
-    return TransitionHook(context, loss=loss, flip=flip)
-
-
-def patch(classes: int = 3) -> tuple[torch.Tensor, Batch]:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, classes, 3, 4, 5, generator=generator)
-    label = torch.randint(0, classes, (2, 3, 4, 5), generator=generator)
-    label[0, 0] = -100
-    return logits, Batch(torch.zeros(2, 1, 3, 4, 5), label, ["a", "b"], step=0)
-
-
-def lesson(batch: Batch) -> Lesson:
-    return Lesson(batch.label, torch.ones(2))
-
-
-def test_forward_is_the_loss_of_what_the_flips_make_of_the_prediction() -> None:
-    logits, batch = patch()
-    found = hook("forward").loss(torch.nn.Identity(), logits, lesson(batch), batch)
-    t = np.full((3, 3), 0.15) + 0.55 * np.eye(3)
-    noisy = np.einsum("ij,bizyx->bjzyx", t, torch.softmax(logits, dim=1).numpy())
-    np.testing.assert_allclose(noisy.sum(axis=1), 1, rtol=1e-6)
-    expected = segmentation_loss(torch.from_numpy(np.log(noisy)), batch.label)
-    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=0)
-
-
-def test_backward_is_unbiased_the_mean_over_flips_is_the_clean_cross_entropy() -> None:
-    logits, batch = patch()
-    t = np.full((3, 3), 0.15) + 0.55 * np.eye(3)
-    truth = torch.full_like(batch.label, 1)
-    mean = torch.zeros(2)
-    for given in range(3):
-        flipped = Lesson(torch.full_like(truth, given), torch.ones(2))
-        mean += t[1, given] * hook("backward").loss(torch.nn.Identity(), logits, flipped, batch)
-    clean = -torch.log_softmax(logits, dim=1)[:, 1].mean(dim=(1, 2, 3))
-    torch.testing.assert_close(mean, clean, atol=1e-5, rtol=0)
-
-
-def test_voxels_without_a_say_cost_nothing_backwards() -> None:
-    logits, batch = patch()
-    other = logits.clone()
-    other[0, :, 0] = 5.0
-    both = [
-        hook("backward").loss(torch.nn.Identity(), one, lesson(batch), batch)
-        for one in (logits, other)
-    ]
-    torch.testing.assert_close(both[0], both[1])
-    nothing = Lesson(torch.full_like(batch.label, -100), torch.ones(2))
-    assert (hook("backward").loss(torch.nn.Identity(), logits, nothing, batch) == 0).all()
-
-
 def test_only_a_corrected_loss_trains_with_the_hook() -> None:
     assert not TRANSITION.voters(TransitionParams()).hook.params
-    forward = TRANSITION.voters(TransitionParams(loss="forward", flip=0.2)).hook
-    assert dict(forward.params) == {"loss": "forward", "flip": 0.2}
+    forward = dict(TRANSITION.voters(TransitionParams(loss="forward", rows=200)).hook.params)
+    assert forward == {"loss": "forward", "flip": 0.0, "divergence": "tv", "rows": 200}
+    known = TRANSITION.voters(TransitionParams(loss="backward", flip=0.2)).hook
+    assert dict(known.params)["flip"] == 0.2
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,13 @@ def scene_at(step: int) -> Scene:
 
 
 PRESENT = {"clean": (0, 1, 2), "cut": (0, 1, 2), "lacks": (0, 1), "salted": (0, 1, 2)}
+SPACING_MM = dict.fromkeys(PRESENT, (1.0, 1.0, 1.0))
 
 
 def trainer_of(hook: HookSpec, steps: int, **changes) -> Trainer:
     usual = {"steps": steps, "batch": 4, "seed": 5, "hook": hook, "epoch_steps": steps // 10}
-    return Trainer(SPEC, TrainConfig(**(usual | changes)), present=PRESENT)
+    config = TrainConfig(**(usual | changes))
+    return Trainer(SPEC, config, present=PRESENT, spacing_mm=SPACING_MM)
 
 
 def run(
