@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from grid import BASELINES, DATA, SCENARIOS
 from measures import clean_cases
-from scoreboard import KEEPS, cells_of, rank_scores
+from scoreboard import KEEPS, cells_of, methods_run, rank_scores
 from winners import Cell, pooled, ranked, split
 
 __all__ = ["advice"]
@@ -18,8 +18,9 @@ INTRO = """\
 Written by `make bench-methods` from the cells of the [scoreboard](scoreboard.md), which says how
 they were measured; what a method does is in [methods.md](methods.md).
 
-1. Run `raysegclean check` first. It trains nothing and finds gross errors: structures that are
-   missing, elsewhere, confused or cut.
+1. Run `raysegclean check` first. It trains nothing and finds gross errors that few cases have:
+   structures that are missing, elsewhere, confused or cut. What half of the cases lack looks normal
+   to it; `method: multisa` ranks those.
 2. If you do not know how your labels are wrong, take `method: uncertainty` with its defaults. The
    policy decides by case and class, whatever the method, and keeps what it cannot tell apart.
 3. If you know what is wrong, see below.
@@ -74,8 +75,8 @@ def _table(title: str, errors: Mapping[str, str], cells: Sequence[Cell]) -> str:
     head = f"| error | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}"
     text = (
         f"The best {TOP} lines that leave clean cases alone, with the share of the error that "
-        "they\nremove; lines whose defaults decide alike tie. none: no line removes any without "
-        "harm.\n-: not run."
+        "they\nremove; lines whose defaults decide alike tie. none of n: of n lines that were run, "
+        "none removes\nany without harm. -: not run."
     )
     rows = []
     for error, said in errors.items():
@@ -88,8 +89,8 @@ def _table(title: str, errors: Mapping[str, str], cells: Sequence[Cell]) -> str:
 def _best(cells: Sequence[Cell]) -> str:
     if set(pooled(cells)) <= set(BASELINES):
         return "-"
-    standings = ranked(cells)[:TOP]
-    return ", ".join(f"{one.line} {one.error.value:.2f}" for one in standings) or "none"
+    told = ", ".join(f"{one.line} {one.error.value:.2f}" for one in ranked(cells)[:TOP])
+    return told or f"none of {methods_run(cells)}"
 
 
 def _found(cells: Sequence[Cell]) -> str:

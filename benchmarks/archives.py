@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from cells import BENCH, LABEL, NIFTI, TRUTH, ingest
+from cells import LABEL, NIFTI, SCOREBOARD, TRUTH, ingest
 from grid import DATA, PHANTOM, TRUSTED, Scenario
 
 from raysegclean.core.noise import NOISES
@@ -22,7 +22,6 @@ from raysegclean.store.simulate import load_simulated, simulate
 __all__ = ["EXPERT", "MAJORITY", "Unavailable", "noisy_cases", "open_archive", "trusted_cases"]
 
 EXPERT, MAJORITY = "expert", "majority"
-FOLDER = BENCH / "methods"
 CROWD = "cells_crowd"
 MANIFEST = "scoreboard.json"
 
@@ -38,7 +37,7 @@ def open_archive(source: Path, data: str, scenario: Scenario, seed: int) -> Arch
     """
     if scenario.noise not in ("", "annotator", *NOISES):
         raise Unavailable(f"there is no noise {scenario.noise!r} yet")
-    place = FOLDER / data / f"{scenario.place}-s{seed}" / "archive"
+    place = SCOREBOARD / data / f"{scenario.place}-s{seed}" / "archive"
     archive = Archive.open(str(place))
     wanted = {"data": data, "scenario": scenario.place, "seed": seed, "params": {**scenario.params}}
     try:
@@ -57,7 +56,7 @@ def _make(source: Path, data: str, scenario: Scenario, archive: Archive, seed: i
     if scenario.noise == "annotator":
         _write_crowd(source, archive, seed)
     else:
-        simulate(
+        made = simulate(
             _clean(source, data),
             archive.store.uri,
             LABEL,
@@ -66,6 +65,8 @@ def _make(source: Path, data: str, scenario: Scenario, archive: Archive, seed: i
             seed=seed,
             params=scenario.params,
         )
+        if made.failed:
+            raise made.failed[0]
     if scenario.trusted or scenario.noise == "annotator":
         for case in sorted(_first_cases(archive, seed, scenario.trusted or TRUSTED)):
             truth = archive.label(case, TRUTH).read_all()
@@ -75,7 +76,7 @@ def _make(source: Path, data: str, scenario: Scenario, archive: Archive, seed: i
 
 
 def _clean(source: Path, data: str) -> Archive:
-    place = FOLDER / data / "clean"
+    place = SCOREBOARD / data / "clean"
     if data == "phantom":
         write_phantom_archive(
             str(place),

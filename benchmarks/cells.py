@@ -1,9 +1,8 @@
 """What the two benchmarks share: places, cells on disk, real data, and baselines without a method.
 
-A cell is one measurement, kept as one JSON file: those of `quality.py` under bench/, which git
-ignores; those of `methods.py`, compressed, under benchmarks/measured/, because all of them take
-more than a working day. What is there is never measured again. Real data is read where it lies and
-only ever copied into bench/.
+A cell is one measurement, kept as one compressed JSON file under benchmarks/measured/, because all
+of them take more than a working day. What is there is never measured again. Real data is read where
+it lies and only ever copied into bench/.
 """
 
 import gzip
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from grid import REVISION
 from numpy.typing import NDArray
 
 from raysegclean.core.boundary import shift_label, signed_distance
@@ -34,6 +34,7 @@ __all__ = [
     "MEASURED",
     "NIFTI",
     "ROOT",
+    "SCOREBOARD",
     "TRUTH",
     "Change",
     "Label",
@@ -51,6 +52,8 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"
 MEASURED = ROOT / "benchmarks" / "measured"
+SCOREBOARD = BENCH / ("methods" if REVISION == 1 else f"methods-r{REVISION}")
+"""Archives, runs and networks of `methods.py`; no other revision uses them again."""
 LABEL, TRUTH = "given", "given_truth"
 Label = NDArray[np.integer[Any]]
 Change = Callable[[str, Label], Label]

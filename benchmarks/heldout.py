@@ -2,7 +2,8 @@
 
 It is trained on the labels of one half of the patients and judged by the other half's true labels.
 The half that trains is the one on which winners are chosen, so the patients that judge had no say
-in anything. Every network is one plain network with the training of its data set.
+in the choice of lines; the voters that cleaned the other half's labels did learn from their images
+and given labels. Every network is one plain network with the training of its data set.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from archives import open_archive, trusted_cases
-from cells import BENCH, LABEL, MEASURED, TRUTH
+from cells import LABEL, MEASURED, SCOREBOARD, TRUTH
 from grid import METHODS, SCENARIOS
 from running import Key, clean_here, config_of, label_of
 from winners import chooses
@@ -32,7 +33,7 @@ from raysegclean.store.score import score_labels
 
 __all__ = ["held_out", "held_out_path"]
 
-FOLDER = BENCH / "methods" / "heldout"
+FOLDER = SCOREBOARD / "heldout"
 THREADS = 2
 SIDES = (True, False)
 

@@ -144,11 +144,7 @@ def _held_out_keys(options: argparse.Namespace) -> Iterator[Key]:
     for data, scenario in HELD_OUT:
         if _wanted(options, "data", data) and _wanted(options, "scenario", scenario):
             seed = DATA[data].seeds[0]
-            cells = [
-                cell
-                for cell in _current("cells", f"{data}.{scenario}.*.s{seed}.json.gz")
-                if cell["scenario"] == scenario
-            ]
+            cells = _current("cells", f"{data}.{scenario}.*.json.gz")
             best = [standing.line for standing in ranked(cells)[:BEST]]
             for line in ("given", "truth", *best):
                 yield Key(data, scenario, line, seed)

@@ -9,7 +9,7 @@ from winners import Cell, pooled, split
 
 from raysegclean.core.bootstrap import difference, paired_bootstrap
 
-__all__ = ["held_out_section", "published_section"]
+__all__ = ["held_out_section", "published_section", "unfinished"]
 
 LABELS = {
     "given": "the given labels",
@@ -28,11 +28,11 @@ def held_out_section(cells: Sequence[Cell]) -> str:
         return ""
     head = (
         "## Networks trained on cleaned labels\n\n"
-        "One network is trained on the labels of one half of the patients, as the best three lines "
-        "(by those patients) cleaned them, and judged by the true labels of the other half, which "
-        "it never saw. Beside it: the same network trained on the given and on the true labels. "
-        "The difference to the given labels has a 95 % paired bootstrap interval by patient. Made "
-        "by `python benchmarks/methods.py --heldout`.\n"
+        "One network is trained on the labels of one half of the patients, as the lines that were "
+        "the best three (by those patients) when this was run cleaned them, and judged by the true "
+        "labels of the other half, which it never saw. Beside it: the same network trained on the "
+        "given and on the true labels. The difference to the given labels has a 95 % paired "
+        "bootstrap interval by patient. Made by `python benchmarks/methods.py --heldout`.\n"
     )
     return "\n".join([head, *parts])
 
@@ -107,6 +107,29 @@ def _network_table(repeat: Repeat, held_out: Sequence[Cell]) -> list[str]:
             figures = [_network_dice(c[line]["rows"]) if line in c else np.nan for c in columns]
             lines.append(f"| {_what(line)} | {' | '.join(told(f) for f in figures)} |")
     return lines
+
+
+def unfinished(held_out: Sequence[Cell], cells: Sequence[Cell]) -> list[str]:
+    """Return which held-out networks and published settings have not been run, a line each."""
+    found = [
+        f"- networks on held-out patients: {data}, {scenario}"
+        for data, scenario in HELD_OUT
+        if not _by_line(held_out, data, scenario)
+    ]
+    for repeat in PUBLISHED:
+        there = held_out if repeat.held_out else cells
+        lacking = [
+            f"{scenario} ({', '.join(lines)})"
+            for scenario in repeat.scenarios
+            if (
+                lines := [
+                    n for n in repeat.lines if n not in _by_line(there, repeat.data, scenario)
+                ]
+            )
+        ]
+        if lacking:
+            found.append(f"- {repeat.title}, on {repeat.data}: {', '.join(lacking)}")
+    return found
 
 
 def _label_table(repeat: Repeat, cells: Sequence[Cell]) -> list[str]:

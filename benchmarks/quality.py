@@ -1,7 +1,8 @@
 """What cleaning brings and what it costs on real data: writes docs/results.md.
 
 `python benchmarks/quality.py [--data hippocampus|lung] [--noise NAME] [--method NAME]` runs the
-cells that are missing (a cell is data x noise x method, kept under bench/) and rewrites the page.
+cells that are missing (a cell is data x noise x method, kept under benchmarks/measured/quality) and
+rewrites the page.
 Voters are shared: the dropout cell reuses a network of the ensemble cell. Baselines cost nothing.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 from cells import (
     BENCH,
     LABEL,
+    MEASURED,
     NIFTI,
     ROOT,
     TRUTH,
@@ -71,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             archive = _archive(options.source, data, noise)
             for method in (*(options.method or METHODS), *BASELINES):
                 _once(archive, data, noise, method)
-    write_page(read_cells(BENCH / "cells"), ROOT / "docs" / "results.md")
+    write_page(read_cells(MEASURED / "quality"), ROOT / "docs" / "results.md")
     return 0
 
 
 def _cell_path(data: str, noise: str, method: str) -> Path:
-    return BENCH / "cells" / f"{data}-{noise}-{method.replace(' ', '_')}.json"
+    return MEASURED / "quality" / f"{data}-{noise}-{method.replace(' ', '_')}.json.gz"
 
 
 def _once(archive: Archive, data: str, noise: str, method: str) -> None:
@@ -133,7 +135,7 @@ def _clean_cell(archive: Archive, data: str, noise: str, method: str) -> dict[st
 
 def _first_time_s(data: str, noise: str, method: str, wall_s: float) -> float:
     """Keep the time of the run that trained: a cell that is scored again only settles again."""
-    path = BENCH / "times" / _cell_path(data, noise, method).name
+    path = BENCH / "times" / f"{data}-{noise}-{method}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wall_s))

@@ -1,5 +1,6 @@
 """Lay out the cells of benchmarks/quality.py as docs/results.md, with all definitions."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,17 @@ DEFINITIONS = """\
 
 Written by `make bench-quality`; every line is one cell that the command can run alone.
 
+Measured before rough outlines, blending, and offsets that leave out unlabelled objects
+([how-it-works.md](how-it-works.md)) were part of the policy; what they bring is on the
+[scoreboard](scoreboard.md).
+
 ## Measures
 
 - **E**, error removed: 1 - (1 - Dice after) / (1 - Dice given), both means over the noisy cases,
-  per class, then averaged over classes; the interval is a 95 % paired bootstrap by patient. 0:
+  per class, then averaged over classes; the interval is the mean of the classes' intervals, each a
+  95 % paired bootstrap by patient. 0:
   nothing was gained, 1: the label is the truth, negative: worse than doing nothing.
-- **NSD**: normalised surface Dice at one voxel, noisy cases, before and after.
+- **NSD**: normalised surface Dice at one voxel, of the output, noisy cases.
 - **Share**: (after - given) / (ceiling - given), shown only where ceiling - given exceeds 0.05.
   The ceiling is the Dice of out-of-fold predictions of the same networks trained on the true
   labels.
@@ -41,7 +47,7 @@ Written by `make bench-quality`; every line is one cell that the command can run
 - **Clean cases**: Dice of the output to their own given label: mean, worst case, and
   the share of cases that lose more than .01.
 - **Worse**: share of the noisy cases whose mean Dice fell.
-- **Precision**: share of the changed voxels that became right.
+- **Precision**: share of the changed voxels of noisy cases that became right.
 
 Networks are trained on the noisy labels; every case is judged by networks that never saw its
 patient. `argmax` replaces every label by that prediction. `mean shift` moves every outline by the
@@ -58,7 +64,10 @@ The dropout cell reuses a network of the ensemble cell.
 
 
 def write_page(cells: Sequence[Cell], path: Path) -> None:
-    """Write the page from all cells there are."""
+    """Write the page from all cells there are; without any, leave it as it is."""
+    if not cells:
+        print("no cell has been run: the page stays as it is", file=sys.stderr)
+        return
     parts = [DEFINITIONS]
     for data in dict.fromkeys(cell["data"] for cell in cells):
         mine = [cell for cell in cells if cell["data"] == data]

@@ -16,9 +16,9 @@ from typing import Any
 
 from archives import EXPERT, MAJORITY, Unavailable, noisy_cases, open_archive, trusted_cases
 from cells import (
-    BENCH,
     LABEL,
     MEASURED,
+    SCOREBOARD,
     TRUTH,
     Change,
     argmax,
@@ -55,7 +55,6 @@ from raysegclean.store.score import score_archive
 
 __all__ = ["Key", "clean_here", "config_of", "label_of", "measure", "suspicions"]
 
-FOLDER = BENCH / "methods"
 log = logging.getLogger("benchmark")
 
 
@@ -220,7 +219,7 @@ def label_of(key: Key) -> str:
 
 def _run(key: Key, line: str) -> Path:
     place = f"{SCENARIOS[key.scenario].place}-s{key.seed}"
-    return FOLDER / key.data / place / f"run-{key.scenario}-{line}"
+    return SCOREBOARD / key.data / place / f"run-{key.scenario}-{line}"
 
 
 def _training_key(key: Key) -> Key:
@@ -244,7 +243,7 @@ def _lender(key: Key, entry: Entry) -> str | None:
 def _trained(key: Key, archive: Archive) -> float:
     """Train the networks of the cell's family, unless they are; return the seconds it took."""
     trains = _training_key(key)
-    note = FOLDER / "voters" / f"{trains.name}.json"
+    note = SCOREBOARD / "voters" / f"{trains.name}.json"
     if not note.exists():
         config = config_of(trains, archive)
         connect()

@@ -2,6 +2,7 @@
 
 Patients are dealt to two halves by a hash of their id. On the *choosing* half methods are ranked by
 E, among those that leave clean cases alone; every figure of the winner is from the *judging* half.
+Lines are compared on the seeds that all of them have been run with.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from grid import BASELINES, METHODS
+from grid import AS_PUBLISHED, BASELINES, METHODS
 from measures import Row, clean_cases, dice, error_removed_of
 
 from raysegclean.core.bootstrap import Interval
@@ -71,21 +72,41 @@ def pooled(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
 def ranked(cells: Iterable[Cell]) -> list[Standing]:
     """Return the methods that may win, best first by the choosing half, as the judging half is.
 
-    Only methods that left clean cases alone and removed some error where they were chosen; of those
-    that tie, as defaults that decide alike, the one that the grid names first. Empty without noisy
-    cases in both halves.
+    Only methods that left clean cases alone and removed some error where they were chosen, that
+    were told nothing a user does not know, and that lost no case; of those that tie, as defaults
+    that decide alike, the one that the grid names first. Empty without noisy cases in both halves.
     """
     order = list(METHODS)
     found = []
-    for line, mine in pooled(cells).items():
-        if line in BASELINES:
-            continue
+    for line, mine in _comparable(cells).items():
         noisy, clean = split(mine)
         sides = [standing(line, noisy, clean, choosing=side) for side in (True, False)]
         if None not in sides and sides[0].harmless and sides[0].error.value > LEAST_WIN:
             place = order.index(line) if line in order else len(order)
             found.append((-round(sides[0].error.value, 6), place, line, sides[1]))
     return [judged for *_, judged in sorted(found, key=lambda one: one[:3])]
+
+
+def _comparable(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Return the cells of the lines that may win, of the seeds that all defaults have.
+
+    Published rules run with the first seed only, so they compete as long as the others do too.
+    """
+    found = {
+        line: mine
+        for line, mine in pooled(cells).items()
+        if line not in BASELINES
+        and not (line in METHODS and METHODS[line].knows_share)
+        and not any(cell.get("failed_cases") for cell in mine)
+    }
+    have = {line: {cell["seed"] for cell in mine} for line, mine in found.items()}
+    defaults = [seeds for line, seeds in have.items() if not line.endswith(AS_PUBLISHED)]
+    shared = set.intersection(*(defaults or list(have.values()) or [set()]))
+    return {
+        line: [cell for cell in mine if cell["seed"] in shared]
+        for line, mine in found.items()
+        if shared and shared <= have[line]
+    }
 
 
 def standing(

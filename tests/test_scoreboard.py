@@ -125,6 +125,26 @@ def test_seeds_are_judged_together() -> None:
     assert best.error.value == pytest.approx(0.25)
 
 
+def test_lines_are_compared_on_the_seeds_that_all_of_them_have() -> None:
+    from winners import ranked
+
+    easy, hard = (cell("coseg", 0.9, seed=1), cell("coseg", 0.82, seed=2))
+    begun = ranked([easy, hard, cell("tta", 0.88), cell("adele-published", 0.89)])
+    assert [one.line for one in begun] == ["coseg", "adele-published", "tta"]
+    whole = ranked([easy, hard, cell("tta", 0.88), cell("tta", 0.88, seed=2),
+                    cell("adele-published", 0.95)])  # fmt: skip
+    assert [one.line for one in whole] == ["tta", "coseg"], "what is published has one seed only"
+
+
+def test_a_line_that_was_told_the_noise_or_lost_a_case_cannot_win() -> None:
+    from scoreboard import page
+    from winners import ranked
+
+    cells = [cell("coseg-published", 1.0), cell("coseg", 0.99, failed_cases=2), cell("tta", 0.85)]
+    assert [one.line for one in ranked(cells)] == ["tta"]
+    assert "- phantom, boundary, coseg, seed 1: 2 cases failed and do not count" in page(cells)
+
+
 def test_the_page_tells_winner_seeds_times_and_what_is_missing() -> None:
     from scoreboard import page
 
@@ -133,6 +153,7 @@ def test_the_page_tells_winner_seeds_times_and_what_is_missing() -> None:
         cell("coseg", 0.9),
         cell("coseg", 0.96, seed=2),
         cell("tta", 0.7),
+        cell("tta", 0.7, seed=2),
         cell("confident", 0.8) | {"failed": "no memory"},
     ]
     del cells[-1]["rows"]
@@ -146,7 +167,7 @@ def test_the_page_tells_winner_seeds_times_and_what_is_missing() -> None:
     assert "- hippocampus: boundary, polygon, bias," in text
     boundary = next(line for line in text.splitlines() if line.startswith("- phantom, boundary: "))
     assert " coseg," not in boundary
-    assert ", tta (seed 2), confident (seed 2), transition, " in boundary
+    assert " dropout, confident (seed 2), transition, " in boundary
 
 
 def test_the_page_needs_no_cell() -> None:
@@ -185,7 +206,7 @@ def test_the_advice_names_the_best_lines_and_nothing_that_was_not_run() -> None:
     text = advice(cells)
     assert "(`boundary`) | coseg 0.50, tta 0.25 |" in text
     assert "(`drop`)" not in text, "a baseline says nothing about methods"
-    assert "(`swap`) | none |" in text
+    assert "(`swap`) | none of 1 |" in text
     assert "trusted, and all others" not in text
 
 
@@ -213,6 +234,8 @@ def test_held_out_networks_and_published_settings_have_their_tables() -> None:
     text = page([], held_out)
     assert "| cleaned by coseg | 0.940 | +0.040 (+0." in text
     assert "| the given labels | - | - | 0.850 | - | - |" in text
+    assert "- networks on held-out patients: lung, boundary" in text
+    assert "coseg-0.3 (coseg-published, coseg), coseg-0.4 (given, " in text
 
 
 def test_ranks_are_scored_by_auc_and_by_the_worst_tenth() -> None:
