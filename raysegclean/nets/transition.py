@@ -126,7 +126,10 @@ class TransitionHook(PlainHook):
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._gathered = list(state["gathered"])
+        self._gathered = [
+            {name: v.cpu() if isinstance(v, torch.Tensor) else v for name, v in rows.items()}
+            for rows in state["gathered"]
+        ]
         known = state["transition"]
         self._transition = None if known is None else torch.tensor(known, dtype=torch.float64)
 
