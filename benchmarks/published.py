@@ -118,15 +118,11 @@ def unfinished(held_out: Sequence[Cell], cells: Sequence[Cell]) -> list[str]:
     ]
     for repeat in PUBLISHED:
         there = held_out if repeat.held_out else cells
-        lacking = [
-            f"{scenario} ({', '.join(lines)})"
-            for scenario in repeat.scenarios
-            if (
-                lines := [
-                    n for n in repeat.lines if n not in _by_line(there, repeat.data, scenario)
-                ]
-            )
-        ]
+        lacking = []
+        for scenario in repeat.scenarios:
+            have = _by_line(there, repeat.data, scenario)
+            if lines := [line for line in repeat.lines if line not in have]:
+                lacking.append(f"{scenario} ({', '.join(lines)})")
         if lacking:
             found.append(f"- {repeat.title}, on {repeat.data}: {', '.join(lacking)}")
     return found

@@ -39,8 +39,8 @@ INTRO = """\
 Every method on every noise, written by `make bench-methods`. One line of a table is made, alone, by
 `python benchmarks/methods.py --data DATA --scenario SCENARIO --method LINE --seed SEED`; the page
 alone by `python benchmarks/methods.py --page-only`. E, NSD, harm, precision and what counts as a
-clean case are defined in [results.md](results.md#measures). Cells are of several days: one that a
-later change of the package could move was measured again. New here:
+clean case are defined in [results.md](results.md#measures). Cells are of
+several days and commits; `git log benchmarks/measured` tells which. New here:
 
 - **Scenario**: a noise on half of the cases (`boundary`), on all of them with 8 trusted cases that
   no score counts (`boundary-all`), on half of them with one (`bias-one`), or on a twentieth

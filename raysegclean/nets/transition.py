@@ -58,10 +58,16 @@ class TransitionHook(PlainHook):
         self.forward, self.divergence, self.rows = loss == "forward", divergence, rows
         self._gathered: list[Rows] = []
         self._transition: torch.Tensor | None = None
+        self._matrices: torch.Tensor | None = None
         if flip:
             others = flip / (context.classes - 1)
             even = torch.eye(context.classes, dtype=torch.float64) * (1 - flip - others) + others
-            self._transition = even[None]
+            self._know(even[None])
+
+    def _know(self, transition: torch.Tensor) -> None:
+        """Correct the loss by T (bands, C, C) from now on; inverted once, not every step."""
+        self._transition = transition
+        self._matrices = transition.transpose(1, 2) if self.forward else _inverses(transition)
 
     def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
         """Return the given label; gather features of its voxels, or estimate T from them."""
@@ -70,7 +76,7 @@ class TransitionHook(PlainHook):
             features = _features(net, batch.image, bf16=logits.dtype == torch.bfloat16)
             self._gathered += self._drawn(features, batch)
         if self._transition is None and epoch > GATHERING_EPOCH:
-            self._transition = _estimated(self._gathered, self.context.classes, self.divergence)
+            self._know(_estimated(self._gathered, self.context.classes, self.divergence))
             self._gathered = []
         return super().lesson(net, logits, batch)
 
@@ -78,16 +84,16 @@ class TransitionHook(PlainHook):
         self, net: torch.nn.Module, logits: torch.Tensor, lesson: Lesson, batch: Batch
     ) -> torch.Tensor:
         """Return the configured loss of T^T p, or the means of T^-1 applied to -log p."""
-        if self._transition is None:
+        if self._matrices is None:
             return super().loss(net, logits, lesson, batch)
-        bands = self._bands(batch) if len(self._transition) > 1 else torch.zeros_like(batch.label)
+        bands = self._bands(batch) if len(self._matrices) > 1 else torch.zeros_like(batch.label)
         if self.forward:
             prob = torch.softmax(logits.float(), dim=1)
-            noisy = _applied(self._transition.transpose(1, 2), prob, bands)
+            noisy = _applied(self._matrices, prob, bands)
             noisy = noisy.clamp(min=torch.finfo(noisy.dtype).tiny)  # where T is the identity
             return self.context.loss(noisy.log(), lesson.label)
         losses = -torch.log_softmax(logits.float(), dim=1)
-        corrected = _applied(_inverses(self._transition), losses, bands)
+        corrected = _applied(self._matrices, losses, bands)
         labels = torch.arange(losses.shape[1], device=logits.device).reshape(1, -1, 1, 1, 1)
         given = lesson.label[:, None] == labels
         space = (1, -3, -2, -1)
@@ -130,8 +136,8 @@ class TransitionHook(PlainHook):
             {name: v.cpu() if isinstance(v, torch.Tensor) else v for name, v in rows.items()}
             for rows in state["gathered"]
         ]
-        known = state["transition"]
-        self._transition = None if known is None else torch.tensor(known, dtype=torch.float64)
+        if state["transition"] is not None:
+            self._know(torch.tensor(state["transition"], dtype=torch.float64))
 
     def report(self) -> dict[str, Any]:
         """Return T (bands, C, C) as lists; None where training was too short for it."""
