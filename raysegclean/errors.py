@@ -15,6 +15,7 @@ __all__ = [
     "MissingObject",
     "RaysegcleanError",
     "RunConflict",
+    "RunOver",
     "UnfitEnvironment",
     "told",
 ]
@@ -49,6 +50,10 @@ class CaseError(InputError):
 
 class RunConflict(RaysegcleanError):
     """The run folder or output belongs to another run, identity or job."""
+
+
+class RunOver(RunConflict):
+    """Another driver has taken the run over; whoever works for the former one must stop."""
 
 
 class UnfitEnvironment(RaysegcleanError):

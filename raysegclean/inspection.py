@@ -1,5 +1,6 @@
 """Looking at a run, and taking changes back: plan, status, verify, undo. None of them trains."""
 
+import math
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from raysegclean.core.items import ShardTask
 from raysegclean.core.rules import TakenBack, reason_code, reason_names
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
-from raysegclean.netplan import network_notes, seam_error_of
+from raysegclean.netplan import SUMS_BYTES, network_notes, seam_error_of
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
 from raysegclean.preparing import LATEST, prepare
@@ -27,6 +28,8 @@ __all__ = ["PlanReport", "VerifyReport", "plan", "status", "undo", "verify"]
 READERS = 16
 RECOMPUTED = 5
 BYTES_PER_FLOAT = 4
+SHARD_BYTES = 16
+"""Per voxel of a shard: image, labels, what is proposed and what it is made of."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,10 @@ def _overhead(plan: RunPlan) -> float:
 
 
 def _peak_memory_bytes(plan: RunPlan) -> int:
-    """Return window, sums of evidence, shard and 0.5 GB for the process itself."""
+    """Return window, sums of evidence, shard and 0.5 GB for the process itself.
+
+    A second look may ask for the probabilities of all classes in a whole shard.
+    """
     largest = [max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3)]
     z, y, x = (
         -(-min(tile + 2 * halo, edge) // step) * step
@@ -116,11 +122,12 @@ def _peak_memory_bytes(plan: RunPlan) -> int:
             plan.tile_zyx, plan.halo_vox, largest, plan.stride_zyx, strict=True
         )
     )
-    sums = 2 * BYTES_PER_FLOAT * len(plan.classes) * z * y * x
+    sums = SUMS_BYTES * len(plan.classes) * z * y * x
     if plan.blended:  # the sums of all passes, for a slab of the shard
         height, width = (min(plan.shard_vox, edge) for edge in largest[1:])
         sums += BYTES_PER_FLOAT * (len(plan.classes) + 2) * _passes(plan) * z * height * width
-    shard = 16 * min(plan.shard_vox**3, largest[0] * largest[1] * largest[2])
+    per_vox = SHARD_BYTES + (BYTES_PER_FLOAT * len(plan.classes) if plan.voters.members else 0)
+    shard = per_vox * math.prod(min(plan.shard_vox, edge) for edge in largest)
     return int(plan.window_bytes_per_vox * z * y * x) + sums + shard + 2**29
 
 

@@ -37,8 +37,13 @@ __all__ = [
 
 PATCH_VOX_CPU = 64_000
 PATCH_VOX_GPU = 2_000_000
-TILE_VOX_CPU = 3_000_000
-TILE_VOX_GPU = 24_000_000
+WINDOW_VOX_CPU = 3_000_000
+WINDOW_VOX_GPU = 24_000_000
+WINDOW_BYTES_CPU = 4 << 30
+WINDOW_BYTES_GPU = 10 << 30
+"""What one worker may take for a window; the device is not known yet, and small ones have 16 GB."""
+SUMS_BYTES = 8
+"""Per class and voxel of a window: its probabilities summed over passes, and those of one pass."""
 BLENDED_HALO = 4
 """Part of a blended window's edge, on each side, that it shares with its neighbour."""
 
@@ -99,9 +104,14 @@ def plan_network(
     flips = trained if lent is None else lent.flips
     views = resolve_views(voters.views, flips, (*spec.strides, stride))
     voters = replace(voters, views=views)
-    patch = _patch(config, infos, stride, gpu=gpu) if lent is None else lent.patch_zyx
+    trains_on_gpu, votes_on_gpu = (
+        gpu and wanted.gpus != 0 for wanted in (config.resources.train, config.resources.relabel)
+    )
+    patch = _patch(config, infos, stride, gpu=trains_on_gpu) if lent is None else lent.patch_zyx
+    budget_vox = _window_vox(bytes_per_vox + SUMS_BYTES * classes, gpu=votes_on_gpu)
+    most = _shrunk(_largest_shape(infos), budget_vox, stride)
     # What a script was trained on is not known: then the more it sees at once, the better.
-    usual = _most(infos, stride, gpu=gpu) if spec.script else patch
+    usual = most if spec.script else patch
     halo = halo_of_views(_halo(config, geometry, usual), voters.views)
     return NetworkPlan(
         network=spec,
@@ -111,7 +121,7 @@ def plan_network(
         patch_zyx=patch,
         tile_zyx=_blended_tile(config, usual, halo, stride)
         if blended
-        else _tile(config, infos, stride, halo, gpu=gpu),
+        else _tile(config, most, _largest_shape(infos), stride, halo),
         halo_vox=halo,
         blended=blended,
         window_bytes_per_vox=bytes_per_vox,
@@ -269,23 +279,21 @@ def _patch(config: Config, infos: Sequence[CaseInfo], stride: Index3, *, gpu: bo
     return _shrunk(_median_shape(infos), PATCH_VOX_GPU if gpu else PATCH_VOX_CPU, stride)
 
 
-def _tile(
-    config: Config, infos: Sequence[CaseInfo], stride: Index3, halo: Index3, *, gpu: bool
-) -> Index3:
-    """Return the edges of a tile without halo: a whole small case, or what memory allows."""
+def _tile(config: Config, window: Index3, largest: Index3, stride: Index3, halo: Index3) -> Index3:
+    """Return the edges of a tile without halo: a whole small case, or what the window leaves."""
     if config.relabel.tile_zyx != "auto":
         return _multiple(config.relabel.tile_zyx, stride)
-    largest, window = _multiple(_largest_shape(infos), stride), _most(infos, stride, gpu=gpu)
     z, y, x = (
         w if w == n else max(w - 2 * _up(h, s), 4 * s)
-        for w, n, h, s in zip(window, largest, halo, stride, strict=True)
+        for w, n, h, s in zip(window, _multiple(largest, stride), halo, stride, strict=True)
     )
     return z, y, x
 
 
-def _most(infos: Sequence[CaseInfo], stride: Index3, *, gpu: bool) -> Index3:
-    """Return the largest window that memory allows."""
-    return _shrunk(_largest_shape(infos), TILE_VOX_GPU if gpu else TILE_VOX_CPU, stride)
+def _window_vox(bytes_per_vox: float, *, gpu: bool) -> int:
+    """Return the voxels of the largest window that a worker has memory for."""
+    most, budget = (WINDOW_VOX_GPU, WINDOW_BYTES_GPU) if gpu else (WINDOW_VOX_CPU, WINDOW_BYTES_CPU)
+    return min(most, int(budget / bytes_per_vox))
 
 
 def _median(values: Sequence[float]) -> float:

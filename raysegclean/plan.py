@@ -9,6 +9,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,15 @@ class RunPlan:
 
     def case(self, name: str) -> CasePlan:
         """Return one case; raise InputError when the run has none of that name."""
-        for case in self.cases:
-            if case.case == name:
-                return case
-        raise InputError(f"case {name} is not part of this run; look at `raysegclean status RUN`.")
+        if name not in self._by_name:
+            raise InputError(
+                f"case {name} is not part of this run; look at `raysegclean status RUN`."
+            )
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, CasePlan]:
+        return {case.case: case for case in self.cases}
 
     def training_cases(self, fold: int) -> tuple[str, ...]:
         """Return the cases that the networks of `fold` train on; those they judge are left out."""
@@ -156,9 +162,10 @@ def make_plan(
 ) -> RunPlan:
     """Decide everything that the config leaves open.
 
-    `lender` is the plan of an earlier run whose networks are used instead of training: network,
-    normaliser, classes and folds are then its own. Raises ConfigError or InputError, before any
-    compute, when the archive does not allow the run.
+    `gpu` tells whether the cluster has GPUs; `resources` may keep a stage from them. `lender` is
+    the plan of an earlier run whose networks are used instead of training: network, normaliser,
+    classes and folds are then its own. Raises ConfigError or InputError, before any compute, when
+    the archive does not allow the run.
     """
     if not infos:
         raise InputError(
@@ -180,7 +187,7 @@ def make_plan(
         voters=net.voters,
         network=net.network,
         normaliser=plan_normaliser(infos, config.network.normalise),
-        train=_train(config, net.voters, len(infos), gpu=gpu),
+        train=_train(config, net.voters, len(infos), gpu=gpu and config.resources.train.gpus != 0),
         patch_zyx=net.patch_zyx,
         flips=net.flips,
         tile_zyx=net.tile_zyx,
@@ -224,7 +231,8 @@ def _borrowing(plan: RunPlan, lender: RunPlan) -> RunPlan:
 def with_current_cases(frozen: RunPlan, now: RunPlan) -> RunPlan:
     """Return the frozen plan with today's cases: changed ones by their new version, gone ones not.
 
-    A new case takes the fold of its patient, else fold 0; no network of the run trained on it.
+    A new case takes the fold of its patient, else fold 0; no network of the run trained on it. The
+    tile is today's, where answers do not depend on it: what is left may need a smaller one.
     """
     known = {case.case: case for case in frozen.cases}
     fold_of = {case.group: case.fold for case in frozen.cases}
@@ -236,7 +244,8 @@ def with_current_cases(frozen: RunPlan, now: RunPlan) -> RunPlan:
         )
         for case in now.cases
     )
-    return replace(frozen, archive=now.archive, cases=tuple(cases))
+    tile_zyx = frozen.tile_zyx if frozen.blended else now.tile_zyx
+    return replace(frozen, archive=now.archive, cases=tuple(cases), tile_zyx=tile_zyx)
 
 
 def select_cases(wanted: str | Sequence[str], infos: Sequence[CaseInfo]) -> list[CaseInfo]:
@@ -424,7 +433,7 @@ def _trains_in_sample(config: Config, voters: Voters) -> bool:
 
 def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:
     """Deal groups to folds, smallest fold first, in an order that depends on names and seed."""
-    sizes = {group: groups.count(group) for group in set(groups)}
+    sizes = Counter(groups)
     if len(sizes) < folds:
         raise ConfigError(
             f"train.crossfit: {folds} folds need at least {folds} patients, got {len(sizes)}. "

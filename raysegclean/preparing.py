@@ -207,11 +207,12 @@ def _identity(config: Config, plan: RunPlan) -> dict[str, Any]:
 
     Settings, and not what followed from the archive: that is frozen at the first start, and new
     or changed cases are cleaned with it. What only decides about proposals may change: then the
-    label is settled again.
+    label is settled again. What only decides about memory may change, too.
     """
     settings = config.resolved()
     bound = {name: settings[name] for name in ("label", "trusted", "group", "method", "models")}
-    without = {"train": ("placement", "checkpoint_every"), "relabel": ("max_change",)}
+    tile = () if plan.blended else ("tile_zyx",)
+    without = {"train": ("placement", "checkpoint_every"), "relabel": ("max_change", *tile)}
     for section in ("network", "train", "relabel"):
         left_out = without.get(section, ())
         bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}

@@ -131,7 +131,7 @@ class Objective:
         """Train, propose and decide with `params`; return the score, higher is better."""
         config = trial_config(make_config(self.config), params, trial_uri(self.run, params))
         prepared = prepare(config)
-        job = (1, _never_taken, log.info)
+        job = (0, _never_taken, log.info)
         session = begin(config, RunFolder(config.run), prepared, connect(), job)
         session.fail(session.unusable)
         models = train(session, prepared.infos, on_note=_Marks(report))

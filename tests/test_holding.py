@@ -4,11 +4,16 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from raysegclean.core.casescore import Action, CaseDecision, ClassDecision, Kind
-from raysegclean.core.rules import Actions
+from raysegclean.core.geometry import Box
+from raysegclean.core.proposals import Proposal
+from raysegclean.core.rules import Actions, settle
+from raysegclean.dist.settle import Loaded, change_counts
 from raysegclean.methods.base import Verdict
+from raysegclean.stages import settling
 from raysegclean.stages.correcting import _corrected
 from raysegclean.stages.settling import _generation, _misfits, _objections
 from raysegclean.store.run import RunFolder
@@ -39,6 +44,41 @@ def test_a_class_that_would_vanish_or_change_too_much_is_held(of_class_1, told) 
     found = _objections(counts(**of_class_1), 0.3, fills=())
     assert set(found) == ({1} if told else set())
     assert told is None or re.search(told, found[1])
+
+
+def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch) -> None:
+    # Class 2 loses 97 of 100 voxels and gets 20 of the 21 of class 1, which is held for that.
+    given = np.zeros((1, 2, 121), np.uint8)
+    given[0, 0, :21], given[0, 0, 21:] = 1, 2
+    predicted = given.copy()
+    predicted[0, 0, :20], predicted[0, 0, 24:] = 2, 0
+    whole = Box.whole(given.shape)
+    proposal = Proposal(
+        np.where(predicted != given, predicted + 1, 0).astype(np.uint8),
+        np.full(given.shape, 255, np.uint8),
+        score_zyx=None,
+    )
+    sure = dict.fromkeys(Kind, 0.5)
+
+    def rehearsal(session, proposals, actions, cases):
+        return {case: rehearse(actions[case]) for case in cases}
+
+    def rehearse(actions):
+        settled = settle(given, whole, proposal, actions, classes=3, spacing_mm=(1, 1, 1))
+        loaded = Loaded(given, whole, proposal, None)
+        return change_counts(loaded, settled, SimpleNamespace(metric_mm=(1, 1, 1)), 3)
+
+    monkeypatch.setattr(settling, "_rehearsal", rehearsal)
+    session = SimpleNamespace(
+        config=SimpleNamespace(relabel=SimpleNamespace(max_change=1.0)),
+        plan=SimpleNamespace(classes=(0, 10, 20)),
+    )
+    both = Actions(replace_above={1: sure, 2: sure})
+    allowed, held = settling._held_back(session, None, {"a": both, "b": Actions()})
+    assert allowed == {}
+    assert set(held) == {"a"}
+    assert re.search("from 21 to 1 voxels", held["a"][10])
+    assert re.search("from 100 to 3 voxels", held["a"][20])
 
 
 def test_a_class_that_is_filled_may_appear_and_no_other() -> None:

@@ -3,7 +3,7 @@
 import io
 import warnings
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 
 import pytest
@@ -107,3 +107,20 @@ def test_what_a_torchscript_file_cannot_do_is_refused(tmp_path: Path) -> None:
         plan_of(replace(VOTERS, passes=3), network=network)
     with pytest.raises(ConfigError, match="lends a TorchScript file, which is code"):
         plan_of(lender=plan_of(network=network), models="somewhere")
+
+
+def test_many_classes_get_smaller_windows_and_a_stage_without_gpus_those_of_a_cpu() -> None:
+    large = [_info(f"c{n}", (600, 512, 512), patient=str(n)) for n in range(4)]
+    organs = replace(large[0].labels[0], voxels=dict.fromkeys(range(105), 9))
+    many = [replace(info, labels=(organs,)) for info in large]
+
+    def window_vox(infos, **changes):
+        plan = make_plan(_config(**changes), infos, VOTERS, gpu=True)
+        return prod(t + 2 * h for t, h in zip(plan.tile_zyx, plan.halo_vox, strict=True))
+
+    few, more = window_vox(large), window_vox(many)
+    assert 15e6 < few <= 24e6
+    assert more * (8 * 105 + 6.4 * (1 + 40 + 210)) <= 10 << 30
+    assert window_vox(large, resources={"relabel": {"gpus": 0}}) <= 3e6
+    trained = make_plan(_config(resources={"train": {"gpus": 0}}), large, VOTERS, gpu=True).train
+    assert trained.precision == "fp32"

@@ -134,6 +134,14 @@ def test_a_changed_case_gets_its_new_version_and_a_new_one_a_fold() -> None:
     assert merged.case("new").fold in (0, 1)
 
 
+def test_a_run_that_goes_on_takes_todays_tile_where_answers_do_not_depend_on_it() -> None:
+    infos = [_info(f"c{n}", patient=str(n)) for n in range(4)]
+    frozen, now = _plan(infos), _plan(infos, relabel={"tile_zyx": [8, 16, 16]})
+    assert with_current_cases(frozen, now).tile_zyx == (8, 16, 16)
+    blended = replace(frozen, blended=True)
+    assert with_current_cases(blended, now).tile_zyx == frozen.tile_zyx
+
+
 def test_the_thickness_of_a_single_slice_sets_no_unit() -> None:
     intensity = Intensity(0.0, 0.0, 1.0, 1.0, 0.5, 0.2)
     slice_ = CasePlan("a", "a", 0, (1, 40, 40), (1.0, 2.0, 2.0), intensity, "uint8", "v", False)

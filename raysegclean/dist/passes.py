@@ -25,6 +25,7 @@ from raysegclean.dist.attempts import start_attempts, starting
 from raysegclean.dist.predict import device_numerics
 from raysegclean.dist.worker import ItemReport, ShardStage, run_item
 from raysegclean.errors import InputError, RaysegcleanError
+from raysegclean.nets.voters import Precision
 from raysegclean.store.run import RunFolder
 
 __all__ = ["PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
@@ -172,7 +173,7 @@ def _workers(work: _Work, size: int, resources: PassResources) -> dict[str, Any]
     return {"fn": _work_here, "fn_kwargs": {"work": work}, "compute": pool} | options
 
 
-def ask_worker(resources: PassResources, threads: int, precision: str) -> dict[str, str]:
+def ask_worker(resources: PassResources, threads: int, precision: Precision) -> dict[str, str]:
     """Return the numeric class of a worker with these resources."""
     # Not inside the group of a search trial, whose share is a hundredth of a slot.
     place = ray.remote(
@@ -181,5 +182,6 @@ def ask_worker(resources: PassResources, threads: int, precision: str) -> dict[s
         scheduling_strategy="DEFAULT",
         max_retries=3,
     )
-    found: dict[str, str] = ray.get(place(device_numerics).remote(threads, precision))
+    asked = place(device_numerics).remote(threads, precision, resources.gpus > 0)
+    found: dict[str, str] = ray.get(asked)
     return found

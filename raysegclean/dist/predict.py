@@ -20,7 +20,14 @@ from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
 from raysegclean.nets.numerics import fix_numerics, numeric_class
 from raysegclean.nets.torchscript import Script, ScriptVoter
 from raysegclean.nets.views import ViewsVoter
-from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter, Voter, head_inputs
+from raysegclean.nets.voters import (
+    DropoutVoter,
+    EnsembleVoter,
+    NetworkVoter,
+    Precision,
+    Voter,
+    head_inputs,
+)
 from raysegclean.nets.weights import load_network
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
@@ -49,6 +56,8 @@ class VoteJob:
     """Case -> key of its propose stage; recorded with every shard."""
     numerics: Mapping[str, str] | None
     """What every worker must be equal to, or None for any."""
+    gpu: bool = False
+    """Whether the workers were given a GPU; another that they see is not theirs."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,9 @@ class Predictor:
         self.reader = Reader(job.plan)
         self._job = job
         fix_numerics(job.plan.train.threads)
-        self._device = _device()
-        _check_numerics(job, self._device)
+        self._device = _device(gpu=job.gpu)
+        self._precision = _precision(job.plan.train.precision, self._device)
+        _check_numerics(job, numeric_class(self._device, self._precision))
         self._voter = lru_cache(maxsize=None)(self._load_voter)
 
     def folder(self, case: str) -> ProposalFolder:
@@ -168,33 +178,38 @@ class Predictor:
             script = Script.trusted(data, network.script)
             return ScriptVoter(script, network, device=self._device)
         net, spec, _ = load_network(data, network.name)
-        train, passes = self.plan.train, self.plan.voters.passes
+        passes = self.plan.voters.passes
         if not passes:
-            return NetworkVoter(net, spec, device=self._device, precision=train.precision)
+            return NetworkVoter(net, spec, device=self._device, precision=self._precision)
         return DropoutVoter(
             net,
             spec,
             n_passes=passes,
-            seed=train.seed + number,
+            seed=self.plan.train.seed + number,
             device=self._device,
-            precision=train.precision,
+            precision=self._precision,
         )
 
 
-def device_numerics(threads: int, precision: str) -> dict[str, str]:
+def device_numerics(threads: int, precision: Precision, gpu: bool) -> dict[str, str]:
     """Return the numeric class of this process, with its numbers fixed as workers fix them."""
     fix_numerics(threads)
-    return numeric_class(_device(), precision)
+    device = _device(gpu=gpu)
+    return numeric_class(device, _precision(precision, device))
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(*, gpu: bool) -> str:
+    return "cuda" if gpu and torch.cuda.is_available() else "cpu"
 
 
-def _check_numerics(job: VoteJob, device: str) -> None:
+def _precision(trained: Precision, device: str) -> Precision:
+    """Return how voters compute: as they were trained, but bf16 gains nothing on a CPU."""
+    return trained if device == "cuda" else "fp32"
+
+
+def _check_numerics(job: VoteJob, here: Mapping[str, str]) -> None:
     if job.numerics is None:
         return
-    here = numeric_class(device, job.plan.train.precision)
     differing = [
         f"{name}: {value} here, {job.numerics.get(name)} in the run"
         for name, value in here.items()

@@ -1,7 +1,9 @@
 """Where proposals live in the run folder, and how a shard of them is read and written.
 
 The folder of a case carries the key of the propose stage, so proposals of other networks or of a
-changed input can never be mixed up with these, and nothing is ever overwritten.
+changed input can never be mixed up with these. What a worker left that died before it committed is
+overwritten: another device may answer otherwise in the last bit. What is committed is not, because
+no worker begins with it again (`dist.worker`).
 """
 
 from collections.abc import Sequence
@@ -99,7 +101,8 @@ class ProposalFolder:
         )
 
     def _put(self, part: str, index_zyx: Index3, block: NDArray[np.uint8]) -> dict[str, Any]:
-        return asdict(put_shard(self.store, self.path(part), index_zyx, block, self.spec))
+        path = self.path(part)
+        return asdict(put_shard(self.store, path, index_zyx, block, self.spec, overwrite=True))
 
     def _parts(self) -> tuple[str, ...]:
         return ("candidate", "confidence") + (("score",) if self.with_score else ())

@@ -12,7 +12,7 @@ because its case is damaged comes as an empty one, all `IGNORE`, with the reason
 cannot be reached is survived; that is an error of the task, which the training retries.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -54,6 +54,9 @@ _BLOCKS_PER_DATASET = 2000
 _READER_CPUS = 0.5
 _READER_BYTES = 700 << 20
 """Heap of a reader: the chunk cache of 256 MB, a block being built, and the interpreter."""
+
+_OPEN_CASES = 2048
+"""Cases that a reader keeps open, at some 10 kB each."""
 
 Rows = dict[str, NDArray[Any]]
 
@@ -158,18 +161,16 @@ class PatchSource:
         }
 
     def volumes(self, case: str) -> tuple[Volume, Volume]:
-        """Return image and label of a case, opened once per source."""
-        if case not in self._opened:
-            self._opened[case] = self.view.open(case)
-        return self._opened[case]
+        """Return image and label of a case, which stay open for the next patches."""
+        return self._open(case)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {case: number for number, case in enumerate(self.table.cases)}
 
     @cached_property
-    def _opened(self) -> dict[str, tuple[Volume, Volume]]:
-        return {}
+    def _open(self) -> Callable[[str], tuple[Volume, Volume]]:
+        return lru_cache(maxsize=_OPEN_CASES)(self.view.open)
 
 
 class _Cut:

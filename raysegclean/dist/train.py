@@ -29,6 +29,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raysegclean.core.cases import CaseInfo
 from raysegclean.core.geometry import Index3
+from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.normalise import Normaliser
 from raysegclean.core.sampling import build_table
 from raysegclean.dist.cluster import can_grow, cluster_share
@@ -93,6 +94,20 @@ class TrainJob:
     workers: int = 1
     cpus: float = 1
     gpus: float = 0
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of the checkpoints, by what they were trained on and how.
+
+        A training that finds the archive changed, or is of an older version, begins anew.
+        """
+        names, used = (self.label, self.trusted_label), set().union(*self.folds)
+        read = [
+            (info.case, info.image_version, [x.version for x in info.labels if x.name in names])
+            for info in self.cases
+            if info.case in used
+        ]
+        return f"train/{self.key}/{digest(ALGORITHM_VERSIONS['train'], read, self.folds)}"
 
     def __post_init__(self) -> None:
         if self.train.batch < self.workers:
@@ -294,7 +309,7 @@ def _train_unit(group: _Group, unit: _Unit) -> None:
             _trainer(group, unit).fit()
         except ray.train.TrainingFailedError as error:
             _raise_fault(group, unit)
-            reached = common_step(group.store, group.job.key, unit.fold, unit.members)
+            reached = common_step(group.store, group.job.checkpoints, unit.fold, unit.members)
             if reached > before:
                 continue
             raise TrainingFailed(_gave_up(unit, reached, error)) from error
@@ -323,6 +338,7 @@ def _trainer(group: _Group, unit: _Unit) -> DataParallelTrainer | TorchTrainer:
     job, world = group.job, unit.world(group.job)
     plan = WorkerPlan(
         key=job.key,
+        checkpoints=job.checkpoints,
         run_uri=job.run_uri,
         fold=unit.fold,
         members=unit.members,

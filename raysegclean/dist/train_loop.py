@@ -59,6 +59,8 @@ class WorkerPlan:
     """What one trainer does: some networks of one fold, in one process or one rank each."""
 
     key: str
+    checkpoints: str
+    """Folder in the run folder."""
     run_uri: str
     fold: int
     members: tuple[int, ...]
@@ -77,14 +79,14 @@ def model_key(key: str, fold: int, member: int) -> str:
     return f"models/{key}/fold{fold}-net{member}.pt"
 
 
-def common_step(store: Store, key: str, fold: int, members: tuple[int, ...]) -> int:
+def common_step(store: Store, folder: str, fold: int, members: tuple[int, ...]) -> int:
     """Return the newest step that every one of `members` has a checkpoint of, 0 if none."""
-    return max(set.intersection(*(_steps(store, key, fold, net) for net in members)))
+    return max(set.intersection(*(_steps(store, folder, fold, net) for net in members)))
 
 
-def _steps(store: Store, key: str, fold: int, member: int) -> set[int]:
+def _steps(store: Store, folder: str, fold: int, member: int) -> set[int]:
     steps = {0}
-    for info in store.list(f"train/{key}"):
+    for info in store.list(folder):
         found = _CHECKPOINT.search(info.key)
         if found and (int(found[1]), int(found[2])) == (fold, member):
             steps.add(int(found[3]))
@@ -92,7 +94,7 @@ def _steps(store: Store, key: str, fold: int, member: int) -> set[int]:
 
 
 def _checkpoint_key(plan: WorkerPlan, member: int, step: int) -> str:
-    return f"train/{plan.key}/fold{plan.fold}-net{member}-step{step}.pt"
+    return f"{plan.checkpoints}/fold{plan.fold}-net{member}-step{step}.pt"
 
 
 def run_worker(config: dict[str, Any]) -> None:
@@ -155,7 +157,7 @@ class _Worker:
     def resume(self) -> None:
         """Load the newest checkpoint that all networks of the plan have."""
         plan = self.plan
-        step = torch.tensor([common_step(self.store, plan.key, plan.fold, plan.members)])
+        step = torch.tensor([common_step(self.store, plan.checkpoints, plan.fold, plan.members)])
         if self.mesh is not None:
             step = step.to(self.device)
             distributed.broadcast(step, 0)  # a checkpoint may have appeared between two lists
@@ -241,7 +243,7 @@ class _Worker:
             own = {"step": state["step"], "peers": {str(member): peer}}
             key = _checkpoint_key(self.plan, member, state["step"])
             self.store.put(key, save_state(own))
-            known = sorted(_steps(self.store, self.plan.key, self.plan.fold, member) - {0})
+            known = sorted(_steps(self.store, self.plan.checkpoints, self.plan.fold, member) - {0})
             for old in known[:-KEPT_CHECKPOINTS]:
                 self.store.delete(_checkpoint_key(self.plan, member, old))
 

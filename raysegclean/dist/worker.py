@@ -19,8 +19,9 @@ import ray
 
 from raysegclean.core.items import Item, ShardTask
 from raysegclean.dist.attempts import MAX_BEGINS
-from raysegclean.errors import InputError, UnfitEnvironment, told
+from raysegclean.errors import InputError, RunOver, UnfitEnvironment, told
 from raysegclean.store.ledger import Ledger
+from raysegclean.store.lock import check_epoch
 
 __all__ = ["ItemReport", "ShardStage", "run_item"]
 
@@ -134,7 +135,7 @@ class _Work:
     def run(self, tasks: Sequence[ShardTask]) -> None:
         """Load, compute and write the shards side by side; commit all of them at the end."""
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            writing: tuple[ShardTask, Future[Record]] | None = None
+            writing: tuple[ShardTask, Future[Record | None]] | None = None
             for task, loading in self._prefetched(tasks, reader):
                 try:
                     loaded = loading.result()
@@ -145,7 +146,7 @@ class _Work:
                     self._fail(task, error)
                     continue
                 self._collect(writing)
-                writing = task, writer.submit(self._stage.write, task, result)
+                writing = task, writer.submit(self._write, task, result)
             self._collect(writing)
         self._commits.flush()
 
@@ -165,22 +166,38 @@ class _Work:
         if ray.get(self._attempts.begin.remote(task.name, self._node)) > MAX_BEGINS:
             raise _Quarantined(
                 f"shard {task.name}: the worker died {MAX_BEGINS} times while it worked on this "
-                "shard (out of memory, or a crash in a library). Look at this case's size and "
-                "files, or leave it out with `cases:`, then run again."
+                "shard (out of memory, or a crash in a library). Lower relabel.tile_zyx, look at this "
+                "case's files, or leave it out with `cases:`, then run again."
             )
         return self._stage.load(task)
 
-    def _collect(self, writing: tuple[ShardTask, Future[Record]] | None) -> None:
+    def _write(self, task: ShardTask, result: Any) -> Record | None:
+        """Write the shard, unless another worker was faster: what it committed must stay.
+
+        Raises RunOver when another driver has taken the run over.
+        """
+        committed, _ = ray.get(self._attempts.past.remote([task.name]))
+        if task.name in committed:
+            return None
+        check_epoch(self._commits.ledger.store, self._commits.ledger.epoch)
+        return self._stage.write(task, result)
+
+    def _collect(self, writing: tuple[ShardTask, Future[Record | None]] | None) -> None:
         if writing is None:
             return
         task, future = writing
         try:
             record = future.result()
+        except RunOver:
+            raise
         except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
             self._fail(task, error)
             return
         # A ledger that cannot be written concerns every shard, so that error is let through.
-        self._commits.add(record)
+        if record is None:
+            self._commits.report.done.append(task.name)
+        else:
+            self._commits.add(record)
 
     def _fail(self, task: ShardTask, error: Exception) -> None:
         self._commits.report.failed.append(

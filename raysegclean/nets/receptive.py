@@ -19,6 +19,7 @@ everything; both are blended.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -202,12 +203,15 @@ def _thin(spec: NetworkSpec) -> nn.Module:
         spec.dims, spec.in_channels, 2, tuple(2 for _ in spec.widths), spec.strides, 0.0, spec.name
     )
     try:
-        net = build_network(thin)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what thin layers lack
+            net = build_network(thin)
             net.eval()(torch.zeros(1, spec.in_channels, *(2 * s for s in stride_of(net, thin))))
     except Exception:  # noqa: BLE001  (a module may want more channels; the real spec is the judge)
         return build_network(spec)
-    return net
+    # A squeeze to a share of two channels leaves none, and with it no path to measure.
+    whole = all(parameter.numel() for parameter in net.parameters())
+    return net if whole else build_network(spec)
 
 
 def _lively(net: nn.Module) -> nn.Module:
@@ -217,7 +221,7 @@ def _lively(net: nn.Module) -> nn.Module:
             if parameter.ndim > 1:
                 size = parameter[0].numel()
                 parameter.copy_((parameter.abs() + 1e-3) / (parameter.abs() + 1e-3).mean() / size)
-            elif parameter.ndim == 1:
+            else:
                 parameter.fill_(1.0)
         for name, parameter in net.named_parameters():
             if name.endswith("bias"):

@@ -29,13 +29,16 @@ _TINY = 1e-8
 def scaled_shape(shape_zyx: Index3, scale: float, stride_zyx: Index3) -> Index3:
     """Return the shape times `scale`, in multiples of the stride, at least one of each.
 
-    An axis along which the network never strides is thin, or not looked along at all: it is kept.
+    An axis along which alone the network never strides is thin, or not looked along: it is kept.
 
     >>> scaled_shape((24, 32, 7), 0.7, (4, 4, 1))
     (16, 24, 7)
+    >>> scaled_shape((10, 20, 20), 0.7, (1, 1, 1))
+    (7, 14, 14)
     """
+    strides_somewhere = max(stride_zyx) > 1
     z, y, x = (
-        edge if stride == 1 else max(1, round(edge * scale / stride)) * stride
+        edge if stride == 1 and strides_somewhere else max(1, round(edge * scale / stride)) * stride
         for edge, stride in zip(shape_zyx, stride_zyx, strict=True)
     )
     return z, y, x
@@ -90,12 +93,11 @@ def at_scales(
     """
     z, y, x = image.shape[-3:]
     found = []
-    with (
-        unmoved_statistics(net),
-        torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
-    ):
+    with unmoved_statistics(net):
         for scale in scales:
-            logits = net(resized(image, scaled_shape((z, y, x), scale, stride_zyx)))
+            view = resized(image, scaled_shape((z, y, x), scale, stride_zyx))
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
+                logits = net(view)
             found.append(resized(logits.float(), (z, y, x)))
     return tuple(found)
 

@@ -144,20 +144,35 @@ def inspect_script(
     """Return how windows of a script must be placed, and what memory they take.
 
     stride_zyx: what the config names; None: found by trying. Raises ConfigError when the script
-    does not read `channels`, or does not answer with logits of `classes` channels.
+    does not read `channels`, does not answer with logits of `classes` channels, or reads no windows
+    of other sizes than those it was traced with.
     """
     net = _Plain(script.load())
     if stride_zyx is None:
         geometry = _found_geometry(net, channels, classes)
     else:
         _check(net, channels, classes, stride_zyx)
-        geometry = Geometry(stride_zyx, measure(net, channels, stride_zyx))
+        try:
+            geometry = Geometry(stride_zyx, measure(net, channels, stride_zyx))
+        except RuntimeError as error:
+            raise _reads_too_little(f"the stride {stride_zyx} of network.strides", error) from error
     return ScriptFacts(geometry, forward_bytes_per_voxel(net, channels, geometry.stride_zyx))
+
+
+def _reads_too_little(strides: str, error: Exception | None) -> ConfigError:
+    # TorchScript tells the code that failed first and why last.
+    why = str(error).strip().splitlines()[-1] if error else "its answers have another shape"
+    return ConfigError(
+        f"{_WHAT}: it cannot read windows of every multiple of {strides} ({why}). Name the "
+        "network's own stride in network.strides; if sizes were baked in when it was traced, save "
+        "it with torch.jit.script."
+    )
 
 
 def _found_geometry(net: nn.Module, channels: int, classes: int) -> Geometry:
     """Return the smallest stride by which the answer moves; blended where there is none."""
     runs: Index3 | None = None
+    answered = False
     failure: Exception | None = None
     for step in _STRIDES:
         stride = (step, step, step)
@@ -167,8 +182,9 @@ def _found_geometry(net: nn.Module, channels: int, classes: int) -> Geometry:
             if tuple(shape[2:]) != (2 * step,) * 3:
                 continue
             _check(net, channels, classes, stride)
-            runs = runs or stride
+            answered = True
             reach = reach_of(net, channels, stride)
+            runs = runs or stride
             if reach is None:
                 break  # a larger stride does not make it look less far
             if moves_with_image(net, channels, stride, reach):
@@ -176,8 +192,9 @@ def _found_geometry(net: nn.Module, channels: int, classes: int) -> Geometry:
         except RuntimeError as error:
             failure = error
     if runs is None:
-        _check(net, channels, classes, (_STRIDES[-1],) * 3)
-        raise ConfigError(f"{_WHAT}: no window could be read ({failure}); set network.strides")
+        if not answered:
+            _check(net, channels, classes, (_STRIDES[-1],) * 3)
+        raise _reads_too_little(f"a stride up to {_STRIDES[-1]}", failure)
     return Geometry(runs, None)
 
 

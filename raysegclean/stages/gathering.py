@@ -1,7 +1,7 @@
 """Gather, on the driver: from the records of all shards to the evidence of the archive."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from raysegclean.core.boundary import OffsetSums
@@ -18,7 +18,7 @@ from raysegclean.stages.session import Session
 from raysegclean.stages.training import hook_reports
 from raysegclean.store.facts import about_case
 
-__all__ = ["case_offsets", "case_stats", "gather", "voter_notes"]
+__all__ = ["StatsByCase", "case_offsets", "gather", "voter_notes"]
 
 
 def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
@@ -26,16 +26,14 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
     classes = len(session.plan.classes)
     proposed = list(proposals.records.values())
     measured = [*proposed, *proposals.measured.values()]
-    stats = case_stats(proposed, classes, "stats")
-    trusted_stats = case_stats(proposed, classes, "trusted_stats")
-    offsets = case_offsets(measured, classes, "offsets")
-    trusted = case_offsets(measured, classes, "trusted_offsets")
-    totals = CaseStats.zero(classes)
-    for one in stats.values():
-        totals = totals.merge(one)
+    stats = StatsByCase(proposed, classes, "stats")
+    scores, totals = _scores(session, stats, case_offsets(measured, classes, "offsets"))
+    trusted_stats = StatsByCase(proposed, classes, "trusted_stats")
+    offsets = case_offsets(measured, classes, "trusted_offsets")
+    trusted, _ = _scores(session, trusted_stats, offsets)
     return ArchiveEvidence(
-        scores=_scores(session, stats, offsets),
-        trusted=_scores(session, trusted_stats, trusted),
+        scores=scores,
+        trusted=trusted,
         totals=totals,
         stats=stats,
         spacing_mm={case.case: case.metric_mm for case in session.plan.cases},
@@ -43,6 +41,35 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         classes=session.plan.classes,
         facts=_facts(session, proposed) if session.plan.voters.facts else {},
     )
+
+
+class StatsByCase(Mapping[str, CaseStats]):
+    """The stats of each case, unpacked when they are asked for and not kept.
+
+    With a hundred classes they take megabytes, and as the text of the ledger kilobytes.
+    """
+
+    def __init__(self, records: Iterable[Mapping[str, Any]], classes: int, part: str) -> None:
+        self._classes = classes
+        self._texts: dict[str, list[str]] = {}
+        for record in records:
+            if record.get(part) is not None:
+                self._texts.setdefault(record["case"], []).append(record[part])
+
+    def __getitem__(self, case: str) -> CaseStats:
+        """Return the merged stats of a case's shards."""
+        merged = CaseStats.zero(self._classes)
+        for text in self._texts[case]:
+            merged = merged.merge(CaseStats.from_text(text))
+        return merged
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the cases."""
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        """Return the number of cases."""
+        return len(self._texts)
 
 
 def _facts(session: Session, records: Iterable[Mapping[str, Any]]) -> dict[str, LabelFacts]:
@@ -75,19 +102,6 @@ def voter_notes(plan: RunPlan, records: Mapping[str, Mapping[str, Any]]) -> tupl
     return notes
 
 
-def case_stats(
-    records: Iterable[Mapping[str, Any]], classes: int, part: str
-) -> dict[str, CaseStats]:
-    """Return the merged stats of each case from the records' field `part`."""
-    merged: dict[str, CaseStats] = {}
-    for record in records:
-        if record.get(part) is not None:
-            stats = CaseStats.from_text(record[part])
-            before = merged.get(record["case"], CaseStats.zero(classes))
-            merged[record["case"]] = before.merge(stats)
-    return merged
-
-
 def case_offsets(
     records: Iterable[Mapping[str, Any]], classes: int, part: str
 ) -> dict[str, OffsetSums]:
@@ -103,9 +117,12 @@ def case_offsets(
 
 def _scores(
     session: Session, stats: Mapping[str, CaseStats], offsets: Mapping[str, OffsetSums]
-) -> tuple[CaseScore, ...]:
-    return tuple(
-        case_score(case.case, stats[case.case], offsets[case.case], case.fold)
-        for case in session.plan.cases
-        if case.case not in session.failed and case.case in stats and case.case in offsets
-    )
+) -> tuple[tuple[CaseScore, ...], CaseStats]:
+    """Return the scores of each case that has not failed, and the stats of all of them."""
+    totals, scores = CaseStats.zero(len(session.plan.classes)), []
+    for case in session.plan.cases:
+        if case.case not in session.failed and case.case in stats and case.case in offsets:
+            one = stats[case.case]
+            totals = totals.merge(one)
+            scores.append(case_score(case.case, one, offsets[case.case], case.fold))
+    return tuple(scores), totals

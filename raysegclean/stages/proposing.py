@@ -44,6 +44,7 @@ def propose(session: Session, models: Models) -> Proposals:
         numerics=None
         if by_labels or session.config.numerics == "any"
         else _numerics(session, resources),
+        gpu=resources.gpus > 0,
     )
     progress = _Progress(session, "propose")
     stage = LabelVoteStage if by_labels else ProposeStage
@@ -88,7 +89,7 @@ def _keys(session: Session) -> dict[str, str]:
             case.version,
             case.fold,
             plan.voters,
-            plan.tile_zyx,
+            plan.tile_zyx if plan.blended else None,
             plan.halo_vox,
             plan.shard_vox,
             plan.trusted_label if case.trusted else None,

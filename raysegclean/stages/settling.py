@@ -104,33 +104,58 @@ def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settleme
 def _held_back(
     session: Session, proposals: Proposals, actions: Mapping[str, Actions]
 ) -> tuple[dict[str, Actions], dict[str, dict[int, str]]]:
-    """Rehearse; return the actions without those that would do harm, and what was held."""
-    keys = {c: key for c, key in _keys(session, proposals, actions).items() if c in actions}
+    """Rehearse; return the actions without those that would do harm, and what was held.
+
+    A class that is held takes and gives nothing, which can leave less of its neighbours, so a case
+    is rehearsed again until nothing more is held. Ends, because each round holds another class.
+    """
+    allowed: dict[str, Actions] = {}
+    held: dict[str, dict[int, str]] = {}
+    asked = dict(actions)
+    while asked:
+        found = _rehearsed(session, proposals, asked)
+        allowed |= {case: asked[case].without(frozenset(why)) for case, why in found.items()}
+        for case, why in found.items():
+            if why:
+                named = {session.plan.classes[channel]: text for channel, text in why.items()}
+                held[case] = held.get(case, {}) | named
+        asked = {case: allowed[case] for case, why in found.items() if why}
+        asked = {case: one for case, one in asked.items() if not one.quiet}
+    return {case: one for case, one in allowed.items() if not one.quiet}, held
+
+
+def _rehearsed(
+    session: Session, proposals: Proposals, actions: Mapping[str, Actions]
+) -> dict[str, dict[int, str]]:
+    """Return, for each case, the channels that its actions would harm, and how."""
+    max_change = session.config.relabel.max_change
+    return {
+        case: _misfits(counts, actions[case]) | _objections(counts, max_change, actions[case].fills)
+        for case, counts in _rehearsal(session, proposals, actions, actions).items()
+    }
+
+
+def _rehearsal(
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    cases: Iterable[str],
+) -> dict[str, dict[str, list[int]]]:
+    """Return the counts of `cases`, settled with their actions and not written."""
+    wanted = set(cases)
+    keys = {c: key for c, key in _keys(session, proposals, actions).items() if c in wanted}
     job = _job(session, proposals, actions, keys)
     resources = cpu_only(relabel_resources(session))
     records = session.run_stage("rehearse", SettleStage, job, keys, resources)
-    allowed, held = {}, {}
-    for case, counts in _sum_by_case(records.values()).items():
-        max_change = session.config.relabel.max_change
-        why = _objections(counts, max_change, actions[case].fills)
-        why = _misfits(counts, actions[case]) | why
-        allowed[case] = actions[case].without(frozenset(why))
-        if why:
-            held[case] = {session.plan.classes[channel]: text for channel, text in why.items()}
-    return {case: a for case, a in allowed.items() if not a.quiet}, held
+    return _sum_by_case(records.values())
 
 
 def rehearsed_dice(
     session: Session, proposals: Proposals, verdict: Verdict, cases: Iterable[str]
 ) -> dict[str, float]:
     """Return the mean Dice over classes that the verdict would reach on trusted cases."""
-    wanted = set(cases)
-    keys = {c: k for c, k in _keys(session, proposals, verdict.actions).items() if c in wanted}
-    job = _job(session, proposals, verdict.actions, keys)
-    resources = cpu_only(relabel_resources(session))
-    records = session.run_stage("rehearse", SettleStage, job, keys, resources)
     found = {}
-    for case, counts in _sum_by_case(records.values()).items():
+    for case, counts in _rehearsal(session, proposals, verdict.actions, cases).items():
         per_class = _trusted_dice(counts)
         if per_class:
             found[case] = sum(per_class.values()) / len(per_class)

@@ -14,6 +14,7 @@ from raysegclean.netplan import read_script
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.nets.torchscript import Script
 from raysegclean.nets.weights import load_facts
+from raysegclean.plan import RunPlan
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
@@ -40,10 +41,24 @@ def train(
         return ((_adopted(session),),)
     if session.config.models is not None:
         return _lent(session, session.config.models)
-    folds = tuple(plan.training_cases(fold) for fold in range(plan.folds))
+    folds = _folds(session)
     job = _job(session, infos, label=plan.label, key=session.train_key, folds=folds)
     keys = train_group(job, on_progress=session.say, on_note=on_note)
     return tuple(tuple(names) for names in keys)
+
+
+def _folds(session: Session) -> tuple[tuple[str, ...], ...]:
+    """Return the training cases of each fold, without those that joined after the first start.
+
+    Else a start that goes on with a training would find other cases than the one that began it.
+    """
+    first = RunPlan.from_json((session.run.resolved() or {})["plan"])
+    known = {case.case for case in first.cases}
+    plan = session.plan
+    return tuple(
+        tuple(case for case in plan.training_cases(fold) if case in known)
+        for fold in range(plan.folds)
+    )
 
 
 def hook_reports(session: Session, models: Models) -> dict[int, list[Mapping[str, Any]]]:

@@ -4,7 +4,8 @@ The lock is one object holding {epoch, job, counter, holder}. Its holder raises 
 compare-and-swap every few seconds; whoever finds the counter still for `still_s` seconds of its
 own monotonic clock takes the next epoch, so clocks of two machines are never compared. A holder
 that surely died on this machine is replaced at once. The lock cannot stop a driver that froze and
-wakes later: so the epoch is checked again before anything is published.
+wakes later: so the epoch is checked again before a worker writes a shard, and before anything is
+published.
 """
 
 import threading
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from raysegclean.errors import Conflict, MissingObject, RunConflict, UnfitEnvironment
+from raysegclean.errors import Conflict, MissingObject, RunConflict, RunOver, UnfitEnvironment
 from raysegclean.store.holder import Holder, this_process
 from raysegclean.store.objects import ObjectInfo, Store, as_json
 
@@ -166,13 +167,16 @@ class RunLock:
 
 
 def check_epoch(store: Store, epoch: int) -> None:
-    """Raise RunConflict when the run's lock has moved on from `epoch`; for workers."""
+    """Raise RunOver when the run's lock has moved on from `epoch`; for workers.
+
+    Epoch 0 is that of a run without a lock, as the trials of a search are.
+    """
     try:
         held = store.get_json(KEY)
     except MissingObject:
         held = {"epoch": 0, "job": "nobody: it was deleted"}
     if held["epoch"] != epoch:
-        raise RunConflict(
+        raise RunOver(
             f"{store.uri}: epoch {epoch} of this run is over; job {held['job']} has taken epoch "
             f"{held['epoch']}. Stop this job; what it committed counts."
         )

@@ -150,7 +150,7 @@ class KillsTheWorker:
     """Kills the worker of fold 0 once, as soon as it has a checkpoint, and keeps all notes."""
 
     def __init__(self, job):
-        self.store = Store.open(job.run_uri)
+        self.store, self.folder = Store.open(job.run_uri), job.checkpoints
         self.notes = []
         self.killed = None
 
@@ -162,7 +162,7 @@ class KillsTheWorker:
 
     def kill(self):
         members = self.notes[-1].members
-        while common_step(self.store, "abc", 0, members) == 0:
+        while common_step(self.store, self.folder, 0, members) == 0:
             time.sleep(0.01)
         os.kill(self.killed, signal.SIGKILL)
 
@@ -233,6 +233,14 @@ def test_every_data_parallel_rank_gets_its_own_memory_back_after_one_is_killed(j
         net, _, _ = load_network(Store.open(job.run_uri).get(key))
         for name, value in net.state_dict().items():
             assert torch.equal(value, expected[name]), f"{key}: {name}"
+
+
+def test_checkpoints_of_other_labels_or_cases_are_not_gone_on_with(job):
+    first, *others = job.cases
+    drawn_again = replace(first, labels=tuple(replace(x, version="new") for x in first.labels))
+    changed = replace(job, cases=(drawn_again, *others))
+    fewer = replace(job, folds=(FOLDS[0][:2], FOLDS[1]))
+    assert len({one.checkpoints for one in (job, replace(job, cpus=2), changed, fewer)}) == 3
 
 
 REWEIGHT = TrainConfig(

@@ -49,6 +49,32 @@ class Placed(Plain):
         return super().forward(image) + 0.1 * ramp
 
 
+class Gated(Plain):
+    """Adds the mean of its window, as far as a learnt number says; none at first."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, image):
+        return super().forward(image) + self.gate * image.mean(dim=(2, 3, 4), keepdim=True)
+
+
+class Squeezed(Plain):
+    """Squeeze and excitation: channels are weighed by their mean over the window."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        width = spec.widths[0]
+        self.squeeze = nn.Conv3d(width, width // 4, 1)
+        self.excite = nn.Conv3d(width // 4, width, 1)
+
+    def forward(self, image):
+        found = F.relu(self.first(image))
+        weights = self.excite(F.relu(self.squeeze(found.mean(dim=(2, 3, 4), keepdim=True))))
+        return self.second(found * torch.sigmoid(weights))
+
+
 class Forgetful(Plain):
     """Plain dropout, which draws from torch's generator."""
 
@@ -111,6 +137,14 @@ def batch(spec):
 
 def placed(spec):
     return Placed(spec)
+
+
+def gated(spec):
+    return Gated(spec)
+
+
+def squeezed(spec):
+    return Squeezed(spec)
 
 
 def forgetful(spec):

@@ -164,6 +164,11 @@ def test_a_module_whose_answer_depends_on_the_window_is_found_out(name: str) -> 
     assert seam_error(net, 1, (8, 8, 8), (4, 4, 4)) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["gated", "squeezed"])
+def test_a_branch_over_the_whole_window_is_found_out_though_fresh_weights_hide_it(name) -> None:
+    assert geometry_of(own(name)).radius_vox is None
+
+
 def test_windows_of_what_looks_at_no_neighbour_have_no_seams() -> None:
     assert seam_error(lambda image: torch.cat([image, -image], 1), 1, (8, 8, 8), (4, 4, 4)) == 0
 

@@ -81,6 +81,27 @@ def test_a_script_that_does_not_fit_is_refused_with_what_was_expected(net, told)
             inspect_script(script, 1, 3, stride)
 
 
+class Traced(nn.Module):
+    """Its one size is baked in when it is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv3d(1, 3, 1)
+
+    def forward(self, image):
+        return self.net(image).reshape(tuple(int(n) for n in (1, 3, *image.shape[2:])))
+
+
+@pytest.mark.parametrize(
+    ("net", "stride"),
+    [(Traced(), None), (Traced(), (4, 4, 4)), (build_network(SPEC, 5), (1, 1, 1))],
+    ids=["one size", "one size, stride named", "another stride"],
+)
+def test_a_script_that_reads_too_few_windows_is_refused(net, stride) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read windows of every multiple of .* stride"):
+        inspect_script(script_of(net), 1, 3, stride)
+
+
 def test_a_state_dict_is_no_script() -> None:
     data = io.BytesIO()
     torch.save(nn.Conv3d(1, 3, 1).state_dict(), data)

@@ -1,0 +1,85 @@
+"""One item on one worker: what is committed stays, and what a dead worker left does not matter."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import ray
+
+from raysegclean.core.geometry import Box
+from raysegclean.core.items import Item, ShardTask
+from raysegclean.core.proposals import Proposal
+from raysegclean.dist.attempts import start_attempts
+from raysegclean.dist.proposals import ProposalFolder
+from raysegclean.dist.worker import run_item
+from raysegclean.errors import RunOver
+from raysegclean.store.lock import RunLock
+from raysegclean.store.objects import Store
+from raysegclean.store.run import RunFolder
+
+TASKS = tuple(ShardTask("a", (0, 0, x)) for x in range(3))
+
+
+@dataclass
+class Stage:
+    """Writes its shards into a list; `before` happens while a shard is computed."""
+
+    before: dict[str, object] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
+
+    def load(self, task):
+        return task
+
+    def compute(self, task, loaded):
+        if task.name in self.before:
+            self.before[task.name]()
+        return loaded
+
+    def write(self, task, result):
+        self.written.append(task.name)
+        return {"shard": task.name, "task": task.name, "case": task.case}
+
+
+@pytest.fixture
+def attempts(cluster):
+    actor = start_attempts()
+    yield actor
+    ray.kill(actor)
+
+
+def test_a_shard_that_another_worker_committed_meanwhile_is_not_written(tmp_path, attempts):
+    late = TASKS[1].name
+    stage = Stage({late: lambda: ray.get(attempts.end.remote([late], True))})
+    ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
+    report = run_item(stage, Item("item", TASKS), ledger, attempts)
+    others = [task.name for task in TASKS if task.name != late]
+    assert stage.written == others
+    assert [record["task"] for record in ledger.records()] == others
+    assert sorted(report.done) == [task.name for task in TASKS]
+    assert not report.failed
+
+
+def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, attempts):
+    run = RunFolder(str(tmp_path))
+    first, second = (RunLock(run.store, name) for name in ("first", "second"))
+    first.acquire()
+
+    def replaced():
+        first.release()
+        second.acquire()
+
+    stage = Stage({TASKS[1].name: replaced})
+    with pytest.raises(RunOver, match="epoch 1 of this run is over; job second"):
+        run_item(stage, Item("item", TASKS), run.ledger("propose", 1), attempts)
+    second.release()
+    assert TASKS[1].name not in stage.written
+
+
+def test_what_was_left_uncommitted_is_replaced_by_another_answer(tmp_path):
+    folder = ProposalFolder(Store.open(tmp_path), "key", "a", (4, 4, 4), 64, False)
+    folder.create()
+    given = np.zeros((4, 4, 4), np.uint8)
+    for level in (200, 0, 201):
+        full = np.full_like(given, level)
+        folder.write((0, 0, 0), Proposal((full > 0) * np.uint8(2), full, None))
+        assert np.array_equal(folder.read(Box.whole(given.shape)).confidence_zyx, full)
