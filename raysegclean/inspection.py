@@ -3,8 +3,9 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
@@ -163,10 +164,31 @@ def verify(run_uri: str, *, recompute: int = RECOMPUTED, seed: int = 0) -> Verif
     with ThreadPoolExecutor(READERS) as pool:
         checks = pool.map(lambda record: _check_objects(archive, record), records)
         wrong = [text for texts in checks for text in texts]
+    wrong += _unpublished(run, job, archive, records)
     chosen = random.Random(seed).sample(records, min(recompute, len(records)))
     wrong += [text for record in chosen for text in _check_again(job, archive, record)]
     objects = sum(len(record["objects"]) for record in records)
     return VerifyReport(run.uri, objects, len(chosen), tuple(wrong))
+
+
+def _unpublished(
+    run: RunFolder, job: SettleJob, archive: Archive, records: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """Return what is missing of cases that were settled and did not fail."""
+    have = Counter(record["case"] for record in records)
+    failed = {row["case"] for row in run.failed()}
+    wrong = []
+    for case in job.plan.cases:
+        if case.case not in job.keys or case.case in failed:
+            continue
+        whole = len(case.grid(job.plan.shard_vox))
+        if have[case.case] != whole:
+            wrong.append(
+                f"{case.case}: the ledger lists {have[case.case]} of {whole} shards; run again"
+            )
+        elif job.output_label not in archive.label_names(case.case):
+            wrong.append(f"{case.case}: label {job.output_label!r} is not published; run again")
+    return wrong
 
 
 def _check_objects(archive: Archive, record: dict[str, Any]) -> list[str]:
@@ -213,19 +235,19 @@ def undo(
 ) -> RunReport:
     """Take changes back, all or those of a case, a class and a reason, and publish again.
 
-    No network runs: the label is settled again from the proposals, with the given label in place
-    of the changes. What was undone stays undone when the run is resumed.
+    No network is trained, and none runs where the archive is as it was: the label is settled again
+    from the proposals, with the given label in place of the changes. What was undone stays undone
+    when the run is resumed.
     """
     run = _existing(run_uri)
     job, _ = _settled_job(run)
     entry = TakenBack(case, _channel(job.plan, cls), _reason(job.plan, reason))
     if case is not None:
         job.plan.case(case)
-    undone = [*(run.read_json("undone.json") or []), asdict(entry)]
-    run.write_json("undone.json", undone)
     # Of the last start: cases and thresholds may have changed since the first.
     latest = run.read_json(LATEST) or (run.resolved() or {})["config"]
-    return clean(make_config(latest | {"run": run.uri}))
+    config = make_config(latest | {"run": run.uri, "archive": job.plan.archive})
+    return clean(config, take_back=entry)
 
 
 def _channel(plan: RunPlan, cls: int | None) -> int | None:

@@ -71,6 +71,7 @@ class NetworkPlan:
     tile_zyx: Index3
     halo_vox: Index3
     blended: bool
+    tile_counts: bool
     window_bytes_per_vox: float
 
 
@@ -124,6 +125,7 @@ def plan_network(
         else _tile(config, most, _largest_shape(infos), stride, halo),
         halo_vox=halo,
         blended=blended,
+        tile_counts=_tile_counts(halo, geometry, voters),
         window_bytes_per_vox=bytes_per_vox,
     )
 
@@ -262,6 +264,14 @@ def _halo(config: Config, geometry: Geometry, window_zyx: Index3) -> Index3:
         return geometry.radius_vox
     z, y, x = (n // BLENDED_HALO for n in window_zyx)
     return z, y, x
+
+
+def _tile_counts(halo: Index3, geometry: Geometry, voters: Voters) -> bool:
+    """Tell whether the answer depends on the tile: the halo is shorter than a voter sees."""
+    if geometry.radius_vox is None:
+        return True
+    seen = halo_of_views(geometry.radius_vox, voters.views)
+    return any(have < needed for have, needed in zip(halo, seen, strict=True))
 
 
 def _blended_tile(config: Config, window: Index3, halo: Index3, stride: Index3) -> Index3:

@@ -15,6 +15,7 @@ from typing import Any
 
 from raysegclean.config import Config
 from raysegclean.core.cases import CaseInfo
+from raysegclean.core.rules import TakenBack
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
@@ -24,7 +25,7 @@ from raysegclean.stages.gathering import gather, voter_notes
 from raysegclean.stages.judging import judge
 from raysegclean.stages.proposing import propose
 from raysegclean.stages.session import Session
-from raysegclean.stages.settling import Settlement, begin_output, settle
+from raysegclean.stages.settling import Settlement, begin_output, note_undone, settle
 from raysegclean.stages.training import retrain, train
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
@@ -56,9 +57,10 @@ class RunReport:
         return 1 if self.failed else 0
 
 
-def clean(config: Config, say: Say = log.info) -> RunReport:
+def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = None) -> RunReport:
     """Clean the archive that `config` names, or resume where an earlier start stopped.
 
+    `take_back` names changes that are undone in this start and stay undone; none is trained then.
     Raises RaysegcleanError before any compute when the config or the input does not allow it.
     """
     run = RunFolder(config.run)
@@ -75,7 +77,9 @@ def clean(config: Config, say: Say = log.info) -> RunReport:
             config = with_searched_params(config, run, say)
             prepared = prepare(config)
         session = begin(config, run, prepared, facts, (epoch, lock.check, say))
-        return _stages(session, prepared.infos)
+        if take_back is not None:
+            note_undone(run, take_back)
+        return _stages(session, prepared.infos, final=take_back is None)
     except BaseException as error:
         # Of a folder that belongs to another run, nothing is touched.
         if session is not None or run.resolved() is None:
@@ -94,7 +98,8 @@ def _note_failure(run: RunFolder, lock: RunLock, error: BaseException) -> None:
         run.write_state(status="failed", error=told(error))
 
 
-def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
+def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunReport:
+    """Do what is left; `final` tells whether a network is trained on the cleaned labels."""
     session.fail(session.unusable)
     begin_output(session)
     models = train(session, infos)
@@ -102,7 +107,7 @@ def _stages(session: Session, infos: Sequence[CaseInfo]) -> RunReport:
     evidence = gather(session, proposals)
     proposals, verdict = judge(session, proposals, evidence)
     settlement = settle(session, proposals, verdict)
-    if session.method.retrains(session.params) and not session.plan.network.script:
+    if final and session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)
     return _finish(session, verdict, settlement, voter_notes(session.plan, proposals.records))
 
@@ -121,5 +126,6 @@ def _finish(
         failed=tuple(session.run.failed()),
         notes=notes,
     )
+    session.still_ours()
     session.run.write_state(**asdict(report), chosen=dict(verdict.chosen), finished=time.time())
     return report

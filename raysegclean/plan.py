@@ -32,10 +32,12 @@ from raysegclean.store.objects import Store
 __all__ = [
     "CasePlan",
     "RunPlan",
-    "is_wanted",
     "make_plan",
+    "named_cases",
+    "names_file",
     "select_cases",
     "split_usable",
+    "wanted_ids",
     "with_current_cases",
 ]
 
@@ -104,6 +106,9 @@ class RunPlan:
     """Windows lie on multiples of this."""
     blended: bool = False
     """Whether the network's answer depends on the window, so that overlapping ones are averaged."""
+    tile_counts: bool = True
+    """Whether the answer depends on the tile: windows are blended, or halos shorter than the
+    network sees. Plans that older versions froze do not say."""
     window_bytes_per_vox: float = 0.0
     """Memory that predicting takes, per voxel of a window (fp32)."""
 
@@ -195,6 +200,7 @@ def make_plan(
         shard_vox=config.relabel.shard_vox,
         stride_zyx=net.stride_zyx,
         blended=net.blended,
+        tile_counts=net.tile_counts,
         window_bytes_per_vox=net.window_bytes_per_vox,
     )
     return plan if lender is None else _borrowing(plan, lender)
@@ -228,23 +234,24 @@ def _borrowing(plan: RunPlan, lender: RunPlan) -> RunPlan:
     )
 
 
-def with_current_cases(frozen: RunPlan, now: RunPlan) -> RunPlan:
+def with_current_cases(frozen: RunPlan, now: RunPlan, *, lent: bool = False) -> RunPlan:
     """Return the frozen plan with today's cases: changed ones by their new version, gone ones not.
 
-    A new case takes the fold of its patient, else fold 0; no network of the run trained on it. The
-    tile is today's, where answers do not depend on it: what is left may need a smaller one.
+    A new case takes the fold of its patient, else fold 0; no network of the run trained on it. With
+    networks that are `lent` it takes today's fold, by which the lender knows it. The tile is
+    today's, where answers do not depend on it: what is left may need a smaller one.
     """
-    known = {case.case: case for case in frozen.cases}
+    known = {case.case: case.fold for case in frozen.cases}
     fold_of = {case.group: case.fold for case in frozen.cases}
     cases = (
         replace(
             case,
-            fold=known[case.case].fold if case.case in known else fold_of.get(case.group, 0),
+            fold=case.fold if lent else known.get(case.case, fold_of.get(case.group, 0)),
             dtype=_holding(case.dtype, frozen.classes[-1]),
         )
         for case in now.cases
     )
-    tile_zyx = frozen.tile_zyx if frozen.blended else now.tile_zyx
+    tile_zyx = frozen.tile_zyx if frozen.tile_counts else now.tile_zyx
     return replace(frozen, archive=now.archive, cases=tuple(cases), tile_zyx=tile_zyx)
 
 
@@ -256,7 +263,8 @@ def select_cases(wanted: str | Sequence[str], infos: Sequence[CaseInfo]) -> list
     ordered = sorted(infos, key=lambda info: info.case)
     if _is_query(wanted):
         return _queried(str(wanted), ordered)
-    return [info for info in ordered if is_wanted(wanted, info.case)]
+    chosen = set(wanted_ids(wanted, [info.case for info in ordered]))
+    return [info for info in ordered if info.case in chosen]
 
 
 def split_usable(
@@ -298,13 +306,24 @@ def _misfit(
     return None
 
 
-def is_wanted(wanted: str | Sequence[str], case: str) -> bool:
-    """Tell whether `cases:` can name this case; a query says so of every case."""
-    if not isinstance(wanted, str):
-        return case in wanted
-    if wanted.endswith(".txt") and Path(wanted).is_file():
-        return case in Path(wanted).read_text(encoding="utf-8").split()
-    return _is_query(wanted) or fnmatch.fnmatch(case, wanted)
+def wanted_ids(wanted: str | Sequence[str], ids: Sequence[str]) -> list[str]:
+    """Return which of `ids` `cases:` can name; a query can name all of them."""
+    named = named_cases(wanted)
+    if named is not None:
+        return [case for case in ids if case in named]
+    return list(ids) if _is_query(wanted) else fnmatch.filter(ids, str(wanted))
+
+
+def named_cases(wanted: str | Sequence[str]) -> frozenset[str] | None:
+    """Return the ids that `cases:` lists, in the config or in a file; None for a glob or query."""
+    if names_file(wanted):
+        return frozenset(Path(str(wanted)).read_text(encoding="utf-8").split())
+    return None if isinstance(wanted, str) else frozenset(wanted)
+
+
+def names_file(wanted: str | Sequence[str]) -> bool:
+    """Tell whether `cases:` names a file of ids."""
+    return isinstance(wanted, str) and wanted.endswith(".txt") and Path(wanted).is_file()
 
 
 def _is_query(wanted: str | Sequence[str]) -> bool:

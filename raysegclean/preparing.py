@@ -1,8 +1,9 @@
 """Before anything is computed: check config and archive, decide the plan, freeze it in the run."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from raysegclean.config import Config
@@ -16,15 +17,18 @@ from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.receptive import total_stride
 from raysegclean.plan import (
     RunPlan,
-    is_wanted,
     make_plan,
+    named_cases,
+    names_file,
     select_cases,
     split_usable,
+    wanted_ids,
     with_current_cases,
 )
 from raysegclean.stages.session import Session
 from raysegclean.store.archive import Archive
-from raysegclean.store.index import load_index
+from raysegclean.store.index import CaseIndex, load_index
+from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
 
 __all__ = ["LATEST", "Job", "Prepared", "begin", "gpus_needed", "prepare"]
@@ -59,7 +63,7 @@ def prepare(config: Config) -> Prepared:
     method = load_method(config.method)
     params = make_params(method, config.params)
     index = load_index(Archive.open(config.archive), config.index, require_label=config.label)
-    unusable = {f.case: f.reason for f in index.failed if is_wanted(config.cases, f.case)}
+    unusable = _unreadable(config, index)
     lender = _lender(config)
     infos, misfits = split_usable(config, select_cases(config.cases, index), lender)
     infos, lacking = _with_votes(config, infos, method.voters(params).labels)
@@ -80,6 +84,15 @@ def prepare(config: Config) -> Prepared:
     if lender is None:
         _check_hook(plan)
     return prepared
+
+
+def _unreadable(config: Config, index: CaseIndex) -> dict[str, str]:
+    """Return the wanted cases that the index has not, and why."""
+    reasons = {fault.case: fault.reason for fault in index.failed}
+    unusable = {case: reasons[case] for case in wanted_ids(config.cases, list(reasons))}
+    known = {info.case for info in index} | set(reasons)
+    missing = f"`cases:` names it, and {config.archive} has no such case. Correct the list."
+    return unusable | dict.fromkeys((named_cases(config.cases) or frozenset()) - known, missing)
 
 
 def _check_classes(binary_only: str, plan: RunPlan) -> None:
@@ -171,21 +184,23 @@ def begin(
 ) -> Session:
     """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
     epoch, still_ours, say = job
-    plan = prepared.plan(config, gpu=facts.gpus > 0)
+    plan, before = prepared.plan(config, gpu=facts.gpus > 0), run.resolved()
     frozen = run.freeze(
         {
-            "identity": _identity(config, plan),
+            "identity": _identity(config, plan, before),
             "plan": plan.to_json(),
             "train_key": _train_key(config, plan),
             "config": config.resolved(),
         }
     )
-    run.write_json(LATEST, config.resolved())
+    run.write_json(LATEST, _placed(config))
     first = RunPlan.from_json(frozen["plan"])
     known, strangers = split_usable(config, prepared.infos, first)
     today = replace(prepared, infos=tuple(known)).plan(config, gpu=facts.gpus > 0)
-    plan = with_current_cases(first, today)
-    run.write_state(status="running", epoch=epoch, started=time.time(), cases=len(plan.cases))
+    plan = with_current_cases(first, today, lent=prepared.lender is not None)
+    run.write_state(
+        status="running", epoch=epoch, started=time.time(), cases=len(plan.cases), error=None
+    )
     return Session(
         unusable=prepared.unusable | strangers,
         config=config,
@@ -202,16 +217,35 @@ def begin(
     )
 
 
-def _identity(config: Config, plan: RunPlan) -> dict[str, Any]:
+def _placed(config: Config) -> dict[str, Any]:
+    """Return the settings with whole paths, so that `undo` can be run from any folder."""
+    settings = config.resolved()
+    for name in ("archive", "index", "models", "run"):
+        settings[name] = settings[name] and Store.open(settings[name]).uri
+    if (script := settings["network"]["torchscript"]) is not None:
+        settings["network"] |= {"torchscript": Store.open(script).uri}
+    if names_file(config.cases):
+        settings["cases"] = str(Path(str(config.cases)).absolute())
+    return settings
+
+
+def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a run folder is bound to.
 
     Settings, and not what followed from the archive: that is frozen at the first start, and new
     or changed cases are cleaned with it. What only decides about proposals may change: then the
-    label is settled again. What only decides about memory may change, too.
+    label is settled again. What only decides about memory may change, too. `before` is what an
+    earlier start froze: its word on the tile counts, and the same place may be spelled otherwise.
     """
     settings = config.resolved()
     bound = {name: settings[name] for name in ("label", "trusted", "group", "method", "models")}
-    tile = () if plan.blended else ("tile_zyx",)
+    tile_counts = plan.tile_counts
+    if before is not None:
+        tile_counts = RunPlan.from_json(before["plan"]).tile_counts
+        spelled = before["identity"].get("models")
+        if spelled and config.models and Store.open(spelled) == Store.open(config.models):
+            bound["models"] = spelled
+    tile = () if tile_counts else ("tile_zyx",)
     without = {"train": ("placement", "checkpoint_every"), "relabel": ("max_change", *tile)}
     for section in ("network", "train", "relabel"):
         left_out = without.get(section, ())

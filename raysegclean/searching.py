@@ -22,10 +22,10 @@ from raysegclean.errors import RunConflict
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.preparing import begin, prepare
 from raysegclean.stages.gathering import gather
+from raysegclean.stages.holding import rehearsed_dice
 from raysegclean.stages.judging import judge
 from raysegclean.stages.proposing import Proposals, propose
 from raysegclean.stages.session import Session
-from raysegclean.stages.settling import rehearsed_dice
 from raysegclean.stages.training import train
 from raysegclean.store.run import RunFolder
 

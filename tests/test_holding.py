@@ -13,9 +13,10 @@ from raysegclean.core.proposals import Proposal
 from raysegclean.core.rules import Actions, settle
 from raysegclean.dist.settle import Loaded, change_counts
 from raysegclean.methods.base import Verdict
-from raysegclean.stages import settling
+from raysegclean.stages import holding
 from raysegclean.stages.correcting import _corrected
-from raysegclean.stages.settling import _generation, _misfits, _objections
+from raysegclean.stages.holding import held_back, misfits, objections
+from raysegclean.stages.settling import _generations
 from raysegclean.store.run import RunFolder
 
 
@@ -41,7 +42,7 @@ def counts(**of_class_1: int) -> dict[str, list[int]]:
     ],
 )
 def test_a_class_that_would_vanish_or_change_too_much_is_held(of_class_1, told) -> None:
-    found = _objections(counts(**of_class_1), 0.3, fills=())
+    found = objections(counts(**of_class_1), 0.3, fills=())
     assert set(found) == ({1} if told else set())
     assert told is None or re.search(told, found[1])
 
@@ -60,21 +61,21 @@ def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch
     )
     sure = dict.fromkeys(Kind, 0.5)
 
-    def rehearsal(session, proposals, actions, cases):
-        return {case: rehearse(actions[case]) for case in cases}
+    def rehearsal(session, proposals, actions, undone):
+        return {case: rehearse(one) for case, one in actions.items()}
 
     def rehearse(actions):
         settled = settle(given, whole, proposal, actions, classes=3, spacing_mm=(1, 1, 1))
         loaded = Loaded(given, whole, proposal, None)
         return change_counts(loaded, settled, SimpleNamespace(metric_mm=(1, 1, 1)), 3)
 
-    monkeypatch.setattr(settling, "_rehearsal", rehearsal)
+    monkeypatch.setattr(holding, "_rehearsal", rehearsal)
     session = SimpleNamespace(
         config=SimpleNamespace(relabel=SimpleNamespace(max_change=1.0)),
         plan=SimpleNamespace(classes=(0, 10, 20)),
     )
     both = Actions(replace_above={1: sure, 2: sure})
-    allowed, held = settling._held_back(session, None, {"a": both, "b": Actions()})
+    allowed, held = held_back(session, None, {"a": both, "b": Actions()})
     assert allowed == {}
     assert set(held) == {"a"}
     assert re.search("from 21 to 1 voxels", held["a"][10])
@@ -83,8 +84,8 @@ def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch
 
 def test_a_class_that_is_filled_may_appear_and_no_other() -> None:
     appearing = counts(given_vox=0, kept_vox=0, after_vox=40, deep_vox=40)
-    assert not _objections(appearing, 0.3, fills={1})
-    assert _objections(appearing, 0.3, fills={2})
+    assert not objections(appearing, 0.3, fills={1})
+    assert objections(appearing, 0.3, fills={2})
 
 
 def test_a_shifted_outline_must_fit_the_networks() -> None:
@@ -93,19 +94,38 @@ def test_a_shifted_outline_must_fit_the_networks() -> None:
         "agreed_before_vox": [0, 70],
         "agreed_vox": [0, 75],
     }
-    assert not _misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.02}))
-    assert _misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.1}))
-    assert _misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.8}))
+    assert not misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.02}))
+    assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.1}))
+    assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.8}))
 
 
-def test_a_case_that_joined_later_is_remembered_and_can_change_alone(tmp_path: Path) -> None:
+def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
     session = SimpleNamespace(run=RunFolder(str(tmp_path / "run")))
-    assert _generation(session, {"a": "1"}) == (0, False)
-    assert _generation(session, {"a": "1", "b": "1"}) == (0, False)
-    assert _generation(session, {"a": "1", "b": "2"}) == (1, True)
-    assert _generation(session, {"a": "1"}) == (1, True), "a case that is away changes nothing"
-    assert _generation(session, {"a": "1", "b": "2"}) == (1, True)
-    assert _generation(session, {"a": "2", "b": "2"}) == (2, True)
+
+    def again(keys, lost=()):
+        output = _generations(session, keys, lost)
+        assert output.stage == "settle0"
+        return output
+
+    assert again({"a": "1"}).keys == {"a": "1"}
+    assert not again({"a": "1", "b": "1"}).again, "a case that joined is new"
+    changed = again({"a": "1", "b": "2"})
+    assert changed.again == {"b"}
+    assert changed.keys["a"] == "1"
+    assert again({"a": "1"}).again == set(), "a case that is away changes nothing"
+    assert again({"a": "1", "b": "2"}) == changed
+    back = again({"a": "1", "b": "1"})
+    assert back.keys["b"] not in ("1", changed.keys["b"]), "what lies there is of key 2"
+    assert again({"a": "1", "b": "1"}, lost=["a"]).again == {"a", "b"}
+
+
+def test_the_count_of_an_older_version_was_one_for_all_cases(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    run.write_json("settle.json", {"generation": 2, "keys": {"a": "1", "b": "1"}})
+    output = _generations(SimpleNamespace(run=run), {"a": "1", "b": "2"})
+    assert output.stage == "settle2"
+    assert output.again == {"a", "b"}
+    assert output.keys["a"] == "1"
 
 
 def test_the_corrector_leaves_a_structure_that_is_filled() -> None:

@@ -1,6 +1,7 @@
 """The plan: every `auto` decided from config and index alone, and refusals before any compute."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,14 @@ from raysegclean.dist.propose import offset_fields
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Voters
 from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.plan import CasePlan, RunPlan, make_plan, select_cases, with_current_cases
+from raysegclean.plan import (
+    CasePlan,
+    RunPlan,
+    make_plan,
+    select_cases,
+    wanted_ids,
+    with_current_cases,
+)
 
 VOTERS = Voters(members=2)
 edge = st.integers(6, 300)
@@ -134,12 +142,41 @@ def test_a_changed_case_gets_its_new_version_and_a_new_one_a_fold() -> None:
     assert merged.case("new").fold in (0, 1)
 
 
+def test_a_case_that_joins_is_judged_by_lent_networks_that_did_not_learn_from_it() -> None:
+    infos = [_info(f"c{n}", patient=str(n)) for n in range(4)]
+    lender = _plan(infos)
+    later = next(case for case in lender.cases if case.fold == 1)
+
+    def borrowing(kept) -> RunPlan:
+        return make_plan(_config(models="lender"), kept, VOTERS, gpu=False, lender=lender)
+
+    first = borrowing([info for info in infos if info.case != later.case])
+    merged = with_current_cases(first, borrowing(infos), lent=True)
+    assert [case.fold for case in merged.cases] == [case.fold for case in lender.cases]
+
+
+def test_the_tile_counts_where_the_halo_is_shorter_than_the_network_sees() -> None:
+    infos = [_info(f"c{n}", patient=str(n)) for n in range(4)]
+    assert not _plan(infos).tile_counts
+    assert _plan(infos, relabel={"halo": 1}).tile_counts
+    assert not _plan(infos, relabel={"halo": 64}).tile_counts
+
+
+def test_listed_ids_are_looked_up_and_globs_matched(tmp_path: Path) -> None:
+    ids = [f"c{n}" for n in range(4)]
+    (tmp_path / "ids.txt").write_text("c3 c1 c9")
+    assert wanted_ids(["c2", "typo"], ids) == ["c2"]
+    assert wanted_ids(str(tmp_path / "ids.txt"), ids) == ["c1", "c3"]
+    assert wanted_ids("c[01]", ids) == ["c0", "c1"]
+    assert wanted_ids("spacing_z > 2", ids) == ids
+
+
 def test_a_run_that_goes_on_takes_todays_tile_where_answers_do_not_depend_on_it() -> None:
     infos = [_info(f"c{n}", patient=str(n)) for n in range(4)]
     frozen, now = _plan(infos), _plan(infos, relabel={"tile_zyx": [8, 16, 16]})
     assert with_current_cases(frozen, now).tile_zyx == (8, 16, 16)
-    blended = replace(frozen, blended=True)
-    assert with_current_cases(blended, now).tile_zyx == frozen.tile_zyx
+    counting = replace(frozen, tile_counts=True)
+    assert with_current_cases(counting, now).tile_zyx == frozen.tile_zyx
 
 
 def test_the_thickness_of_a_single_slice_sets_no_unit() -> None:

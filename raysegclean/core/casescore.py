@@ -19,7 +19,7 @@ __all__ = [
     "Kind",
 ]
 
-Counts = NDArray[np.int64]
+Counts = NDArray[np.int32 | np.int64]
 
 NEVER = 1.0
 """A confidence that no candidate has, because levels end below it."""

@@ -57,7 +57,9 @@ def _class_score(channel: int, stats: CaseStats, offsets: OffsetSums) -> ClassSc
 
 def _candidates(stats: CaseStats, channels: Sequence[int]) -> dict[Kind, Counts]:
     mine = stats.disagreement[:, list(channels)].sum(axis=1)
-    return {kind: np.asarray(mine[row]) for row, kind in enumerate(KINDS)}
+    # Those of all cases and classes are kept at once: half of the bytes, where the counts allow it.
+    small = mine.astype(np.int32) if mine.max(initial=0) <= np.iinfo(np.int32).max else mine
+    return {kind: small[row] for row, kind in enumerate(KINDS)}
 
 
 def case_actions(decision: CaseDecision) -> Actions:

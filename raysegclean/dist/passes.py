@@ -161,11 +161,7 @@ def run_pass(
 
 def _workers(work: _Work, size: int, resources: PassResources) -> dict[str, Any]:
     """Return what Ray Data is told of who does the items."""
-    options: dict[str, Any] = {"num_cpus": resources.cpus}
-    if resources.memory_bytes:
-        options["memory"] = resources.memory_bytes
-    if resources.labels:
-        options["label_selector"] = dict(resources.labels)
+    options: dict[str, Any] = {"num_cpus": resources.cpus, **_where(resources)}
     if resources.gpus:
         actors = {"compute": ActorPoolStrategy(size=size), "num_gpus": resources.gpus}
         return {"fn": _Worker, "fn_constructor_args": (work,)} | actors | options
@@ -173,14 +169,22 @@ def _workers(work: _Work, size: int, resources: PassResources) -> dict[str, Any]
     return {"fn": _work_here, "fn_kwargs": {"work": work}, "compute": pool} | options
 
 
+def _where(resources: PassResources) -> dict[str, Any]:
+    """Return what Ray is told of the nodes that workers need."""
+    options: dict[str, Any] = {}
+    if resources.memory_bytes:
+        options["memory"] = resources.memory_bytes
+    if resources.labels:
+        options["label_selector"] = dict(resources.labels)
+    return options
+
+
 def ask_worker(resources: PassResources, threads: int, precision: Precision) -> dict[str, str]:
     """Return the numeric class of a worker with these resources."""
     # Not inside the group of a search trial, whose share is a hundredth of a slot.
+    options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
     place = ray.remote(
-        num_cpus=resources.cpus,
-        num_gpus=resources.gpus,
-        scheduling_strategy="DEFAULT",
-        max_retries=3,
+        **options, **_where(resources), scheduling_strategy="DEFAULT", max_retries=3
     )
     asked = place(device_numerics).remote(threads, precision, resources.gpus > 0)
     found: dict[str, str] = ray.get(asked)

@@ -56,7 +56,8 @@ class SettleJob:
     proposal_keys: Mapping[str, str]
     output_label: str
     writes: bool
-    overwrite: bool
+    overwrite: frozenset[str] = frozenset()
+    """Cases whose shards replace what is there."""
     undone: tuple[TakenBack, ...] = ()
     correction_keys: Mapping[str, str] = field(default_factory=dict)
     """Case -> key of the corrector's answer, for cases that have one."""
@@ -134,7 +135,7 @@ class SettleStage:
                     task.index_zyx,
                     block,
                     LabelArraySpec(case.shape_zyx, dtype, shard),
-                    overwrite=self._job.overwrite,
+                    overwrite=task.case in self._job.overwrite,
                 )
             )
             for label, block, dtype in blocks

@@ -36,9 +36,16 @@ from raysegclean.dist.cluster import can_grow, cluster_share
 from raysegclean.dist.progress import Fault, Progress, progress_line, start_board
 from raysegclean.dist.stream import LabelView, PatchSource
 from raysegclean.dist.train_loop import WorkerPlan, common_step, model_key, run_worker
-from raysegclean.errors import ConfigError, InputError, RaysegcleanError, UnfitEnvironment
+from raysegclean.errors import (
+    ConfigError,
+    InputError,
+    RaysegcleanError,
+    RunOver,
+    UnfitEnvironment,
+)
 from raysegclean.nets.training import TrainConfig, TrainingDiverged, member_seed
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.store.lock import check_epoch
 from raysegclean.store.objects import Store
 
 __all__ = ["TrainJob", "TrainingFailed", "train_group"]
@@ -54,8 +61,10 @@ _READER_SLOTS = 1.0
 _RESTARTS = 2
 _KINDS: dict[str, type[RaysegcleanError]] = {
     "ConfigError": ConfigError,
+    "RunOver": RunOver,
     "TrainingDiverged": TrainingDiverged,
 }
+_TRAINED_ON = "trained_on.json"
 _SPARED = frozenset({"DatasetsCallback", "PlacementGroupCleanerCallback"})
 
 
@@ -73,7 +82,7 @@ class TrainJob:
     may be flipped. trusted_label: what hooks that need trusted cases learn from, in those training
     cases of a fold that have it. placement: all networks of a fold in one "process", each on
     "ranks" of its own, or "auto": ranks where there is a GPU for each. workers: data-parallel ranks
-    per network. cpus, gpus: per worker.
+    per network. cpus, gpus: per worker. epoch: that of the run's lock, 0 where there is none.
     """
 
     key: str
@@ -94,6 +103,7 @@ class TrainJob:
     workers: int = 1
     cpus: float = 1
     gpus: float = 0
+    epoch: int = 0
 
     @property
     def checkpoints(self) -> str:
@@ -172,12 +182,28 @@ def train_group(
         fold for fold, names in enumerate(keys) if any(store.head(name) is None for name in names)
     ]
     if missing:
+        missing = _changed(job, store, keys) or missing
         _train_missing(job, store, missing, (on_progress or log.info, on_note))
         lost = [name for names in keys for name in names if store.head(name) is None]
         if lost:
             raise TrainingFailed(f"training ended, but {job.run_uri} lacks {', '.join(lost)}")
+        check_epoch(store, job.epoch)
         store.delete_all(f"train/{job.key}")
     return keys
+
+
+def _changed(job: TrainJob, store: Store, keys: Sequence[Sequence[str]]) -> list[int]:
+    """Return all folds where those that are finished learnt from other labels than the rest would.
+
+    Their networks are dropped: folds of one group must not differ by when a crash came.
+    """
+    place, now = f"train/{job.key}/{_TRAINED_ON}", job.checkpoints
+    before = store.get_json(place) if store.head(place) is not None else now
+    if before != now:
+        for name in (name for names in keys for name in names):
+            store.delete(name)
+    store.put_json(place, now)
+    return list(range(len(keys))) if before != now else []
 
 
 def _train_missing(
@@ -339,6 +365,7 @@ def _trainer(group: _Group, unit: _Unit) -> DataParallelTrainer | TorchTrainer:
     plan = WorkerPlan(
         key=job.key,
         checkpoints=job.checkpoints,
+        epoch=job.epoch,
         run_uri=job.run_uri,
         fold=unit.fold,
         members=unit.members,
@@ -404,7 +431,7 @@ def _watch(
     """Start units as they fit, and pass on what their workers note, until all are done."""
     lines: dict[tuple[int, ...], float] = {}
     threads: list[threading.Thread] = []
-    heard = time.monotonic()
+    heard = checked = time.monotonic()
     while True:
         _start_fitting(group, units, threads)
         alive = any(thread.is_alive() for thread in threads)
@@ -419,6 +446,9 @@ def _watch(
                 lines[note.fold, *note.members] = time.monotonic()
                 say(progress_line(note))
         now = time.monotonic()
+        if now - checked > _LINE_S:
+            checked = now
+            check_epoch(group.store, group.job.epoch)
         if notes:
             heard = now
         elif now - heard > _SILENCE_S:

@@ -28,7 +28,7 @@ from torch import distributed
 from raysegclean.dist.exchange import MeshExchange, MeshReplicas, PeerMesh
 from raysegclean.dist.progress import Fault, Progress
 from raysegclean.dist.stream import PatchSource, Rows, stream_rows
-from raysegclean.errors import ConfigError, InputError
+from raysegclean.errors import ConfigError, InputError, RunOver
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.training import (
     Batch,
@@ -41,6 +41,7 @@ from raysegclean.nets.training import (
 )
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_network, save_state
+from raysegclean.store.lock import check_epoch
 from raysegclean.store.objects import Store
 
 __all__ = ["WorkerPlan", "common_step", "model_key", "run_worker"]
@@ -50,7 +51,7 @@ KEPT_CHECKPOINTS = 2
 PREEMPTION_STEPS = 50
 """Steps between two looks for a notice: each is a barrier of about 4 ms over all ranks."""
 
-_FATAL = (ConfigError, InputError, TrainingDiverged)
+_FATAL = (ConfigError, InputError, RunOver, TrainingDiverged)
 _CHECKPOINT = re.compile(r"fold(\d+)-net(\d+)-step(\d+)\.pt$")
 
 
@@ -61,6 +62,8 @@ class WorkerPlan:
     key: str
     checkpoints: str
     """Folder in the run folder."""
+    epoch: int
+    """Of the run's lock: who finds another one writes nothing more."""
     run_uri: str
     fold: int
     members: tuple[int, ...]
@@ -238,6 +241,7 @@ class _Worker:
         memories = {name: self._memories(peer["hook"]) for name, peer in state["peers"].items()}
         if not self.saves:
             return
+        check_epoch(self.store, self.plan.epoch)
         for member in self.trainer.members:
             peer = state["peers"][str(member)] | {"hook": memories[str(member)]}
             own = {"step": state["step"], "peers": {str(member): peer}}
@@ -255,6 +259,7 @@ class _Worker:
         """Put the finished networks; the driver removes the checkpoints once it has seen them."""
         if not self.saves:
             return
+        check_epoch(self.store, self.plan.epoch)
         for number, member in self.trainer.members.items():
             facts = {"fold": self.plan.fold, "member": number, "report": member.hook.report()}
             data = save_network(member.net, self.plan.network, self.plan.facts | facts)

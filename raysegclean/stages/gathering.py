@@ -63,6 +63,10 @@ class StatsByCase(Mapping[str, CaseStats]):
             merged = merged.merge(CaseStats.from_text(text))
         return merged
 
+    def __contains__(self, case: object) -> bool:
+        """Tell whether the case has stats, without unpacking them."""
+        return case in self._texts
+
     def __iter__(self) -> Iterator[str]:
         """Yield the cases."""
         return iter(self._texts)

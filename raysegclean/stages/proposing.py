@@ -89,10 +89,10 @@ def _keys(session: Session) -> dict[str, str]:
             case.version,
             case.fold,
             plan.voters,
-            plan.tile_zyx if plan.blended else None,
+            plan.tile_zyx if plan.tile_counts else None,
             plan.halo_vox,
             plan.shard_vox,
-            plan.trusted_label if case.trusted else None,
+            (plan.trusted_label, case.trusted_version) if case.trusted else None,
         )
         for case in plan.cases
         if case.case not in session.failed

@@ -1,9 +1,7 @@
-"""Settle and publish: rehearse the verdict, hold back what would do harm, write, publish.
+"""Settle and publish: hold back what would do harm, write, publish.
 
-The rehearsal settles the cases that would change without writing anything. A class that would
-vanish from a case, or change too much away from its own outline, is left as given there and the
-case is held for a person. Then whole shards are written, and each case is published when the
-ledger holds all of them.
+Whole shards are written, and each case is published when the ledger holds all of them. A case whose
+answer changed, or whose objects are gone, is withdrawn and written again; the others stay.
 """
 
 from collections import Counter
@@ -16,13 +14,20 @@ from pydantic import TypeAdapter
 
 from raysegclean.core.casescore import Action, CaseDecision
 from raysegclean.core.components import BlockComponents
-from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.core.identity import digest
 from raysegclean.core.packing import text_to_arrays
 from raysegclean.core.regions import change_regions
 from raysegclean.core.rules import Actions, TakenBack, reason_name, reason_names
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
+from raysegclean.stages.holding import (
+    held_back,
+    output_keys,
+    rehearsal_job,
+    sum_by_case,
+    trusted_dice,
+)
 from raysegclean.stages.proposing import Proposals, cpu_only, relabel_resources
 from raysegclean.stages.session import Session
 from raysegclean.store.run import RunFolder
@@ -33,27 +38,11 @@ __all__ = [
     "job_from_json",
     "job_to_json",
     "load_undone",
-    "rehearsed_dice",
+    "note_undone",
     "settle",
 ]
 
 PUBLISHERS = 8
-LEAST_LEFT = 0.1
-"""Share of its voxels that a class keeps in number: thin structures have no voxel away from their
-outline, and would pass `max_change` to the last."""
-COUNTS = (
-    "given_vox",
-    "kept_vox",
-    "after_vox",
-    "deep_vox",
-    "reasons",
-    "trusted_vox",
-    "right_vox",
-    "predicted_vox",
-    "agreed_vox",
-    "agreed_before_vox",
-)
-"""Lists of a settle record that add up over the shards of a case."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +59,16 @@ class Settlement:
 
 def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settlement:
     """Settle all cases that were proposed, and publish those that are whole."""
-    actions, held = _held_back(session, proposals, verdict.actions)
     undone = load_undone(session.run)
-    keys = _keys(session, proposals, actions, undone)
-    generation, overwrite = _generation(session, keys)
-    stage = f"settle{generation}"
-    if overwrite:
-        done = Counter(record["case"] for record in session.records(stage, keys).values())
-        _withdraw(session, [case for case in keys if not done[case]])
+    actions, held = held_back(session, proposals, verdict.actions, undone)
+    session.still_ours()
+    output = _output(session, output_keys(session, proposals, actions, undone))
+    stage, keys = output.stage, output.keys
+    _withdraw(session, output.stale)
     job = replace(
-        _job(session, proposals, actions, keys),
+        rehearsal_job(session, proposals, actions, keys),
         writes=True,
-        overwrite=overwrite,
+        overwrite=output.again,
         undone=undone,
     )
     session.run.write_json("settle_job.json", job_to_json(job, stage))
@@ -101,205 +88,89 @@ def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settleme
     )
 
 
-def _held_back(
-    session: Session, proposals: Proposals, actions: Mapping[str, Actions]
-) -> tuple[dict[str, Actions], dict[str, dict[int, str]]]:
-    """Rehearse; return the actions without those that would do harm, and what was held.
-
-    A class that is held takes and gives nothing, which can leave less of its neighbours, so a case
-    is rehearsed again until nothing more is held. Ends, because each round holds another class.
-    """
-    allowed: dict[str, Actions] = {}
-    held: dict[str, dict[int, str]] = {}
-    asked = dict(actions)
-    while asked:
-        found = _rehearsed(session, proposals, asked)
-        allowed |= {case: asked[case].without(frozenset(why)) for case, why in found.items()}
-        for case, why in found.items():
-            if why:
-                named = {session.plan.classes[channel]: text for channel, text in why.items()}
-                held[case] = held.get(case, {}) | named
-        asked = {case: allowed[case] for case, why in found.items() if why}
-        asked = {case: one for case, one in asked.items() if not one.quiet}
-    return {case: one for case, one in allowed.items() if not one.quiet}, held
-
-
-def _rehearsed(
-    session: Session, proposals: Proposals, actions: Mapping[str, Actions]
-) -> dict[str, dict[int, str]]:
-    """Return, for each case, the channels that its actions would harm, and how."""
-    max_change = session.config.relabel.max_change
-    return {
-        case: _misfits(counts, actions[case]) | _objections(counts, max_change, actions[case].fills)
-        for case, counts in _rehearsal(session, proposals, actions, actions).items()
-    }
-
-
-def _rehearsal(
-    session: Session,
-    proposals: Proposals,
-    actions: Mapping[str, Actions],
-    cases: Iterable[str],
-) -> dict[str, dict[str, list[int]]]:
-    """Return the counts of `cases`, settled with their actions and not written."""
-    wanted = set(cases)
-    keys = {c: key for c, key in _keys(session, proposals, actions).items() if c in wanted}
-    job = _job(session, proposals, actions, keys)
-    resources = cpu_only(relabel_resources(session))
-    records = session.run_stage("rehearse", SettleStage, job, keys, resources)
-    return _sum_by_case(records.values())
-
-
-def rehearsed_dice(
-    session: Session, proposals: Proposals, verdict: Verdict, cases: Iterable[str]
-) -> dict[str, float]:
-    """Return the mean Dice over classes that the verdict would reach on trusted cases."""
-    found = {}
-    for case, counts in _rehearsal(session, proposals, verdict.actions, cases).items():
-        per_class = _trusted_dice(counts)
-        if per_class:
-            found[case] = sum(per_class.values()) / len(per_class)
-    return found
-
-
-def _trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
-    """Return the Dice of each channel against the trusted label, where either has it."""
-    if "trusted_vox" not in counts:
-        return {}
-    columns = zip(counts["right_vox"], counts["after_vox"], counts["trusted_vox"], strict=True)
-    return {
-        channel: 2 * right / (after + trusted)
-        for channel, (right, after, trusted) in enumerate(columns)
-        if channel and after + trusted
-    }
-
-
-def _objections(
-    counts: Mapping[str, list[int]], max_change: float, fills: Collection[int]
-) -> dict[int, str]:
-    """Return the channels that must stay as given, and why; `fills` is that of the actions."""
-    found = {}
-    for channel in range(1, len(counts["given_vox"])):
-        given, kept, after, deep = (
-            counts[name][channel] for name in ("given_vox", "kept_vox", "after_vox", "deep_vox")
-        )
-        if given and not kept:
-            found[channel] = "no given voxel of the class would remain in the case"
-        elif after < LEAST_LEFT * given:
-            found[channel] = (
-                f"the class would shrink from {given} to {after} voxels; it must keep "
-                f"{LEAST_LEFT:.0%}"
-            )
-        elif not given and deep and channel not in fills:
-            found[channel] = f"{deep} voxels of a class that the given label lacks would appear"
-        elif given and deep > max_change * given:
-            found[channel] = (
-                f"{deep} voxels away from the given outline would change, "
-                f"{deep / given:.0%} of the class; max_change is {max_change:.0%}"
-            )
-    return found
-
-
-def _misfits(counts: Mapping[str, list[int]], actions: Actions) -> dict[int, str]:
-    """Return the channels whose shifted outline fits the networks too badly to be believed."""
-    found = {}
-    for channel, least in actions.min_fit.items():
-        before, after = (
-            2
-            * counts[agreed][channel]
-            / max(1, counts[size][channel] + counts["predicted_vox"][channel])
-            for agreed, size in (("agreed_before_vox", "given_vox"), ("agreed_vox", "after_vox"))
-        )
-        wanted = max(least, before + actions.fit_gain.get(channel, 0.0))
-        if after < wanted:
-            found[channel] = (
-                f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
-                f"one by {before:.2f}; at least {wanted:.2f} is needed to believe it"
-            )
-    return found
-
-
-def _sum_by_case(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[int]]]:
-    summed: dict[str, dict[str, list[int]]] = {}
-    for record in records:
-        mine = summed.setdefault(record["case"], {})
-        for name in (name for name in COUNTS if name in record):
-            before = mine.get(name, [0] * len(record[name]))
-            mine[name] = [a + b for a, b in zip(before, record[name], strict=True)]
-    return summed
-
-
-def _keys(
-    session: Session,
-    proposals: Proposals,
-    actions: Mapping[str, Actions],
-    undone: Sequence[TakenBack] = (),
-) -> dict[str, str]:
-    """Return the identity of each case's output: its proposals, its actions, what was undone."""
-    alive = set(session.alive())
-    version = ALGORITHM_VERSIONS["settle"]
-    return {
-        case: digest(
-            version,
-            key,
-            asdict(actions[case]) if case in actions else None,
-            proposals.corrections.get(case),
-            [one for one in undone if one.case in (None, case)],
-        )
-        for case, key in proposals.keys.items()
-        if case in alive
-    }
-
-
-def _job(
-    session: Session,
-    proposals: Proposals,
-    actions: Mapping[str, Actions],
-    keys: Mapping[str, str],
-) -> SettleJob:
-    """Return a rehearsal: it writes nothing."""
-    return SettleJob(
-        run=session.run.uri,
-        plan=session.plan,
-        actions=dict(actions),
-        keys=dict(keys),
-        proposal_keys=proposals.keys,
-        correction_keys=proposals.corrections,
-        output_label=session.config.output.label,
-        writes=False,
-        overwrite=False,
-    )
-
-
 def load_undone(run: RunFolder) -> tuple[TakenBack, ...]:
     """Return what people took back in this run, oldest first."""
     return tuple(TakenBack(**one) for one in run.read_json("undone.json") or [])
 
 
+def note_undone(run: RunFolder, entry: TakenBack) -> None:
+    """Remember what a person took back, once."""
+    known = load_undone(run)
+    if entry not in known:
+        run.write_json("undone.json", [asdict(one) for one in (*known, entry)])
+
+
 def job_to_json(job: SettleJob, stage: str) -> dict[str, Any]:
     """Return the settle job as plain values, with the stage whose ledger lists its output."""
-    return {"stage": stage, "job": TypeAdapter(SettleJob).dump_python(job, mode="json")}
+    plain = TypeAdapter(SettleJob).dump_python(replace(job, overwrite=frozenset()), mode="json")
+    return {"stage": stage, "job": plain}
 
 
 def job_from_json(value: Mapping[str, Any]) -> tuple[SettleJob, str]:
     """Read what `job_to_json` wrote."""
-    return TypeAdapter(SettleJob).validate_python(value["job"]), str(value["stage"])
+    plain = {**value["job"], "overwrite": ()}  # who reads it writes nothing
+    return TypeAdapter(SettleJob).validate_python(plain), str(value["stage"])
 
 
-def _generation(session: Session, keys: Mapping[str, str]) -> tuple[int, bool]:
-    """Return the generation of the output and whether it replaces an earlier one of this run.
+@dataclass(frozen=True)
+class _Output:
+    """What is to be written, and over what."""
 
-    Other thresholds give other keys: then the label is withdrawn, settled again and republished.
+    stage: str
+    keys: dict[str, str]
+    """Case -> key of its output; one that is made again has another."""
+    again: frozenset[str]
+    """Cases whose shards replace earlier ones of this run."""
+    stale: tuple[str, ...]
+    """Those of them of which nothing new is there yet: what is listed is no longer wanted."""
+
+
+def _output(session: Session, keys: Mapping[str, str]) -> _Output:
+    """Return how the cases of `keys` are written.
+
+    Again: those whose key changed, and those whose objects are gone though the ledger lists them.
     """
+    output = _generations(session, keys)
+    records = session.records(output.stage, output.keys)
+    if lost := _without_objects(session, records.values()):
+        output = _generations(session, keys, lost)
+        records = session.records(output.stage, output.keys)
+    done = {record["case"] for record in records.values()}
+    return replace(output, stale=tuple(sorted(output.again - done)))
+
+
+def _generations(session: Session, keys: Mapping[str, str], lost: Collection[str] = ()) -> _Output:
+    """Count how often each case was made again, in this start too, and remember it."""
     known = session.run.read_json("settle.json") or {"generation": 0, "keys": {}}
-    before, generation = known["keys"], int(known["generation"])
-    if any(before.get(case, key) != key for case, key in keys.items()):
-        generation += 1
+    before, counts = known["keys"], dict(known.get("again", {}))
+    for case, key in keys.items():
+        if before.get(case, key) != key or case in lost:
+            counts[case] = counts.get(case, 0) + 1
     # Cases that joined are remembered too, or a later change of theirs would not be seen.
-    now = {"generation": generation, "keys": before | dict(keys)}
+    now = {"generation": known["generation"], "keys": before | dict(keys), "again": counts}
     if now != known:
         session.run.write_json("settle.json", now)
-    return generation, generation > 0
+    first = int(known["generation"])  # older versions counted the whole archive
+    return _Output(
+        stage=f"settle{first}",
+        keys={c: digest(key, counts[c]) if c in counts else key for c, key in keys.items()},
+        again=frozenset(case for case in keys if first or case in counts),
+        stale=(),
+    )
+
+
+def _without_objects(session: Session, records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the cases that lack an object that the ledger lists, as a label that was deleted."""
+    wanted: dict[str, set[str]] = {}
+    for record in records:
+        mine = wanted.setdefault(record["case"], set())
+        mine |= {entry["key"] for entry in record["objects"] if not entry["empty"]}
+
+    def lacks(case: str) -> bool:
+        return bool(wanted[case] - {info.key for info in session.archive.at(case).list("labels")})
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        return [case for case, gone in zip(wanted, pool.map(lacks, wanted), strict=True) if gone]
 
 
 def begin_output(session: Session) -> None:
@@ -392,7 +263,7 @@ def _write_tables(
     records: Mapping[str, Mapping[str, Any]],
     published: tuple[str, ...],
 ) -> None:
-    counts = _sum_by_case(records.values())
+    counts = sum_by_case(records.values())
     done = set(published)
     rows = [
         _case_row(session, case, channel, verdict.decisions.get(case), counts[case], held, done)
@@ -453,7 +324,7 @@ def _case_row(
         "given_vox": counts["given_vox"][channel],
         "after_vox": counts["after_vox"][channel],
         "deep_vox": counts["deep_vox"][channel],
-        "trusted_dice": _trusted_dice(counts).get(channel),
+        "trusted_dice": trusted_dice(counts).get(channel),
     }
 
 

@@ -30,8 +30,8 @@ class RunFolder:
     """One run's folder in any store; picklable."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
         self.store = Store.open(uri)
+        self.uri = self.store.uri
 
     def resolved(self) -> dict[str, Any] | None:
         """Return what was frozen at the first start, or None when the run never started."""

@@ -1,5 +1,6 @@
 """The answer does not depend on tiles, shards, workers or restarts."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,21 @@ def test_a_second_start_reuses_everything_and_other_settings_are_refused(
     clean(config, say=said.append)
     assert outputs(config) == before
     assert any("0 are left" in line for line in said)
-    other = config.with_settings({"relabel.tile_zyx": [16, 16, 16]})
+    clean(config.with_settings({"relabel.tile_zyx": [16, 16, 16]}), say=said.append)
+    assert outputs(config) == before
+    assert not any("0 were committed" in line for line in said)
+    with pytest.raises(RunConflict, match="halo"):
+        clean(config.with_settings({"relabel.halo": 3}))
+
+
+def test_a_tile_of_which_the_answer_depends_belongs_to_the_run(
+    archive: Archive, tmp_path: Path
+) -> None:
+    settings = {"output": {"label": "clean-short"}, "relabel__halo": 1}
+    config = _lent(archive, tmp_path, "coseg", 1, **settings)
+    clean(config)
     with pytest.raises(RunConflict, match="tile_zyx"):
-        clean(other)
+        clean(config.with_settings({"relabel.tile_zyx": [16, 16, 16]}))
 
 
 def test_undo_takes_back_one_case_and_leaves_the_others(archive: Archive, tmp_path: Path) -> None:
@@ -170,6 +183,51 @@ def test_undo_takes_back_one_case_and_leaves_the_others(archive: Archive, tmp_pa
     undo(config.run)
     given = {case: archive.label(case, LABEL).read_all().tobytes() for case in archive.case_ids()}
     assert {case: label for case, (label, _) in outputs(config).items()} == given
+
+
+def test_undo_from_another_folder_makes_one_case_again_and_no_other(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = _lent(archive, tmp_path, "ensemble", 1, output={"label": "clean-near"})
+    near = config.with_settings({"run": "near", "archive": os.path.relpath(config.archive)})
+    clean(near)
+    before = outputs(config)
+    changed = [c for c, (_, reasons) in before.items() if np.frombuffer(reasons, np.uint8).any()]
+    (tmp_path / "far").mkdir()
+    monkeypatch.chdir(tmp_path / "far")
+    for _ in range(2):
+        undo("../near/", case=changed[0])
+    run = RunFolder(str(tmp_path / "near"))
+    assert len(run.read_json("undone.json") or []) == 1
+    shards = [record["task"] for record in run.ledger("settle0").records()]
+    assert {task.split("/")[0] for task in shards if shards.count(task) > 1} == {changed[0]}
+    after = outputs(config)
+    assert {c for c in after if after[c] != before[c]} == {changed[0]}
+
+
+def test_an_output_that_was_deleted_is_written_again_and_not_published_empty(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = _lent(archive, tmp_path, "ensemble", 1, output={"label": "clean-gone"})
+    clean(config)
+    before = outputs(config)
+    archive.delete_label("odd3", "clean-gone")
+    archive.at("big").delete("labels/clean-gone/0/c/0/0/0")
+    assert clean(config).exit_code == 0
+    assert outputs(config) == before
+    assert verify(config.run).exit_code == 0
+
+
+def test_verify_misses_what_the_ledger_or_the_archive_has_lost(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = _lent(archive, tmp_path, "ensemble", 1, output={"label": "clean-lost"})
+    clean(config)
+    archive.withdraw_label("odd1", "clean-lost")
+    assert verify(config.run).failed == ("odd1: label 'clean-lost' is not published; run again",)
+    RunFolder(config.run).store.delete_all("ledger")
+    assert len(verify(config.run).failed) == len(SCENES)
 
 
 def test_verify_finds_a_damaged_object(archive: Archive, tmp_path: Path) -> None:

@@ -1,0 +1,224 @@
+"""Hold back what would do harm: settle the cases that would change, without writing anything.
+
+A class that would vanish from a case, or change too much away from its own outline, stays as given
+there, on both sides of every change, and the case is held for a person.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.core.rules import NO_ACTIONS, Actions, TakenBack
+from raysegclean.dist.settle import SettleJob, SettleStage
+from raysegclean.methods.base import Verdict
+from raysegclean.stages.proposing import Proposals, cpu_only, relabel_resources
+from raysegclean.stages.session import Session
+
+__all__ = [
+    "held_back",
+    "misfits",
+    "objections",
+    "output_keys",
+    "rehearsal_job",
+    "rehearsed_dice",
+    "sum_by_case",
+    "trusted_dice",
+]
+
+LEAST_LEFT = 0.1
+"""Share of its voxels that a class keeps in number: thin structures have no voxel away from their
+outline, and would pass `max_change` to the last."""
+COUNTS = (
+    "given_vox",
+    "kept_vox",
+    "after_vox",
+    "deep_vox",
+    "reasons",
+    "trusted_vox",
+    "right_vox",
+    "predicted_vox",
+    "agreed_vox",
+    "agreed_before_vox",
+)
+"""Lists of a settle record that add up over the shards of a case."""
+
+
+def held_back(
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    undone: Sequence[TakenBack] = (),
+) -> tuple[dict[str, Actions], dict[str, dict[int, str]]]:
+    """Rehearse; return the actions without those that would do harm, and what was held.
+
+    A class that is held takes and gives nothing, which can leave less of its neighbours, so a case
+    is rehearsed again until nothing more is held. Ends, because each round holds another class.
+    What a person took back counts: the rest of a change may do harm without it.
+    """
+    allowed: dict[str, Actions] = {}
+    held: dict[str, dict[int, str]] = {}
+    asked = dict(actions)
+    while asked:
+        found = _rehearsed(session, proposals, asked, undone)
+        allowed |= {case: asked[case].without(frozenset(why)) for case, why in found.items()}
+        for case, why in found.items():
+            if why:
+                named = {session.plan.classes[channel]: text for channel, text in why.items()}
+                held[case] = held.get(case, {}) | named
+        asked = {case: allowed[case] for case, why in found.items() if why}
+        asked = {case: one for case, one in asked.items() if not one.quiet}
+    return {case: one for case, one in allowed.items() if not one.quiet}, held
+
+
+def _rehearsed(
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    undone: Sequence[TakenBack],
+) -> dict[str, dict[int, str]]:
+    """Return, for each case, the channels that its actions would harm, and how."""
+    max_change = session.config.relabel.max_change
+    counts = _rehearsal(session, proposals, actions, undone)
+    return {
+        case: misfits(one, actions[case]) | objections(one, max_change, actions[case].fills)
+        for case, one in counts.items()
+    }
+
+
+def _rehearsal(
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    undone: Sequence[TakenBack] = (),
+) -> dict[str, dict[str, list[int]]]:
+    """Return the counts of the cases of `actions`, settled and not written."""
+    every = output_keys(session, proposals, actions, undone)
+    keys = {case: key for case, key in every.items() if case in actions}
+    job = replace(rehearsal_job(session, proposals, actions, keys), undone=tuple(undone))
+    resources = cpu_only(relabel_resources(session))
+    records = session.run_stage("rehearse", SettleStage, job, keys, resources)
+    return sum_by_case(records.values())
+
+
+def rehearsed_dice(
+    session: Session, proposals: Proposals, verdict: Verdict, cases: Iterable[str]
+) -> dict[str, float]:
+    """Return the mean Dice over classes that the verdict would reach on trusted cases."""
+    found = {}
+    # A case without actions is rehearsed too: what is given is what it would keep.
+    actions = {case: verdict.actions.get(case, NO_ACTIONS) for case in cases}
+    for case, counts in _rehearsal(session, proposals, actions).items():
+        per_class = trusted_dice(counts)
+        if per_class:
+            found[case] = sum(per_class.values()) / len(per_class)
+    return found
+
+
+def trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
+    """Return the Dice of each channel against the trusted label, where either has it."""
+    if "trusted_vox" not in counts:
+        return {}
+    columns = zip(counts["right_vox"], counts["after_vox"], counts["trusted_vox"], strict=True)
+    return {
+        channel: 2 * right / (after + trusted)
+        for channel, (right, after, trusted) in enumerate(columns)
+        if channel and after + trusted
+    }
+
+
+def objections(
+    counts: Mapping[str, list[int]], max_change: float, fills: Collection[int]
+) -> dict[int, str]:
+    """Return the channels that must stay as given, and why; `fills` is that of the actions."""
+    found = {}
+    for channel in range(1, len(counts["given_vox"])):
+        given, kept, after, deep = (
+            counts[name][channel] for name in ("given_vox", "kept_vox", "after_vox", "deep_vox")
+        )
+        if given and not kept:
+            found[channel] = "no given voxel of the class would remain in the case"
+        elif after < LEAST_LEFT * given:
+            found[channel] = (
+                f"the class would shrink from {given} to {after} voxels; it must keep "
+                f"{LEAST_LEFT:.0%}"
+            )
+        elif not given and deep and channel not in fills:
+            found[channel] = f"{deep} voxels of a class that the given label lacks would appear"
+        elif given and deep > max_change * given:
+            found[channel] = (
+                f"{deep} voxels away from the given outline would change, "
+                f"{deep / given:.0%} of the class; max_change is {max_change:.0%}"
+            )
+    return found
+
+
+def misfits(counts: Mapping[str, list[int]], actions: Actions) -> dict[int, str]:
+    """Return the channels whose shifted outline fits the networks too badly to be believed."""
+    found = {}
+    for channel, least in actions.min_fit.items():
+        before, after = (
+            2
+            * counts[agreed][channel]
+            / max(1, counts[size][channel] + counts["predicted_vox"][channel])
+            for agreed, size in (("agreed_before_vox", "given_vox"), ("agreed_vox", "after_vox"))
+        )
+        wanted = max(least, before + actions.fit_gain.get(channel, 0.0))
+        if after < wanted:
+            found[channel] = (
+                f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
+                f"one by {before:.2f}; at least {wanted:.2f} is needed to believe it"
+            )
+    return found
+
+
+def sum_by_case(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    """Return the counts of each case from the records of its settled shards."""
+    summed: dict[str, dict[str, list[int]]] = {}
+    for record in records:
+        mine = summed.setdefault(record["case"], {})
+        for name in (name for name in COUNTS if name in record):
+            before = mine.get(name, [0] * len(record[name]))
+            mine[name] = [a + b for a, b in zip(before, record[name], strict=True)]
+    return summed
+
+
+def output_keys(
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    undone: Sequence[TakenBack] = (),
+) -> dict[str, str]:
+    """Return the identity of each case's output: its proposals, its actions, what was undone."""
+    alive = set(session.alive())
+    version = ALGORITHM_VERSIONS["settle"]
+    return {
+        case: digest(
+            version,
+            key,
+            asdict(actions[case]) if case in actions else None,
+            proposals.corrections.get(case),
+            [one for one in undone if one.case in (None, case)],
+        )
+        for case, key in proposals.keys.items()
+        if case in alive
+    }
+
+
+def rehearsal_job(
+    session: Session,
+    proposals: Proposals,
+    actions: Mapping[str, Actions],
+    keys: Mapping[str, str],
+) -> SettleJob:
+    """Return a rehearsal: it writes nothing."""
+    return SettleJob(
+        run=session.run.uri,
+        plan=session.plan,
+        actions=dict(actions),
+        keys=dict(keys),
+        proposal_keys=proposals.keys,
+        correction_keys=proposals.corrections,
+        output_label=session.config.output.label,
+        writes=False,
+    )
