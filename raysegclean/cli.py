@@ -259,11 +259,20 @@ def _ingest(options: Options) -> int:
         options.labels,
         options.archive,
         options.label,
-        extra_labels=dict(options.add_label),
+        extra_labels=_folders(options.add_label),
         table=options.table,
         patient_regex=options.patient_regex,
     )
     return _show_cases(options, report.done, report.failed)
+
+
+def _folders(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    folders: dict[str, str] = {}
+    for name, folder in pairs:
+        if name in folders:
+            raise ConfigError(f"--add-label {name} is given twice. Give each label one folder.")
+        folders[name] = folder
+    return folders
 
 
 def _simulate_arguments(parser: Parser) -> None:

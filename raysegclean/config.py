@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raysegclean.configproblems import nearest, problems_of, section_of, shown, type_problem
 from raysegclean.errors import ConfigError
+from raysegclean.store.objects import LABEL_NAME
 from raysegclean.yamlsource import (
     KeyPath,
     Source,
@@ -80,7 +81,7 @@ Amount = Annotated[float, Field(ge=0)]
 Triple = tuple[Count, Count, Count]
 HaloTriple = tuple[Whole, Whole, Whole]
 Text = Annotated[str, Field(min_length=1)]
-LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
 ImportPath = Annotated[str, Field(pattern=_IMPORT_PATH)]
 
 _LABEL_TEXT = "the name of a label: letters, digits, '_', '-' and '.'"

@@ -164,13 +164,15 @@ def make_plan(
     *,
     gpu: bool,
     lender: "RunPlan | None" = None,
+    dealt: bool = False,
 ) -> RunPlan:
     """Decide everything that the config leaves open.
 
     `gpu` tells whether the cluster has GPUs; `resources` may keep a stage from them. `lender` is
     the plan of an earlier run whose networks are used instead of training: network, normaliser,
-    classes and folds are then its own. Raises ConfigError or InputError, before any compute, when
-    the archive does not allow the run.
+    classes and folds are then its own. `dealt` leaves all cases in fold 0, for a run whose plan
+    says which fold they are in. Raises ConfigError or InputError, before any compute, when the
+    archive does not allow the run.
     """
     if not infos:
         raise InputError(
@@ -186,7 +188,7 @@ def make_plan(
         label=config.label,
         trusted_label=config.trusted.label if config.trusted else None,
         classes=classes,
-        cases=_case_plans(config, infos, folds if lender is None else 1, classes, voters),
+        cases=_case_plans(config, infos, 1 if lender or dealt else folds, classes, voters),
         folds=folds,
         crossfit=folds > 1,
         voters=net.voters,

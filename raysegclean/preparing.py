@@ -51,11 +51,15 @@ class Prepared:
     """Case -> why it cannot be used; the other cases go on."""
     lender: RunPlan | None
     """The plan of the run whose networks are used, where `models:` names one."""
+    resumed: bool = False
+    """Whether the run has begun: then its folds are dealt, whatever cases are wanted today."""
 
     def plan(self, config: Config, *, gpu: bool) -> RunPlan:
         """Decide everything that the config leaves open."""
         voters = self.method.voters(self.params)
-        return make_plan(config, self.infos, voters, gpu=gpu, lender=self.lender)
+        return make_plan(
+            config, self.infos, voters, gpu=gpu, lender=self.lender, dealt=self.resumed
+        )
 
 
 def prepare(config: Config) -> Prepared:
@@ -74,14 +78,15 @@ def prepare(config: Config) -> Prepared:
             f"archive {config.archive}: none of {len(unusable)} cases can be used. "
             f"First: case {case}: {reason}"
         )
-    prepared = Prepared(method, params, tuple(infos), unusable, lender)
+    resumed = RunFolder(config.run).resolved() is not None
+    prepared = Prepared(method, params, tuple(infos), unusable, lender, resumed)
     plan = prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
-    if method.wants_trusted(params) or plan.train.needs_trusted:
+    if not resumed and (method.wants_trusted(params) or plan.train.needs_trusted):
         _check_trusted(config, plan)
     _check_classes(method.binary_only(params), plan)
     if method.needs_features:
         check_features(config, plan.network, blended=plan.blended)
-    if lender is None:
+    if lender is None and not resumed:
         _check_hook(plan)
     return prepared
 

@@ -7,6 +7,7 @@ rooms and in the end-to-end tests.
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,6 +259,37 @@ def test_labels_go_in_are_checked_and_come_out_the_same(
     assert all(0 < row["dice"] < 1 and row["change"]["harm"] == 0 for row in rows)
     assert main(scored) == 0
     assert "hd95_mm" in capsys.readouterr().out
+
+
+def test_an_archive_without_cases_and_a_label_that_none_has_are_2(
+    nifti_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels, archive, none = (
+        str(nifti_pairs / name) for name in ("images", "labels", "archive", "none")
+    )
+    assert main(["export", none, str(nifti_pairs / "out"), "--label", "organs"]) == 2
+    noise = ["--label", "organs", "--noise", "shift"]
+    assert main(["simulate", none, str(nifti_pairs / "noisy"), *noise]) == 2
+    assert capsys.readouterr().err.count("no case here") == 2
+    assert not (nifti_pairs / "noisy").exists()
+    ingest = ["ingest", images, labels, archive, "--label", "organs"]
+    (nifti_pairs / "expert").mkdir()
+    shutil.copy(nifti_pairs / "labels" / "p1_a.nii.gz", nifti_pairs / "expert")
+    assert main([*ingest, "--add-label", "expert", str(nifti_pairs / "expert")]) == 1
+    score = ["score", archive, "--label", "organs", "--truth"]
+    assert main([*score, "expert"]) == 1
+    assert main([*score, "typo"]) == 2
+
+
+def test_a_label_that_is_added_twice_is_2_and_nothing_is_written(
+    nifti_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels, archive = (str(nifti_pairs / n) for n in ("images", "labels", "archive"))
+    ingest = ["ingest", images, labels, archive, "--label", "organs"]
+    assert main([*ingest, *["--add-label", "expert", labels] * 2]) == 2
+    assert "--add-label expert is given twice" in capsys.readouterr().err
+    assert main([*ingest, "--add-label", "organs", labels]) == 2
+    assert not (nifti_pairs / "archive").exists()
 
 
 STOPPABLE = """

@@ -16,6 +16,7 @@ from raysegclean.methods.base import Verdict
 from raysegclean.stages import holding
 from raysegclean.stages.correcting import _corrected
 from raysegclean.stages.holding import held_back, misfits, objections
+from raysegclean.stages.proposing import _keys as _propose_keys
 from raysegclean.stages.settling import _generations
 from raysegclean.store.run import RunFolder
 
@@ -97,6 +98,27 @@ def test_a_shifted_outline_must_fit_the_networks() -> None:
     assert not misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.02}))
     assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.1}))
     assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.8}))
+
+
+def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
+    case = SimpleNamespace(case="a", version="1", fold=0, trusted=True, trusted_version="old")
+    plan = SimpleNamespace(
+        voters=None,
+        tile_zyx=None,
+        tile_counts=False,
+        halo_vox=None,
+        shard_vox=64,
+        trusted_label="expert",
+        cases=[case],
+    )
+    session = SimpleNamespace(plan=plan, failed={}, train_key="k")
+    before = _propose_keys(session)
+    case.trusted_version = "corrected"
+    assert _propose_keys(session) != before
+    case.trusted = False
+    untrusted = _propose_keys(session)
+    case.trusted_version = "again"
+    assert _propose_keys(session) == untrusted
 
 
 def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from raysegclean.errors import ConfigError
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
+from raysegclean.plan import with_current_cases
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive
+from raysegclean.store.run import RunFolder
 
 from .engine.scenes import Scene, config_for, write_archive
 
@@ -122,3 +124,17 @@ def test_an_id_that_no_case_has_is_named_and_stops_no_other(
     assert [info.case for info in prepared.infos] == ["a", "b"]
     assert list(prepared.unusable) == ["typo"]
     assert "no such case" in prepared.unusable["typo"]
+
+
+def test_fewer_cases_than_folds_are_enough_for_a_run_that_has_begun(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = config_for(archive, tmp_path / "run")
+    narrow = config.with_settings({"cases": ["a"]})
+    with pytest.raises(ConfigError, match="folds need at least 2 patients"):
+        prepare(narrow)
+    plan = prepare(config).plan(config, gpu=False)
+    RunFolder(config.run).freeze({"identity": {}, "plan": plan.to_json(), "train_key": "k"})
+    today = prepare(narrow).plan(narrow, gpu=False)
+    merged = with_current_cases(plan, today)
+    assert merged.cases == tuple(case for case in plan.cases if case.case == "a")

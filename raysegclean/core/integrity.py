@@ -182,7 +182,8 @@ def _geometry(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Findin
     codes = {case.case: orientation(case.affine) for case in archive.cases if case.affine}
     if len(codes) < params.few_cases:
         return
-    usual = max(sorted(set(codes.values())), key=list(codes.values()).count)
+    counts = Counter(codes.values())
+    usual = max(sorted(counts), key=counts.__getitem__)
     others = [case for case, code in codes.items() if code != usual]
     for name in others if len(others) <= (1 - params.sure_share) * len(codes) + 1 else ():
         yield Finding(
@@ -260,9 +261,9 @@ def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
     """Another number of large parts than nearly all other cases have: one kidney of two."""
     for value in archive.values:
         parts = {c.case: c.classes[value].parts for c in archive.cases if value in c.classes}
-        numbers = list(parts.values())
-        usual = max(sorted(set(numbers)), key=numbers.count)
-        others = [case for case, number in parts.items() if number != usual]
+        counts = Counter(parts.values())
+        usual = max(sorted(counts), key=counts.__getitem__)
+        others = {case for case, number in parts.items() if number != usual}
         few = len(parts) < params.few_cases
         if few or len(others) > (1 - params.sure_share) * len(parts) + 1:
             continue
@@ -276,7 +277,7 @@ def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
                     what=f"class {value} has another number of large parts than usual",
                     where=box_words(case.classes[value]),
                     value=f"{parts[case.case]} parts",
-                    usual=f"{usual} parts in {numbers.count(usual)} of {len(parts)} cases",
+                    usual=f"{usual} parts in {counts[usual]} of {len(parts)} cases",
                     remedy="is a part missing, or one too many?",
                 )
 

@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,7 +42,11 @@ __all__ = ["SUFFIX", "Archive", "as_label", "write_case"]
 SUFFIX = ".ome.zarr"
 
 _OURS = "raysegclean"
+_COPIED = {"layout", "nifti"}
+"""What a label that is begun takes over from the given one."""
 _SWAP_ATTEMPTS = 40
+_EXACT = 2.0**53
+"""From here on a float skips whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,21 @@ class Archive:
         """Return the sorted ids of all cases, by listing folders; half-written ones included."""
         names = self.store.folders()
         return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+    def wanted_cases(self, cases: Iterable[str] | None = None) -> list[str]:
+        """Return the sorted ids of `cases` (default: all); raise InputError when there is none."""
+        wanted = sorted(set(cases)) if cases is not None else self.case_ids()
+        if not wanted:
+            raise InputError(
+                f"{self.store.uri}: no case here. Give a folder or prefix of <case>{SUFFIX}, or "
+                "make one with `raysegclean ingest`."
+            )
+        return wanted
+
+    def check_writable(self) -> None:
+        """Raise UnfitEnvironment unless cases can be written here, and read again."""
+        self.store.kvstore("0")
+        self.store.check_writable()
 
     def at(self, case: str) -> Store:
         """Return the store of one case."""
@@ -79,6 +98,18 @@ class Archive:
         if "ome" in document["attributes"]:
             _, path = self._level(case, f"labels/{name}")
         return Volume(self.at(case), f"labels/{name}/{path}")
+
+    def published_label(self, case: str, name: str) -> Volume:
+        """Return a published label; raise CaseError when it is missing or was only begun."""
+        label = self.label(case, name)
+        if name not in self.label_names(case):
+            run = self.label_attributes(case, name).get("run", "RUN")
+            raise CaseError(
+                case,
+                f"label {name!r} was begun but not published: its case failed, or its run has "
+                f"not finished. Look at `raysegclean status {run}`.",
+            )
+        return label
 
     def label_names(self, case: str) -> tuple[str, ...]:
         """Return the published labels, sorted."""
@@ -145,7 +176,8 @@ class Archive:
 
         The shape is the image's, the dtype that of the label `like` unless given. `attributes`
         say whose it is: a label begun with others is refused with RunConflict, naming what
-        differs, unless `replace` is True, which withdraws and empties it first.
+        differs, unless `replace` is True, which withdraws and empties it first. A label of the
+        same run is emptied as well when the given one has got another dtype or geometry.
         """
         shape_zyx = self.image(case).shape_zyx
         kind = dtype or (str(self.label(case, like).dtype) if like else "uint8")
@@ -215,13 +247,15 @@ class Archive:
         _change_group(self.at(case), "labels/zarr.json", change)
 
     def _is_same(self, case: str, name: str, own: dict[str, Any], replace: bool) -> bool:
-        present = self.label_attributes(case, name)
-        wanted = json.loads(as_json(own))
+        """Return whether a label is `own` already; raise RunConflict when it may not become it."""
+        present = _with_whole_run(self.label_attributes(case, name))
+        wanted = _with_whole_run(json.loads(as_json(own)))
         differing = sorted(k for k in {*present, *wanted} if present.get(k) != wanted.get(k))
         if not differing:
             return True
         self._check_derived(case, name)
-        if not replace:
+        is_of_this_run = "run" in wanted and _COPIED.issuperset(differing)
+        if not (replace or is_of_this_run):
             raise RunConflict(
                 f"case {case}: label {name!r} belongs to another run; these differ: "
                 f"{', '.join(differing)}. Choose another output label, or undo that run first."
@@ -270,6 +304,11 @@ class Archive:
             f"label {name!r} is missing; the case has {present}. "
             "Ingest that label too, or leave the case out with `cases:`."
         )
+
+
+def _with_whole_run(own: dict[str, Any]) -> dict[str, Any]:
+    """Return a label's attributes with one spelling of its run: relative paths are made whole."""
+    return {**own, "run": Store.open(own["run"]).uri} if "run" in own else own
 
 
 def _change_group(store: Store, key: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -340,7 +379,8 @@ def write_case(
 def as_label(case: str, name: str, label: Array, shape_zyx: tuple[int, ...]) -> Array:
     """Return `label` as unsigned integers: its own type, or the smallest that holds its values.
 
-    Raises CaseError for another shape, for values that are no whole numbers, and below zero.
+    Raises CaseError for another shape, for values that are no whole numbers or too large for a
+    float to be one, and below zero.
     """
     if label.shape != shape_zyx:
         raise CaseError(
@@ -356,7 +396,14 @@ def as_label(case: str, name: str, label: Array, shape_zyx: tuple[int, ...]) -> 
             f"label {name!r} ({label.dtype}) holds values that are no whole numbers. "
             "It may be a probability map: threshold it first.",
         )
-    lowest, highest = int(label.min(initial=0)), int(label.max(initial=0))
+    low, high = label.min(initial=0), label.max(initial=0)
+    if label.dtype.kind == "f" and not max(-low, high) < _EXACT:
+        raise CaseError(
+            case,
+            f"label {name!r} ({label.dtype}) holds {low if -low > high else high}, expected whole "
+            "numbers below 2^53. Map its values to small ones.",
+        )
+    lowest, highest = int(low), int(high)
     if lowest < 0:
         raise CaseError(
             case, f"label {name!r} holds {lowest}. Labels start at 0: shift or map its values."

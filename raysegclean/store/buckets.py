@@ -3,13 +3,13 @@
 Endpoint, region and keys come from the environment (AWS_ENDPOINT_URL, AWS_REGION,
 AWS_ACCESS_KEY_ID, ...), never from a URI or a config, so that none is ever pickled or logged.
 `create` and `swap` are conditional puts, which the bucket must support (S3, GCS and Azure do;
-some look-alikes silently do not). Every object is one put, never a multipart upload, so its
-size is limited to the 5 GB of S3.
+some look-alikes silently do not, and `Store.check_writable` finds out). Every object is one put,
+never a multipart upload, so its size is limited to the 5 GB of S3.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -69,7 +69,7 @@ class Bucket:
     def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
         """See `Backend.swap`."""
         try:
-            return self._put(key, data, {"e_tag": expected.etag})
+            return self._put(key, data, self._only(key, expected))
         except PreconditionError:
             raise changed(self._uri(key)) from None
 
@@ -94,15 +94,20 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         """See `Backend.delete`."""
-        with self._faults(key, "deleted"):
+        with self._faults(key, "deleted"), suppress(FileNotFoundError):
             obstore.delete(self._client, self._full(key))
 
     def delete_all(self, prefix: str) -> None:
         """See `Backend.delete_all`."""
-        doomed = [self._full(info.key) for info in self.list(prefix)]
-        if doomed:
-            with self._faults(prefix, "deleted"):
-                obstore.delete(self._client, doomed)
+        doomed = [info.key for info in self.list(prefix)]
+        if not doomed:
+            return
+        with self._faults(prefix, "deleted"):
+            try:
+                obstore.delete(self._client, [self._full(key) for key in doomed])
+            except FileNotFoundError:  # of one of them; what became of the others is not told
+                for key in doomed:
+                    self.delete(key)
 
     def sweep(self, prefix: str) -> None:
         """See `Backend.sweep`: a put that died leaves nothing in a bucket."""
@@ -114,7 +119,11 @@ class Bucket:
             return {"driver": "s3", "bucket": self._bucket, "path": path, **_s3_options()}
         if self._scheme == "gs":
             return {"driver": "gcs", "bucket": self._bucket, "path": path}
-        raise unfit(self._uri(key), "arrays in Azure are not readable yet", "Copy them to S3.")
+        raise unfit(
+            self.uri,
+            "arrays in Azure cannot be read yet",
+            "Keep the archive in a folder, at s3:// or at gs://.",
+        )
 
     def zarr_store(self) -> Any:
         """See `Backend.zarr_store`."""
@@ -150,6 +159,19 @@ class Bucket:
                 self._client, self._full(key), data, mode=mode, use_multipart=False
             )
         return ObjectInfo(key, len(data), answer["e_tag"] or "")
+
+    def _only(self, key: str, expected: ObjectInfo) -> dict[str, str | None]:
+        """Return what a put must find; Google's wants a generation, which no listing tells."""
+        if self._scheme != "gs":
+            return {"e_tag": expected.etag}
+        with self._faults(key, "read"):
+            try:
+                meta = obstore.head(self._client, self._full(key))
+            except FileNotFoundError:
+                raise changed(self._uri(key)) from None
+        if meta["e_tag"] != expected.etag:
+            raise changed(self._uri(key))
+        return {"e_tag": meta["e_tag"], "version": meta["version"]}
 
     @contextmanager
     def _faults(self, key: str, what: str) -> Iterator[None]:

@@ -35,12 +35,13 @@ def export_nifti(
 ) -> ExportReport:
     """Write `<case>.nii.gz` for each case into `out_dir`: the label, or the image for None.
 
-    Raises UnfitEnvironment when `out_dir` cannot be written.
+    A label that was begun and not published is an error of its case. Raises InputError when there
+    is no case at all, UnfitEnvironment when `out_dir` cannot be written.
     """
-    place = Store.open(out_dir)
+    wanted, place = archive.wanted_cases(cases), Store.open(out_dir)
     place.check_writable()
     done, failed = [], []
-    for case in sorted(set(cases)) if cases is not None else archive.case_ids():
+    for case in wanted:
         try:
             place.put(f"{case}.nii.gz", _encoded(archive, case, label))
         except CaseError as fault:
@@ -56,7 +57,7 @@ def _encoded(archive: Archive, case: str, label: str | None) -> bytes:
     if label is None:
         volume, own = archive.image(case), archive.attributes(case)
     else:
-        volume, own = archive.label(case, label), archive.label_attributes(case, label)
+        volume, own = archive.published_label(case, label), archive.label_attributes(case, label)
     header = own.get("nifti") or archive.attributes(case).get("nifti")
     if header is not None and "nifti" not in own:
         header = {name: value for name, value in header.items() if name not in ("dtype", "shape")}

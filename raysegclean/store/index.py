@@ -18,20 +18,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
-from raysegclean.errors import CaseError, RaysegcleanError, UnfitEnvironment
+from raysegclean.errors import (
+    CaseError,
+    MissingObject,
+    RaysegcleanError,
+    UnfitEnvironment,
+    told,
+)
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import ObjectInfo, Store
 from raysegclean.store.scan import scan_intensity, scan_values
 from raysegclean.store.table import CaseFacts, read_table
 
-__all__ = ["CaseIndex", "build_index", "load_index", "save_index", "scan_case"]
+__all__ = [
+    "CaseIndex",
+    "build_index",
+    "load_index",
+    "save_index",
+    "scan_case",
+    "source_versions",
+]
 
 TABLE = "cases.parquet"
 
 T = TypeVar("T")
 
 _FORMAT = 1
+_DAMAGE = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError)
+"""What reading a damaged table raises, by where the damage is."""
 _THREADS = 8
 
 
@@ -117,7 +132,8 @@ def save_index(place: Store, index: Sequence[CaseInfo]) -> None:
     rows = [_row(info) for info in index]
     schema = _SCHEMA.with_metadata({"raysegclean": str(_FORMAT)})
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    table = pa.Table.from_pylist(rows, schema=schema)
+    pq.write_table(table, sink, write_page_checksum=True)
     place.put(TABLE, sink.getvalue())
 
 
@@ -154,6 +170,18 @@ def scan_case(
     )
 
 
+def source_versions(archive: Archive, case: str, label: str) -> dict[str, str]:
+    """Return the versions of a case's image and of one label: other objects, another version.
+
+    They come from a listing, no voxel is read. Raises CaseError when there is no such case.
+    """
+    objects, image = tuple(archive.at(case).list()), archive.image(case)
+    return {
+        "image": _version(objects, f"{image.path}/", archive.spacing_mm(case)),
+        "label": _version(objects, f"labels/{label}/"),
+    }
+
+
 def _build(
     archive: Archive,
     cases: Iterable[str] | None,
@@ -170,8 +198,8 @@ def _build(
             return _with_facts(scan_case(archive, case, rows.get(case), require_label), facts)
         except CaseError as fault:
             return fault
-        except RaysegcleanError as fault:
-            return CaseError(case, str(fault))
+        except Exception as fault:  # noqa: BLE001  (one odd case must not stop the others)
+            return CaseError(case, told(fault))
 
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(one, wanted))
@@ -267,14 +295,16 @@ def _row(info: CaseInfo) -> dict[str, Any]:
 
 def _saved(place: Store) -> tuple[CaseInfo, ...]:
     """Return the rows kept earlier; none when they are missing, damaged or of another format."""
-    if place.head(TABLE) is None:
+    try:
+        data = place.get(TABLE)
+    except MissingObject:
         return ()
     try:
-        table = pq.read_table(io.BytesIO(place.get(TABLE)))
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
         if (table.schema.metadata or {}).get(b"raysegclean") != str(_FORMAT).encode():
             return ()
         return tuple(_info(row) for row in table.to_pylist())
-    except (pa.ArrowException, KeyError, ValueError, TypeError):
+    except _DAMAGE:
         return ()
 
 

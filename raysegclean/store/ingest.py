@@ -6,9 +6,10 @@ on. Running the same ingest again writes nothing: a case is known by the SHA-256
 case whose files changed is refused, because what came in is never written over.
 """
 
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -16,14 +17,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raysegclean.errors import CaseError, ConfigError, InputError, UnfitEnvironment
+from raysegclean.errors import (
+    CaseError,
+    ConfigError,
+    InputError,
+    MissingObject,
+    RaysegcleanError,
+    UnfitEnvironment,
+    told,
+)
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import load_index
 from raysegclean.store.nifti import Nifti, decode_nifti, stem
-from raysegclean.store.objects import Store, check_key
+from raysegclean.store.objects import Store, check_key, check_label_name
 from raysegclean.store.table import CaseFacts, read_table
 
 __all__ = ["CaseSource", "IngestReport", "Outcome", "find_sources", "ingest_case", "ingest_nifti"]
+
+log = logging.getLogger("raysegclean.ingest")
 
 Outcome = Literal["written", "extended", "reused"]
 Folder = str | os.PathLike[str]
@@ -67,20 +78,19 @@ def ingest_nifti(
     (its group `patient`, else its first group, else the whole match). Raises ConfigError when
     nothing can be ingested at all, UnfitEnvironment when the archive cannot be written.
     """
-    archive = Archive.open(archive_uri)
-    folders = {label: labels_dir, **(extra_labels or {})}
-    sources, refused = find_sources(images_dir, folders, required=label)
-    sources, unknown = _with_facts(sources, read_table(table) if table else {}, patient_regex)
-    archive.store.check_writable()
-
-    def one(source: CaseSource) -> Outcome | CaseError:
-        try:
-            return ingest_case(source, archive)
-        except CaseError as fault:
-            return fault
-
+    archive, more = Archive.open(archive_uri), extra_labels or {}
+    if label in more:
+        raise ConfigError(f"label {label!r} is given two folders. Give each label another name.")
+    sources, refused = find_sources(images_dir, {label: labels_dir, **more}, required=label)
+    facts = read_table(table) if table else {}
+    if table:
+        known = {source.case for source in sources} | {fault.case for fault in refused}
+        _check_rows(table, facts, known)
+    sources, unknown = _with_facts(sources, facts, patient_regex)
+    archive.check_writable()
     with ThreadPoolExecutor(_THREADS) as threads:
-        results = dict(zip((s.case for s in sources), threads.map(one, sources), strict=True))
+        found = threads.map(lambda source: _outcome(source, archive), sources)
+        results = dict(zip((s.case for s in sources), found, strict=True))
     done: dict[str, Outcome] = {c: r for c, r in results.items() if not isinstance(r, CaseError)}
     failed = [r for r in results.values() if isinstance(r, CaseError)]
     index = load_index(archive)
@@ -101,7 +111,7 @@ def find_sources(
         raise ConfigError(f"{images_dir}: no .nii or .nii.gz file here. Give the images' folder.")
     labels: dict[str, dict[str, tuple[Store, str]]] = {}
     for name, folder in label_dirs.items():
-        labels[check_key(name)], doubled = _files(folder)
+        labels[check_label_name(name)], doubled = _files(folder)
         failed += doubled
         failed += [
             CaseError(case, f"{_where(file)} has no image of that name in {images_dir}. Add it.")
@@ -166,6 +176,21 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
     return "written"
 
 
+def _outcome(source: CaseSource, archive: Archive) -> Outcome | CaseError:
+    """Ingest one case; only what would hit every case is raised."""
+    try:
+        return ingest_case(source, archive)
+    except CaseError as fault:
+        return fault
+    except (InputError, MissingObject) as fault:
+        return CaseError(source.case, str(fault))
+    except RaysegcleanError:
+        raise
+    except Exception as fault:  # noqa: BLE001  (one odd file must not stop the others)
+        text = f"{told(fault)}. Leave the case out, and report this with {_where(source.image)}."
+        return CaseError(source.case, text)
+
+
 def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError]]:
     """Return the NIfTI files directly in a folder by case, and an error for ids used twice."""
     store = Store.open(folder)
@@ -186,6 +211,23 @@ def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError
         found[case] = (store, info.key)
     refused = {error.case for error in failed}
     return {case: file for case, file in found.items() if case not in refused}, failed
+
+
+def _check_rows(table: str, facts: Mapping[str, CaseFacts], known: Collection[str]) -> None:
+    """Raise ConfigError when no row is of a case here; name the rows that are not."""
+    strangers = [case for case in facts if case not in known]
+    if known and len(strangers) == len(facts):
+        raise ConfigError(
+            f"table {table}: no row is of a case here; its cases are {_some(strangers)}, those of "
+            f"the images {_some(sorted(known))}. Write file names without .nii or .nii.gz."
+        )
+    if strangers:
+        log.warning("table %s: no image for %s; these rows are not used", table, _some(strangers))
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def _with_facts(
@@ -247,7 +289,8 @@ def _check_geometry(case: str, name: str, image: Nifti, label: Nifti) -> None:
             f"label {name!r} has {label.array.shape} voxels (z, y, x), its image "
             f"{image.array.shape[-3:]}. Resample the label to the image.",
         )
-    if not np.allclose(image.affine, label.affine, rtol=_TOLERANCE, atol=_TOLERANCE):
+    atol = _TOLERANCE * min(1.0, max(image.spacing_mm))  # voxels may be micrometres
+    if not np.allclose(image.affine, label.affine, rtol=_TOLERANCE, atol=atol):
         apart = float(np.abs(image.affine - label.affine).max())
         raise CaseError(
             case,

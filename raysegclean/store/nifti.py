@@ -28,18 +28,23 @@ _UNREADABLE = (
     *(ImageFileError, HeaderDataError, WrapStructError),
     *(OSError, EOFError, ValueError, zlib.error),
 )
-_UNITS_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 1e-3}
-_GEOMETRY = (
-    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
-    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
-)
+_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
+"""NIfTI's codes for unknown, metre, millimetre and micrometre."""
+_QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+_SFORM = ("srow_x", "srow_y", "srow_z")
+_GEOMETRY = ("pixdim", "xyzt_units", "qform_code", "sform_code", *_QFORM, *_SFORM)
+_CODE_OF = dict.fromkeys(_QFORM, "qform_code") | dict.fromkeys(_SFORM, "sform_code")
+"""The field that says whether another one is used: 0 is no."""
 _NIFTI1_EDGE = 32767
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 
 
 @dataclass(frozen=True)
 class Nifti:
-    """One decoded file: `array` is ZYX, or CZYX with several channels; `header` is JSON."""
+    """One decoded file: `array` is ZYX, or CZYX with several channels; `header` is JSON.
+
+    `affine` goes from voxels x, y, z to millimetres, whatever the file's unit; `header` keeps it.
+    """
 
     array: Array
     spacing_mm: tuple[float, float, float]
@@ -71,10 +76,11 @@ def decode_nifti(data: bytes) -> Nifti:
     array = stored
     if (slope, inter) != (1.0, 0.0):
         array = (stored * np.float64(slope) + np.float64(inter)).astype(np.float32)
-    header = {name: image.header[name].tolist() for name in _GEOMETRY}
+    affine = _affine_mm(image)
+    header = {name: _plain(image.header, name) for name in _GEOMETRY}
     header |= {"shape": list(array.shape), "dtype": stored.dtype.newbyteorder("=").name}
     header["version"] = 2 if image.header["sizeof_hdr"] == 540 else 1
-    return Nifti(_to_zyx(array), _spacing_mm(image), np.array(image.affine, np.float64), header)
+    return Nifti(_to_zyx(array), _spacing_mm(affine), affine, header)
 
 
 def encode_nifti(array: Array, header: dict[str, Any] | None, affine: Array) -> bytes:
@@ -102,9 +108,34 @@ def _image_class(raw: bytes) -> Any:
     return nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
 
 
-def _spacing_mm(image: Any) -> tuple[float, float, float]:
-    factor = _UNITS_MM.get(image.header.get_xyzt_units()[0], 1.0)
-    x, y, z = (float(edge) * factor for edge in np.linalg.norm(image.affine[:3, :3], axis=0))
+def _affine_mm(image: Any) -> npt.NDArray[np.float64]:
+    unit = int(image.header["xyzt_units"]) % 8
+    if unit not in _UNITS_MM:
+        raise InputError(
+            f"unit {unit} of the voxel sizes (xyzt_units), expected 1 (metre), 2 (millimetre) or "
+            "3 (micrometre). Correct it in the header."
+        )
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= _UNITS_MM[unit]
+    if not np.isfinite(affine).all():
+        raise InputError("the affine holds NaN or infinite numbers. Correct it in the header.")
+    return affine
+
+
+def _plain(header: Any, name: str) -> Any:
+    """Return a field as JSON values, which know no NaN; it is 0 in fields that are not used."""
+    field = np.asarray(header[name])
+    if np.isfinite(field).all():
+        return field.tolist()
+    if name not in _CODE_OF or header[_CODE_OF[name]] != 0:
+        raise InputError(
+            f"header field {name} is {field.tolist()}, expected finite numbers. Correct the header."
+        )
+    return np.where(np.isfinite(field), field, 0).tolist()
+
+
+def _spacing_mm(affine: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     if not all(0.0 < edge < float("inf") for edge in (x, y, z)):
         raise InputError(
             f"voxel sizes {x} x {y} x {z} mm are not positive. Correct the affine in its header."

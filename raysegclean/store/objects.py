@@ -8,22 +8,37 @@ are relative to the store. No credentials are kept here; they stay in the enviro
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from raysegclean.errors import AlreadyExists, ConfigError, Conflict, InputError
+from raysegclean.errors import (
+    AlreadyExists,
+    ConfigError,
+    Conflict,
+    InputError,
+    UnfitEnvironment,
+)
 from raysegclean.store.backend import Backend, ObjectInfo
 from raysegclean.store.files import LocalFiles
 
-__all__ = ["ObjectInfo", "Store", "as_json", "check_key"]
+__all__ = ["LABEL_NAME", "ObjectInfo", "Store", "as_json", "check_key", "check_label_name"]
+
+LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
+"""What a label may be called, in a config and in an archive."""
 
 # What some bucket or file system refuses or rewrites in a name.
 _FORBIDDEN = set('\\{}^%`[]"<>~#|*?\r\n')
+_IGNORED = (
+    "{}: this bucket ignores conditional puts ({}), so runs could write over each other. Use S3, "
+    "Google Cloud Storage, a server that keeps to them (as MinIO does), or a folder."
+)
 
 
 @dataclass(frozen=True)
@@ -43,9 +58,10 @@ class Store:
         text = os.fspath(uri)
         scheme, divider, rest = text.partition("://")
         if not divider:
-            return cls(str(Path(text).expanduser().absolute()))
+            # Without `..`, which readers of arrays refuse: one place has one spelling.
+            return cls(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
         if scheme == "file":
-            return cls(str(Path(unquote(urlsplit(text).path)).absolute()))
+            return cls(os.path.abspath(unquote(urlsplit(text).path)))  # noqa: PTH100
         if scheme not in ("s3", "gs", "az") or not rest.strip("/"):
             raise ConfigError(
                 f"{text}: not a place for data. Give a path, file:///path, s3://bucket/prefix, "
@@ -134,10 +150,26 @@ class Store:
         return self._backend.zarr_store()
 
     def check_writable(self) -> None:
-        """Write and remove a probe; raise UnfitEnvironment naming the place and the remedy."""
+        """Write and remove a probe; raise UnfitEnvironment naming the place and the remedy.
+
+        Conditional puts are tried as well: without them two runs may both take one lock.
+        """
         probe = f".raysegclean-probe-{uuid.uuid4().hex[:8]}"
-        self.create(probe, b"probe")
-        self.delete(probe)
+        first = self.create(probe, b"probe")
+        try:
+            self._check_conditional(probe, first)
+        finally:
+            self.delete(probe)
+
+    def _check_conditional(self, probe: str, first: ObjectInfo) -> None:
+        """Raise UnfitEnvironment unless creating and swapping each have one winner."""
+        self.swap(probe, b"swapped", first)
+        with suppress(AlreadyExists):
+            self.create(probe, b"created twice")
+            raise UnfitEnvironment(_IGNORED.format(self.uri, "If-None-Match"))
+        with suppress(Conflict):
+            self.swap(probe, b"swapped twice", first)
+            raise UnfitEnvironment(_IGNORED.format(self.uri, "If-Match"))
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         """Pickle the URI alone; connections belong to a process."""
@@ -167,3 +199,13 @@ def check_key(key: str) -> str:
             "parts; letters, digits, spaces, dots, dashes and underscores are safe."
         )
     return key
+
+
+def check_label_name(name: str) -> str:
+    """Return `name` when a label may be called so; raise ConfigError."""
+    if re.fullmatch(LABEL_NAME, name) is None or name.endswith("\n"):
+        raise ConfigError(
+            f"{name!r}: not a name for a label. Use letters, digits, '_', '-' and '.', and begin "
+            "with a letter or digit."
+        )
+    return name

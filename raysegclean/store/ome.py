@@ -2,7 +2,7 @@
 
 Pure functions between JSON documents and values. Reading accepts any axes that end in z, y, x with
 an optional leading c, and length units that are multiples of the metre; a missing unit counts as
-millimetre. See https://ngff.openmicroscopy.org/0.5/.
+millimetre, a missing scale is an error. See https://ngff.openmicroscopy.org/0.5/.
 """
 
 from typing import Any
@@ -41,14 +41,13 @@ def image_multiscale(
 
 
 def label_multiscale(name: str, image: dict[str, Any]) -> dict[str, Any]:
-    """Return the multiscale of a label with one level on the voxels of `image`'s first level."""
+    """Return the multiscale of a label with one level on the voxels of `image`'s first level.
+
+    `image` is a multiscale that `first_level` returned.
+    """
     lead = len(image["axes"]) - 3
-    level = {
-        "path": "0",
-        "coordinateTransformations": _without_lead(
-            image["datasets"][0]["coordinateTransformations"], lead
-        ),
-    }
+    steps = image["datasets"][0].get("coordinateTransformations", [])
+    level = {"path": "0", "coordinateTransformations": _without_lead(steps, lead)}
     multiscale = {"name": name, "axes": image["axes"][lead:], "datasets": [level]}
     if "coordinateTransformations" in image:
         shared = _without_lead(image["coordinateTransformations"], lead)
@@ -69,7 +68,8 @@ def label_group(name: str, image: dict[str, Any], own: dict[str, Any]) -> dict[s
 def first_level(document: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
     """Return the first multiscale of a group document and the path of its finest level.
 
-    Raises InputError, naming `where`, when the group is no OME-Zarr 0.5 image over z, y, x.
+    Raises InputError, naming `where`, when the group is no OME-Zarr 0.5 image over z, y, x with a
+    scale.
     """
     try:
         multiscale = document["attributes"]["ome"]["multiscales"][0]
@@ -84,17 +84,15 @@ def first_level(document: dict[str, Any], where: str) -> tuple[dict[str, Any], s
         raise InputError(
             f"{where}: axes {names!r}, expected 'zyx' or 'czyx'. Store the image with z, y, x last."
         )
+    _scales(multiscale, where)
     return multiscale, path
 
 
 def spacing(multiscale: dict[str, Any], where: str) -> tuple[float, float, float]:
-    """Return the voxel edges of the finest level in millimetres, z, y, x."""
-    steps = list(multiscale["datasets"][0].get("coordinateTransformations", []))
-    steps += multiscale.get("coordinateTransformations", [])
-    edges = [_MM.get(axis.get("unit", "millimeter"), 0.0) for axis in multiscale["axes"][-3:]]
-    for step in steps:
-        if step.get("type") == "scale":
-            edges = [e * float(s) for e, s in zip(edges, step["scale"][-3:], strict=True)]
+    """Return the voxel edges of the finest level in millimetres, z, y, x; raise InputError."""
+    edges = [_MM.get(str(axis.get("unit", "millimeter")), 0.0) for axis in multiscale["axes"][-3:]]
+    for scale in _scales(multiscale, where):
+        edges = [edge * factor for edge, factor in zip(edges, scale[-3:], strict=True)]
     if not all(0.0 < e < float("inf") for e in edges):
         raise InputError(
             f"{where}: voxel spacing {edges} is not positive, or its unit is none of "
@@ -102,6 +100,39 @@ def spacing(multiscale: dict[str, Any], where: str) -> tuple[float, float, float
         )
     z, y, x = edges
     return z, y, x
+
+
+def _scales(multiscale: dict[str, Any], where: str) -> list[list[float]]:
+    """Return all scales of the finest level, a number per axis; raise InputError without any."""
+    scales, axes = [], len(multiscale["axes"])
+    for part in (multiscale["datasets"][0], multiscale):
+        steps = part.get("coordinateTransformations", [])
+        if not isinstance(steps, list) or not all(_is_step(step, axes) for step in steps):
+            raise InputError(
+                f"{where}: coordinateTransformations are {steps}, expected a scale and at most a "
+                f"translation, each with {axes} numbers. Write these into zarr.json."
+            )
+        scales += [step["scale"] for step in steps if step["type"] == "scale"]
+    if not scales:
+        raise InputError(
+            f"{where}: no scale in coordinateTransformations, so the voxel size is unknown. Add it "
+            "to zarr.json, or ingest the case from NIfTI."
+        )
+    return scales
+
+
+def _is_step(step: Any, axes: int) -> bool:
+    """Return whether a transformation is understood; what lies in an array of its own is not."""
+    if not isinstance(step, dict) or step.get("type") not in ("scale", "translation", "identity"):
+        return False
+    if step["type"] == "identity":
+        return True
+    numbers = step.get(step["type"])
+    return (
+        isinstance(numbers, list)
+        and len(numbers) == axes
+        and all(isinstance(number, int | float) for number in numbers)
+    )
 
 
 def _without_lead(steps: list[dict[str, Any]], lead: int) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def write_phantom_archive(
     if cases < 1:
         raise ConfigError(f"An archive of phantoms needs at least one case, got {cases}.")
     archive = Archive.open(dst_uri)
-    archive.store.check_writable()
+    archive.check_writable()
     numbers = {f"phantom-{number:04d}": number for number in range(cases)}
 
     def one(case: str) -> bool:

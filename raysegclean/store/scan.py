@@ -31,7 +31,7 @@ def scan_intensity(image: Volume) -> Intensity:
                 f"image holds NaN or infinite voxels between {box.start_zyx} and {box.stop_zyx} "
                 "(z, y, x). Replace them in the source, for example by the value of air."
             )
-        samples.append(region.ravel()[::stride])
+        samples.append(region.ravel()[::stride].copy())  # a view would keep the region
         mean, var = region.mean(dtype=np.float64), region.var(dtype=np.float64)
         parts.append((region.size, mean, var, region.min(), region.max()))
     drawn = np.concatenate(samples)

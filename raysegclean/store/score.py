@@ -17,7 +17,7 @@ from raysegclean.core.boxes import IntLabel
 from raysegclean.core.metrics import Changes, changes, dice
 from raysegclean.core.surface import Spacing
 from raysegclean.core.truth import TruthScore, truth_scores
-from raysegclean.errors import CaseError, ConfigError
+from raysegclean.errors import CaseError
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
 
@@ -89,6 +89,11 @@ class ScoreReport:
     rows: tuple[ScoreRow, ...]
     failed: tuple[CaseError, ...]
 
+    @property
+    def exit_code(self) -> int:
+        """1 when some cases cannot be scored, 2 when there is no score at all because of that."""
+        return (1 if self.rows else 2) if self.failed else 0
+
     def as_json(self) -> str:
         """Return everything, with the summary per class, as JSON."""
         document = {
@@ -113,15 +118,14 @@ def score_archive(
     """Score `label` against `truth` in all cases (default), for every class in either of them.
 
     With `given`, the label before cleaning, rows tell harm and precision too. Cases that lack a
-    label are reported, not raised. Raises ConfigError when there is no case at all.
+    label, or have one that was not published, are reported, not raised. Raises InputError when
+    there is no case at all.
     """
-    names = sorted(set(cases)) if cases is not None else archive.case_ids()
-    if not names:
-        raise ConfigError(f"{archive.store.uri}: no case to score. Give an archive with cases.")
+    names = archive.wanted_cases(cases)
 
     def one(case: str) -> list[ScoreRow]:
         voxels = [
-            archive.label(case, name).read_all()
+            archive.published_label(case, name).read_all()
             for name in (label, truth, given)
             if name is not None
         ]

@@ -3,7 +3,8 @@
 The label keeps its name in the copy, so the same configuration cleans the real archive and the
 simulated one; the original stays beside it as `<label>_truth`. Which cases are corrupted, and each
 corruption, depend on the seed and the case's id alone. Running the same simulation again reuses
-what is there; another one into the same place is refused. The source is only read.
+what is there and reads no voxel; another one into the same place, or one of an image or label that
+was written since, is refused. The source is only read.
 """
 
 import json
@@ -20,7 +21,7 @@ from raysegclean.core.noise import case_rng, choose_cases, corrupt
 from raysegclean.errors import CaseError, ConfigError, MissingObject
 from raysegclean.store.archive import Archive, as_label, write_case
 from raysegclean.store.each import for_each_case
-from raysegclean.store.index import load_index
+from raysegclean.store.index import load_index, source_versions
 
 __all__ = ["SIMULATED", "SimulateReport", "load_simulated", "simulate", "truth_name"]
 
@@ -52,11 +53,12 @@ class _Plan:
     chosen: frozenset[str]
 
     def record(self, case: str) -> dict[str, Any]:
-        """Return what identifies the corruption of a case; JSON values only."""
-        if case not in self.chosen:
-            return {"label": self.label, "noise": None}
-        told = {"noise": self.noise, "params": dict(self.params), "seed": self.seed}
-        return dict(json.loads(json.dumps({"label": self.label, **told})))
+        """Return what identifies a case of the copy; JSON values only."""
+        told: dict[str, Any] = {"label": self.label, "noise": None}
+        if case in self.chosen:
+            told |= {"noise": self.noise, "params": dict(self.params), "seed": self.seed}
+        told["source"] = source_versions(self.source, case, self.label)
+        return dict(json.loads(json.dumps(told)))
 
 
 def simulate(
@@ -74,16 +76,17 @@ def simulate(
 
     `noise` and `params` are those of `core.noise.corrupt`. Images, other given labels, spacing,
     affine, patient, site and annotator are kept; labels made by runs are not copied. Raises
-    ConfigError for an impossible noise or target, UnfitEnvironment when nothing can be written.
+    ConfigError for an impossible noise or target, InputError when there is no case at all,
+    UnfitEnvironment when nothing can be written.
     """
     target = Archive.open(dst_uri)
     if target.store.uri == src.store.uri:
         raise ConfigError(f"{target.store.uri}: source and copy are one. Choose another place.")
     corrupt(np.ones((1, 4, 4), np.uint8), noise, case_rng(seed, ""), **(params or {}))
-    names = sorted(set(cases)) if cases is not None else src.case_ids()
+    names = src.wanted_cases(cases)
     chosen = frozenset(choose_cases(names, fraction, seed))
     plan = _Plan(src, target, label, noise, seed, params or {}, chosen)
-    target.store.check_writable()
+    target.check_writable()
     done, failed = for_each_case(names, lambda case: _simulate_case(plan, case))
     corrupted = {case: facts for case, facts in done.items() if case in chosen}
     target.store.put_json(SIMULATED, {**load_simulated(target), **corrupted})
@@ -114,16 +117,17 @@ def _simulate_case(plan: _Plan, case: str) -> dict[str, Any]:
     wanted = plan.record(case)
     if plan.target.at(case).head("zarr.json") is not None:
         present = plan.target.attributes(case).get("simulated", {})
-        if {key: present.get(key) for key in wanted} != wanted:
+        if not _is_same(present, wanted):
             raise CaseError(
                 case,
-                f"exists in {plan.target.store.uri} from another simulation or source. "
-                "Choose another place for this one.",
+                f"exists in {plan.target.store.uri} from another simulation or source, or its "
+                "source was written again since. Choose another place for this one.",
             )
         return dict(present)
     source, spacing_mm = plan.source, plan.source.spacing_mm(case)
     image = source.image(case)
-    given = as_label(case, plan.label, source.label(case, plan.label).read_all(), image.shape_zyx)
+    label = source.published_label(case, plan.label)
+    given = as_label(case, plan.label, label.read_all(), image.shape_zyx)
     noisy = given
     if case in plan.chosen:
         rng = case_rng(plan.seed, case)
@@ -145,6 +149,12 @@ def _simulate_case(plan: _Plan, case: str) -> dict[str, Any]:
         label_attributes={**own, plan.label: about, truth: about},
     )
     return wanted
+
+
+def _is_same(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether a case is there as wanted; older copies do not tell their source."""
+    told = {"source": wanted["source"], **present}
+    return {key: told.get(key) for key in wanted} == wanted
 
 
 def _other_labels(plan: _Plan, case: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Who a case belongs to: patient, site and annotator, from a CSV table.
 
 The table has a column `case` and any of `patient`, `site` and `annotator`; other columns are left
-alone and an empty cell counts as unknown.
+alone, spaces around names and cells too, and an empty cell counts as unknown.
 """
 
 import csv
@@ -35,14 +35,19 @@ def read_table(uri: str) -> Mapping[str, CaseFacts]:
             f"table {uri}: not UTF-8 text ({fault}). Save it as CSV UTF-8."
         ) from fault
     rows = csv.DictReader(text.splitlines())
-    if "case" not in (rows.fieldnames or ()):
+    rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+    if "case" not in rows.fieldnames:
         raise ConfigError(
-            f"table {uri}: columns are {', '.join(rows.fieldnames or ()) or 'none'}; one must be "
+            f"table {uri}: columns are {', '.join(rows.fieldnames) or 'none'}; one must be "
             "`case`, and `patient`, `site` and `annotator` are used when present."
         )
     facts: dict[str, CaseFacts] = {}
     for row in rows:
-        case = row["case"].strip()
+        case = _cell(row, "case")
+        if case is None:
+            raise ConfigError(
+                f"table {uri}: line {rows.line_num} names no case. Write its id, or delete it."
+            )
         if case in facts:
             raise ConfigError(f"table {uri}: case {case} has two rows. Keep one.")
         facts[case] = CaseFacts(

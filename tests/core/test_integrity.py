@@ -257,6 +257,37 @@ def test_one_kidney_of_two_is_found():
     assert any("number of large parts" in finding.what for finding in about(found, "bad"))
 
 
+class Counted(str):
+    """A case id that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_the_work_grows_with_the_cases_and_not_with_their_square():
+    one = facts("c", organs())
+    fewer = {value: replace(facts, parts=2) for value, facts in one.classes.items()}
+    many = 600
+    cases = [
+        replace(
+            one,
+            case=Counted(f"c{number:03}"),
+            image_key=str(number),
+            label_key=str(number),
+            classes=one.classes if number % 20 else fewer,
+        )
+        for number in range(many)
+    ]
+    found = examine(cases).findings
+    assert sum("number of large parts" in finding.what for finding in found) == 3 * many / 20
+    assert Counted.compared < 10 * many
+
+
 @pytest.mark.filterwarnings("ignore:All-NaN")
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 4, 3), (6, 5, 3), (7, 1, 3)]))
 def test_medians_of_what_is_known_are_numpys(seed, shape):

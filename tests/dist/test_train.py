@@ -20,7 +20,7 @@ from raysegclean.dist.exchange import PeerMesh
 from raysegclean.dist.progress import Progress, progress_line
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.dist.train_loop import common_step
-from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
+from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
 from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.training import (
@@ -35,6 +35,7 @@ from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_network
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import build_index
+from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import Store
 
 FOLDS = (("case0", "case1", "case2"), ("case3", "case4", "case5"))
@@ -241,6 +242,25 @@ def test_checkpoints_of_other_labels_or_cases_are_not_gone_on_with(job):
     changed = replace(job, cases=(drawn_again, *others))
     fewer = replace(job, folds=(FOLDS[0][:2], FOLDS[1]))
     assert len({one.checkpoints for one in (job, replace(job, cpus=2), changed, fewer)}) == 3
+
+
+def test_finished_folds_are_trained_again_where_the_others_find_other_labels(job):
+    store, keys = Store.open(job.run_uri), [["models/abc/a.pt"], ["models/abc/b.pt"]]
+    assert module._changed(job, store, keys) == []
+    store.put("models/abc/a.pt", b"finished")
+    assert module._changed(job, store, keys) == []
+    assert store.head("models/abc/a.pt") is not None
+    assert module._changed(replace(job, folds=(FOLDS[0][:2], FOLDS[1])), store, keys) == [0, 1]
+    assert store.head("models/abc/a.pt") is None
+
+
+def test_a_training_whose_run_was_taken_over_writes_nothing(job, cluster):
+    store = Store.open(job.run_uri)
+    with RunLock(store, "the successor"):
+        config = replace(COSEG, steps=12)
+        with pytest.raises(RunOver, match="job the successor"):
+            train_group(replace(job, folds=FOLDS[:1], train=config, epoch=7))
+    assert not list(store.list("models"))
 
 
 REWEIGHT = TrainConfig(

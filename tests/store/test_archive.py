@@ -93,6 +93,17 @@ def test_a_label_is_seen_only_once_published(archive, small_case):
     assert np.array_equal(archive.label("c1", "clean").read_all(), small_case[1])
 
 
+def test_a_label_that_was_only_begun_is_no_published_one(archive, small_case):
+    _settle(archive, "clean", small_case[1], attributes={"run": "s3://b/r1"})
+    says = r"case c1: label 'clean' was begun but not published.*raysegclean status s3://b/r1"
+    with pytest.raises(CaseError, match=says):
+        archive.published_label("c1", "clean")
+    archive.publish_label("c1", "clean")
+    assert np.array_equal(archive.published_label("c1", "clean").read_all(), small_case[1])
+    with pytest.raises(CaseError, match="label 'x' is missing"):
+        archive.published_label("c1", "x")
+
+
 def test_labels_published_at_the_same_time_all_land(archive, small_case):
     names = [f"label_{i}" for i in range(6)]
     for name in names:
@@ -130,6 +141,31 @@ def test_a_label_of_another_run_is_refused_naming_what_differs(archive, small_ca
     archive.begin_label("c1", "clean", **options)
     assert archive.label_names("c1") == ("organs",)
     assert not archive.label("c1", "clean").read_all().any()
+
+
+def test_a_run_is_the_same_however_its_folder_is_written(archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    archive.begin_label("c1", "clean", attributes={"run": "runs/r1", "train_key": "k"})
+    for run in ("runs/r1/", str(tmp_path / "runs" / "r1"), f"file://{tmp_path}/runs/r1"):
+        archive.begin_label("c1", "clean", attributes={"run": run, "train_key": "k"})
+    with pytest.raises(RunConflict, match=r"these differ: run\."):
+        archive.begin_label("c1", "clean", attributes={"run": "runs/r2", "train_key": "k"})
+
+
+def test_a_label_of_the_same_run_is_begun_anew_when_the_given_one_changed(archive, small_case):
+    own = {"run": "r1", "train_key": "k"}
+    _settle(archive, "clean", small_case[1], attributes=own)
+    archive.publish_label("c1", "clean")
+    wide = archive.begin_label("c1", "clean", dtype="uint16", attributes=own)
+    assert wide.dtype == "uint16"
+    assert archive.label_names("c1") == ("organs",)
+    assert not archive.label("c1", "clean").read_all().any()
+    other = {"run": "r1", "train_key": "l"}
+    with pytest.raises(RunConflict, match=r"these differ: layout, train_key\."):
+        archive.begin_label("c1", "clean", attributes=other)
+    archive.begin_label("c1", "nobodys")
+    with pytest.raises(RunConflict, match=r"these differ: layout\."):
+        archive.begin_label("c1", "nobodys", dtype="uint16")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +257,36 @@ def test_a_group_without_multiscales_is_refused(tmp_path):
         archive.image("c1")
 
 
+def _steps(*steps):
+    return lambda multiscale: multiscale["datasets"][0].update(coordinateTransformations=steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (_steps({"type": "scale", "scale": [1.0, 2.0]}), "each with 3 numbers"),
+        (_steps({"type": "scale", "path": "s"}), "each with 3 numbers"),
+        (_steps({"type": "scale", "scale": ["1", "1", "1"]}), "each with 3 numbers"),
+        (_steps("scale"), "each with 3 numbers"),
+        (_steps({"type": "translation", "translation": [1, 2, 3]}), "no scale in"),
+        (_steps(), "no scale in"),
+        (lambda m: m["datasets"][0].pop("coordinateTransformations"), "no scale in"),
+        (lambda m: m.update(coordinateTransformations={"type": "scale"}), "each with 3 numbers"),
+    ],
+)
+def test_a_scale_that_is_missing_or_not_understood_is_refused(tmp_path, change, text):
+    archive = _foreign(tmp_path, change)
+    for ask in (archive.spacing_mm, archive.image, lambda case: archive.begin_label(case, "mask")):
+        with pytest.raises(CaseError, match=rf"c1\.ome\.zarr: .*{text}"):
+            ask("c1")
+
+
+def test_a_unit_that_is_no_text_is_refused(tmp_path):
+    archive = _foreign(tmp_path, lambda m: m["axes"][0].update(unit=["mm"]))
+    with pytest.raises(CaseError, match="its unit is none of millimeter"):
+        archive.spacing_mm("c1")
+
+
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [
@@ -241,6 +307,9 @@ def test_labels_become_the_smallest_unsigned_integers(values, dtype):
         (np.array([[[0.5, 1]]]), "no whole numbers"),
         (np.array([[[np.nan, 1]]]), "no whole numbers"),
         (np.array([[[-1, 1]]]), "holds -1"),
+        (np.array([[[np.inf, 1]]]), r"holds inf, expected whole numbers below 2\^53"),
+        (np.array([[[-np.inf, 1]]]), "holds -inf"),
+        (np.array([[[2.0**53, 1]]]), r"below 2\^53"),
         (np.zeros((2, 2, 2), np.uint8), r"has \(2, 2, 2\) voxels"),
     ],
 )

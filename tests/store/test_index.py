@@ -1,4 +1,6 @@
+import random
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from raysegclean.core.geometry import Box
 from raysegclean.store import index as index_module
+from raysegclean.store import scan
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.arrays import Volume
 from raysegclean.store.index import build_index, load_index, save_index
@@ -108,6 +111,21 @@ def test_a_damaged_index_is_built_anew(tmp_path, small_case):
     first = load_index(archive)
     Path(tmp_path, "cases.parquet").write_bytes(b"PAR1 rubbish")
     assert load_index(archive) == first
+
+
+def test_wherever_an_index_is_damaged_no_wrong_row_comes_of_it(tmp_path, small_case):
+    archive = _archive(tmp_path, small_case)
+    kept = load_index(archive).cases
+    path, rng = Path(tmp_path, "cases.parquet"), random.Random(0)
+    whole = path.read_bytes()
+    for turn in range(300):
+        data = bytearray(whole)
+        if turn % 2:
+            del data[rng.randrange(1, len(data)) :]
+        for _ in range(turn % 3):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        assert index_module._saved(archive.store) in ((), kept)
 
 
 def test_the_table_counts_before_what_ingest_stored(tmp_path, small_case):
@@ -274,6 +292,25 @@ def test_intensities_equal_numpy_on_the_whole_image(tmp_path, dtype, shape):
     assert found.std == pytest.approx(image.std(dtype=float), rel=1e-9)
     expected = np.percentile(image.astype(float), [0.5, 99.5])
     assert (found.p005, found.p995) == pytest.approx(expected, rel=1e-6)
+
+
+def test_regions_that_were_scanned_are_let_go(tmp_path, monkeypatch):
+    regions, living, most = scan._regions, [], 0
+
+    def watched(volume):
+        nonlocal most
+        for box, region in regions(volume):
+            living.append(weakref.ref(region))
+            most = max(most, sum(one() is not None for one in living))
+            yield box, region
+
+    monkeypatch.setattr(scan, "_regions", watched)
+    monkeypatch.setattr(scan, "_REGION_ZYX", (16, 16, 16))
+    monkeypatch.setattr(scan, "_SAMPLES", 1000)
+    image = np.random.default_rng(0).normal(0, 100, (64, 64, 16)).astype(np.float32)
+    scan_intensity(_volume(tmp_path, image, (16, 16, 16)))
+    assert len(living) == 16
+    assert most <= 3
 
 
 def test_percentiles_of_a_large_image_come_from_an_even_stride(tmp_path, monkeypatch):

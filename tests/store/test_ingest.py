@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from raysegclean.errors import ConfigError, UnfitEnvironment
+from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
 from raysegclean.store.archive import Archive
 from raysegclean.store.export import export_nifti
 from raysegclean.store.index import load_index
@@ -125,6 +125,18 @@ def _fractions(folder):
     _save(folder / "labels" / "p1_b.nii.gz", _label(1).astype(np.float32) * 0.5)
 
 
+def _infinite(folder):
+    label = _label(1).astype(np.float32)
+    label[3, 3, 3] = np.inf
+    _save(folder / "labels" / "p1_b.nii.gz", label)
+
+
+def _unit(folder):
+    image = nib.Nifti1Image(_image(1), AFFINE)
+    image.header["xyzt_units"] = 6
+    nib.save(image, folder / "images" / "p1_b.nii.gz")
+
+
 def _negative(folder):
     _save(folder / "labels" / "p1_b.nii.gz", _label(1).astype(np.int16) - 1)
 
@@ -167,6 +179,8 @@ def _bad_name(folder):
         (_other_shape, r"label 'organs' has \(6, 18, 20\) voxels .* its image \(7, 18, 20\)"),
         (_other_affine, "affines differ by up to 0.5"),
         (_fractions, "no whole numbers"),
+        (_infinite, r"holds inf, expected whole numbers below 2\^53"),
+        (_unit, "p1_b.nii.gz: unit 6 of the voxel sizes"),
         (_negative, "holds -1. Labels start at 0"),
         (_channels, r"has \(2, 7, 18, 20\) voxels"),
         (_cut, r"p1_b.nii.gz: not a readable NIfTI file .*cut short"),
@@ -186,6 +200,41 @@ def test_one_bad_pair_is_reported_and_the_others_go_on(pairs, damage, text):
     assert [info.case for info in load_index(Archive.open(pairs / "archive"))] == ["p1_a", "p2_a"]
 
 
+def test_what_nobody_thought_of_costs_one_case_only(pairs):
+    _ingest(pairs)
+    listing = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": {"labels": 5}}}
+    Archive.open(pairs / "archive").at("p1_b").put_json("labels/zarr.json", listing)
+    report = _ingest(pairs)
+    assert report.done == {"p1_a": "reused", "p2_a": "reused"}
+    (fault,) = report.failed
+    assert fault.case == "p1_b"
+    assert "TypeError: 'int' object is not iterable" in fault.reason
+
+
+def test_micrometres_are_millimetres_in_the_archive_and_leave_as_micrometres(pairs):
+    for folder, values in (("images", _image(1)), ("labels", _label(1))):
+        image = nib.Nifti1Image(values, AFFINE * [[1000], [1000], [1000], [1]])
+        image.header.set_xyzt_units("micron")
+        nib.save(image, pairs / folder / "p1_b.nii.gz")
+    assert _ingest(pairs).failed == ()
+    archive = Archive.open(pairs / "archive")
+    assert archive.affine("p1_b") == pytest.approx(AFFINE)
+    assert archive.spacing_mm("p1_b") == pytest.approx((2.5, 0.8, 0.8))
+    export_nifti(archive, "organs", pairs / "out")
+    _assert_same_file(pairs / "labels" / "p1_b.nii.gz", pairs / "out" / "p1_b.nii.gz")
+
+
+def test_places_in_a_microscope_image_are_told_apart(pairs):
+    for folder, values, away in (("images", _image(1), 0), ("labels", _label(1), 0.05)):
+        affine = AFFINE.copy()
+        affine[0, 3] = away
+        image = nib.Nifti1Image(values, affine)
+        image.header.set_xyzt_units("micron")
+        nib.save(image, pairs / folder / "p1_b.nii.gz")
+    (fault,) = _ingest(pairs).failed
+    assert "affines differ by up to 5e-05" in fault.reason
+
+
 def test_affines_equal_up_to_rounding_are_the_same_place(pairs):
     _save(pairs / "labels" / "p1_b.nii.gz", _label(1), AFFINE * (1 + 1e-6))
     assert _ingest(pairs).failed == ()
@@ -201,7 +250,36 @@ def test_folders_without_images_and_bad_patterns_stop_before_any_write(pairs):
     (pairs / "t.csv").write_text("name,patient\np1_a,anna\n")
     with pytest.raises(ConfigError, match="one must be `case`"):
         _ingest(pairs, table=str(pairs / "t.csv"))
+    (pairs / "t.csv").write_text("case,patient\np1_a,anna\n,paul\n")
+    with pytest.raises(ConfigError, match="line 3 names no case"):
+        _ingest(pairs, table=str(pairs / "t.csv"))
+    (pairs / "t.csv").write_text("case,patient\np1_a.nii.gz,anna\n")
+    with pytest.raises(ConfigError, match=r"its cases are p1_a\.nii\.gz, those of .* p1_a, p1_b"):
+        _ingest(pairs, table=str(pairs / "t.csv"))
     assert not (pairs / "archive").exists()
+
+
+def test_names_that_no_config_could_give_and_names_given_twice_stop_before_any_write(pairs):
+    for name in ("my organs", "a/b", "-x", "organs\n", ""):
+        with pytest.raises(ConfigError, match="not a name for a label"):
+            ingest_nifti(pairs / "images", pairs / "labels", pairs / "archive", name)
+        with pytest.raises(ConfigError, match="not a name for a label"):
+            _ingest(pairs, extra_labels={name: pairs / "labels"})
+    with pytest.raises(ConfigError, match="label 'organs' is given two folders"):
+        _ingest(pairs, extra_labels={"organs": pairs / "images"})
+    assert not (pairs / "archive").exists()
+
+
+def test_spaces_in_a_table_do_not_count_and_rows_of_no_case_are_mentioned(pairs, caplog):
+    (pairs / "t.csv").write_text("case , patient\np1_a, anna\np9_z, paul\n")
+    _ingest(pairs, table=str(pairs / "t.csv"))
+    assert Archive.open(pairs / "archive").attributes("p1_a")["patient"] == "anna"
+    assert "no image for p9_z" in caplog.text
+
+
+def test_an_archive_in_azure_is_refused_before_anything_is_written(pairs):
+    with pytest.raises(UnfitEnvironment, match=r"az://box/a: arrays in Azure cannot be read yet"):
+        _ingest(pairs, "az://box/a")
 
 
 def test_an_archive_that_cannot_be_written_is_an_unfit_environment(pairs):
@@ -236,6 +314,8 @@ def test_a_derived_label_leaves_with_the_geometry_of_its_source(pairs):
     archive = Archive.open(pairs / "archive")
     archive.begin_label("p1_a", "clean", like="organs")
     archive.begin_label("p1_b", "clean")
+    for case in ("p1_a", "p1_b"):
+        archive.publish_label(case, "clean")
     report = export_nifti(archive, "clean", pairs / "out")
     assert report.done == ("p1_a", "p1_b")
     assert "label 'clean' is missing" in str(report.failed[0])
@@ -244,6 +324,23 @@ def test_a_derived_label_leaves_with_the_geometry_of_its_source(pairs):
         assert np.array_equal(after.affine, nib.load(pairs / f"labels/{case}.nii.gz").affine)
         assert after.get_data_dtype() == np.uint8
         assert not np.asarray(after.dataobj).any()
+
+
+def test_a_label_that_was_never_published_is_not_exported(pairs):
+    _ingest(pairs)
+    archive = Archive.open(pairs / "archive")
+    for case in ("p1_a", "p1_b"):
+        archive.begin_label(case, "clean", like="organs")
+    archive.publish_label("p1_b", "clean")
+    report = export_nifti(archive, "clean", pairs / "out", ["p1_a", "p1_b"])
+    assert "label 'clean' was begun but not published" in str(report.failed[0])
+    assert [path.name for path in (pairs / "out").iterdir()] == ["p1_b.nii.gz"]
+
+
+def test_an_archive_without_cases_is_not_exported(tmp_path):
+    with pytest.raises(InputError, match="none: no case here"):
+        export_nifti(Archive.open(tmp_path / "none"), "organs", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_writes_only_the_cases_asked_for(pairs):

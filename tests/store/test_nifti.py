@@ -1,4 +1,5 @@
 import gzip
+import json
 
 import nibabel as nib
 import numpy as np
@@ -53,8 +54,50 @@ def test_axes_are_reversed_and_spacing_follows_them():
     assert nifti.array.flags.c_contiguous
 
 
-def test_units_other_than_millimetres_are_converted():
-    assert decode_nifti(_file(_values(), units="micron")).spacing_mm[0] == pytest.approx(0.005)
+@pytest.mark.parametrize(("units", "factor"), [("micron", 1e-3), ("mm", 1), ("meter", 1000)])
+def test_units_other_than_millimetres_are_converted_and_leave_as_they_came(units, factor):
+    data = _file(_values(), units=units)
+    nifti = decode_nifti(data)
+    assert nifti.spacing_mm[0] == pytest.approx(5 * factor)
+    assert nifti.affine[:3] == pytest.approx(AFFINE[:3] * factor)
+    assert nifti.affine[3].tolist() == [0, 0, 0, 1]
+    _same(data, encode_nifti(nifti.array, nifti.header, nifti.affine))
+
+
+def test_a_unit_that_nifti_does_not_know_is_refused():
+    with pytest.raises(InputError, match="unit 5 of the voxel sizes"):
+        decode_nifti(_edited(xyzt_units=5 + 8))
+    assert decode_nifti(_edited(xyzt_units=2 + 64)).spacing_mm[0] == pytest.approx(5)
+
+
+def _edited(**fields):
+    """A file of which only the sform is used, with some fields of its header changed."""
+    image = nib.Nifti1Image.from_bytes(_file(_values()))
+    image.header["qform_code"] = 0
+    for name, value in fields.items():
+        image.header[name] = value
+    return image.header.binaryblock + bytes(4) + image.dataobj.get_unscaled().tobytes("F")
+
+
+def test_fields_that_are_not_used_may_hold_anything():
+    nan = float("nan")
+    nifti = decode_nifti(_edited(quatern_b=nan, qoffset_x=float("inf")))
+    assert (nifti.header["quatern_b"], nifti.header["qoffset_x"]) == (0.0, 0.0)
+    assert nifti.affine == pytest.approx(AFFINE)
+    json.dumps(nifti.header, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"srow_x": [-0.7, 0.1, 0, np.nan]}, "the affine holds NaN"),
+        ({"qform_code": 1, "qoffset_x": np.nan}, "header field qoffset_x is nan"),
+        ({"pixdim": [1, np.nan, 1, 1, 0, 0, 0, 0]}, "header field pixdim"),
+    ],
+)
+def test_fields_that_are_used_and_no_numbers_are_refused(fields, text):
+    with pytest.raises(InputError, match=text):
+        decode_nifti(_edited(**fields))
 
 
 def test_scaled_integers_become_floats_and_unscaled_ones_stay():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raysegclean.core.metrics import changes, dice, hd95_mm, nsd
-from raysegclean.errors import ConfigError
+from raysegclean.errors import InputError
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.score import score_archive, score_labels, summarise
 
@@ -59,6 +59,18 @@ def test_a_case_that_cannot_be_scored_is_reported(archive):
     report = score_archive(archive, "clean", "truth")
     assert [fault.case for fault in report.failed] == ["c"]
     assert len(report.rows) == 4
+    assert report.exit_code == 1
+    assert score_archive(archive, "clean", "clean").exit_code == 0
+    assert score_archive(archive, "clean", "typo").exit_code == 2
+
+
+@pytest.mark.parametrize("begun", [("begun", "truth"), ("clean", "begun"), ("clean", "truth")])
+def test_a_label_that_was_never_published_has_no_score(archive, begun):
+    archive.begin_label("a", "begun", like="clean")
+    given = None if "begun" in begun else "begun"
+    reasons = [fault.reason for fault in score_archive(archive, *begun, given=given).failed]
+    assert "label 'begun' was begun but not published" in reasons[0]
+    assert "label 'begun' is missing" in reasons[1]
 
 
 def test_the_report_is_strict_json_even_with_undefined_distances(archive):
@@ -85,5 +97,5 @@ def test_a_class_that_was_rightly_removed_has_a_row_but_no_part_in_the_means():
 
 
 def test_an_archive_without_cases_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no case to score"):
+    with pytest.raises(InputError, match="no case here"):
         score_archive(Archive.open(tmp_path), "a", "b")

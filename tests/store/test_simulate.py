@@ -5,8 +5,9 @@ import pytest
 
 from raysegclean.core.metrics import dice
 from raysegclean.core.noise import case_rng, corrupt
-from raysegclean.errors import ConfigError
+from raysegclean.errors import ConfigError, InputError
 from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.arrays import Volume
 from raysegclean.store.index import load_index
 from raysegclean.store.phantom import write_phantom_archive
 from raysegclean.store.score import score_archive
@@ -89,6 +90,47 @@ def test_the_same_simulation_again_reuses_and_another_one_is_refused(source, tmp
     assert "another simulation" in str(other.failed[0])
 
 
+def test_simulating_again_reads_no_voxel(source, tmp_path, monkeypatch):
+    first = simulate(source, tmp_path / "noisy", "organs", noise="shift")
+    monkeypatch.setattr(Volume, "start", lambda volume, _: pytest.fail(f"{volume.uri} is read"))
+    assert simulate(source, tmp_path / "noisy", "organs", noise="shift") == first
+
+
+def test_another_source_into_the_same_place_is_refused(source, tmp_path):
+    place = tmp_path / "noisy"
+    first = simulate(source, place, "organs", noise="shift")
+    other = Archive.open(tmp_path / "other")
+    for case in source.case_ids():
+        label = source.label(case, "organs").read_all()
+        label[0, 0, 0] = 1
+        image = source.image(case).read_all()
+        write_case(other, case, image, {"organs": label}, spacing_mm=SPACING)
+    before = objects_of(Archive.open(place))
+    refused = simulate(other, place, "organs", noise="shift")
+    assert [fault.case for fault in refused.failed] == other.case_ids()
+    assert "another simulation or source" in refused.failed[0].reason
+    assert objects_of(Archive.open(place)) == before
+    assert simulate(source, place, "organs", noise="shift") == first
+
+
+def test_an_older_copy_that_does_not_tell_its_source_is_reused(source, tmp_path):
+    copy = Archive.open(tmp_path / "noisy")
+    first = simulate(source, copy.store.uri, "organs", noise="shift")
+    for case in source.case_ids():
+        record = copy.attributes(case)["simulated"]
+        del record["source"]
+        copy.set_attributes(case, {"simulated": record})
+    again = simulate(source, copy.store.uri, "organs", noise="shift")
+    assert (again.corrupted, again.clean, again.failed) == (first.corrupted, first.clean, ())
+
+
+def test_a_label_that_was_never_published_is_not_corrupted(source, tmp_path):
+    source.begin_label("c0", "organs_clean", like="organs")
+    report = simulate(source, tmp_path / "noisy", "organs_clean", noise="shift", cases=["c0"])
+    assert "begun but not published" in report.failed[0].reason
+    assert Archive.open(tmp_path / "noisy").case_ids() == []
+
+
 def test_a_fraction_of_zero_is_an_archive_without_noise(source, tmp_path):
     report = simulate(source, tmp_path / "clean", "organs", noise="shift", fraction=0.0)
     assert report.corrupted == ()
@@ -123,6 +165,8 @@ def test_impossible_simulations_are_refused_before_anything_is_written(source, t
         simulate(source, place, "organs", noise="boundary", fraction=1.5)
     with pytest.raises(ConfigError, match="are one"):
         simulate(source, source.store.uri, "organs", noise="boundary")
+    with pytest.raises(InputError, match="none: no case here"):
+        simulate(Archive.open(tmp_path / "none"), place, "organs", noise="boundary")
     assert not place.exists()
 
 
