@@ -379,10 +379,10 @@ def test_folders_and_labels_of_another_run_are_refused_and_left_alone(
     folder = {p: p.read_bytes() for p in (tmp_path / "first").rglob("*.json*")}
     published = outputs(first)
 
-    other = first.with_settings({"relabel.tile_zyx": [16, 16, 16], "train.seed": 7})
+    other = first.with_settings({"relabel.halo": 5, "train.seed": 7})
     with pytest.raises(
         RunConflict,
-        match=r"(?s)belongs to another run: .*relabel\.tile_zyx was 'auto', is \[16, 16, 16\].*"
+        match=r"(?s)belongs to another run: .*relabel\.halo was 'auto', is 5.*"
         r"train\.seed was 0, is 7.*Choose another `run:` folder",
     ):
         clean(other)
