@@ -138,3 +138,10 @@ def test_fewer_cases_than_folds_are_enough_for_a_run_that_has_begun(
     today = prepare(narrow).plan(narrow, gpu=False)
     merged = with_current_cases(plan, today)
     assert merged.cases == tuple(case for case in plan.cases if case.case == "a")
+
+
+def test_a_start_that_goes_well_forgets_the_error_of_the_last_one(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    run.write_state(status="failed", error="the disk is full")
+    run.write_state(status="running", error=None)
+    assert run.state().keys() == {"status", "updated"}

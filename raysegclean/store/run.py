@@ -60,8 +60,9 @@ class RunFolder:
             )
 
     def write_state(self, **changes: Any) -> dict[str, Any]:
-        """Merge `changes` into run.json and return the whole state."""
-        state = (self.read_json(STATE) or {}) | changes | {"updated": time.time()}
+        """Merge `changes` into run.json, None taking a value out, and return the whole state."""
+        merged = (self.read_json(STATE) or {}) | changes | {"updated": time.time()}
+        state = {name: value for name, value in merged.items() if value is not None}
         self.store.put(STATE, _json(state))
         return state
 
