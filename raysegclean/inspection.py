@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import google_crc32c
@@ -137,7 +138,10 @@ def status(run_uri: str) -> dict[str, Any]:
     run = _existing(run_uri)
     stages = Counter(info.key.split("/")[1] for info in run.store.list("ledger"))
     committed = {stage: len(run.ledger(stage).records()) for stage in sorted(stages)}
-    return run.state() | {"failed": run.failed(), "committed_shards": committed}
+    state = run.state()
+    for name in {"started", "updated", "finished"} & state.keys():
+        state[name] = datetime.fromtimestamp(state[name], UTC).isoformat(timespec="seconds")
+    return state | {"failed": run.failed(), "committed_shards": committed}
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,9 @@ def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -
         bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}
     if plan.network.script:  # the file may move, but not change
         bound["network"] |= {"torchscript": plan.network.script}
+    workers = config.resources.train.workers
+    if workers not in ("auto", 1):  # gradients of other ranks are other sums
+        bound["resources"] = {"train": {"workers": workers}}
     return bound | {"voters": asdict(plan.voters)}
 
 

@@ -35,13 +35,15 @@ StageFactory = Callable[[Any], ShardStage[Any, Any]]
 
 @dataclass(frozen=True)
 class PassResources:
-    """What one pass takes of the cluster."""
+    """What one pass takes of the cluster: at most so many `actors`."""
 
     actors: int
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: int | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    at_least: int = 1
+    """Actors that a pass on GPUs begins with."""
 
 
 class ItemSource(Datasource):
@@ -163,10 +165,11 @@ def _workers(work: _Work, size: int, resources: PassResources) -> dict[str, Any]
     """Return what Ray Data is told of who does the items."""
     options: dict[str, Any] = {"num_cpus": resources.cpus, **_where(resources)}
     if resources.gpus:
-        actors = {"compute": ActorPoolStrategy(size=size), "num_gpus": resources.gpus}
+        pool = ActorPoolStrategy(min_size=min(resources.at_least, size), max_size=size)
+        actors = {"compute": pool, "num_gpus": resources.gpus}
         return {"fn": _Worker, "fn_constructor_args": (work,)} | actors | options
-    pool = TaskPoolStrategy(size=size)
-    return {"fn": _work_here, "fn_kwargs": {"work": work}, "compute": pool} | options
+    tasks = TaskPoolStrategy(size=size)
+    return {"fn": _work_here, "fn_kwargs": {"work": work}, "compute": tasks} | options
 
 
 def _where(resources: PassResources) -> dict[str, Any]:

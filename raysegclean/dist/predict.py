@@ -17,7 +17,7 @@ from raysegclean.core.sampling import IGNORE, channels_of
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
-from raysegclean.nets.numerics import fix_numerics, numeric_class
+from raysegclean.nets.numerics import fix_numerics, numeric_class, usable_gpu
 from raysegclean.nets.torchscript import Script, ScriptVoter
 from raysegclean.nets.views import ViewsVoter
 from raysegclean.nets.voters import (
@@ -199,7 +199,7 @@ def device_numerics(threads: int, precision: Precision, gpu: bool) -> dict[str, 
 
 
 def _device(*, gpu: bool) -> str:
-    return "cuda" if gpu and torch.cuda.is_available() else "cpu"
+    return usable_gpu() if gpu else "cpu"
 
 
 def _precision(trained: Precision, device: str) -> Precision:

@@ -29,7 +29,7 @@ from raysegclean.dist.exchange import MeshExchange, MeshReplicas, PeerMesh
 from raysegclean.dist.progress import Fault, Progress
 from raysegclean.dist.stream import PatchSource, Rows, stream_rows
 from raysegclean.errors import ConfigError, InputError, RunOver
-from raysegclean.nets.numerics import fix_numerics
+from raysegclean.nets.numerics import fix_numerics, usable_gpu
 from raysegclean.nets.training import (
     Batch,
     LocalExchange,
@@ -327,6 +327,7 @@ class _Notice:
 def _device(plan: WorkerPlan) -> torch.device:
     if plan.gpus <= 0:
         return torch.device("cpu")
+    usable_gpu()
     from ray.train.torch import get_device  # imports much that CPU training does without
 
     device: torch.device = get_device()

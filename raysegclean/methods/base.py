@@ -135,7 +135,8 @@ class Method:
     retrains: Callable[[Any], bool]
     """Whether the last stage trains a network on the cleaned labels."""
     corrects: Callable[[Any], bool]
-    """Whether the voxel corrector takes over in flagged cases, given enough trusted cases."""
+    """Whether second passes follow: blending of noisy groups, and the voxel corrector in flagged
+    cases, given enough trusted ones."""
     needs_trusted: Callable[[Any], bool] | bool = False
     """Whether it cannot work without a trusted label; then a run without one is refused early."""
     binary_only: Callable[[Any], str] = lambda _: ""

@@ -10,7 +10,9 @@ import platform
 
 import torch
 
-__all__ = ["fix_numerics", "numeric_class"]
+from raysegclean.errors import UnfitEnvironment
+
+__all__ = ["fix_numerics", "numeric_class", "usable_gpu"]
 
 
 def fix_numerics(threads: int = 1) -> None:
@@ -44,3 +46,17 @@ def numeric_class(device: torch.device | str = "cpu", precision: str = "fp32") -
         "torch": torch.__version__,
         "precision": precision,
     }
+
+
+def usable_gpu() -> str:
+    """Return the device of a process that was given a GPU; raise UnfitEnvironment without one.
+
+    On a CPU in its place the work would take days, at the price of the GPU.
+    """
+    if not torch.cuda.is_available():
+        raise UnfitEnvironment(
+            f"this worker was given a GPU that torch {torch.__version__} cannot use: it is a build "
+            "for CPUs, or the driver is too old. Use the CUDA image, or set resources.train.gpus "
+            "and resources.relabel.gpus to 0."
+        )
+    return "cuda"

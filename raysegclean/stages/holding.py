@@ -189,12 +189,13 @@ def output_keys(
     actions: Mapping[str, Actions],
     undone: Sequence[TakenBack] = (),
 ) -> dict[str, str]:
-    """Return the identity of each case's output: its proposals, its actions, what was undone."""
+    """Return the identity of each output: its label, proposals, actions and what was undone."""
     alive = set(session.alive())
     version = ALGORITHM_VERSIONS["settle"]
     return {
         case: digest(
             version,
+            session.config.output.label,
             key,
             asdict(actions[case]) if case in actions else None,
             proposals.corrections.get(case),

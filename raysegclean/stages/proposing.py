@@ -15,6 +15,10 @@ from raysegclean.stages.training import Models
 __all__ = ["Proposals", "propose", "relabel_resources"]
 
 
+MOST_ACTORS = 100_000
+"""No limit: a pass takes no more than it has items."""
+
+
 @dataclass(frozen=True)
 class Proposals:
     """What the propose stage left in the run folder."""
@@ -65,13 +69,17 @@ def relabel_resources(session: Session) -> PassResources:
     # A Ray that was started here has two CPU slots per core.
     slots = facts.cpus / 2 if facts.started_here else facts.cpus
     fit = facts.gpus / gpus if gpus else slots / cpus
+    at_least = max(1, int(fit))
+    # Nodes may still come to a cluster that was joined, and what waits is what brings them.
+    most = at_least if facts.started_here else MOST_ACTORS
     memory = None if wanted.memory_gb == "auto" else int(wanted.memory_gb * 2**30)
     return PassResources(
-        actors=max(1, int(fit)) if wanted.actors == "auto" else wanted.actors,
+        actors=most if wanted.actors == "auto" else wanted.actors,
         cpus=cpus,
         gpus=gpus,
         memory_bytes=memory,
         labels=tuple(sorted(wanted.labels.items())),
+        at_least=at_least if wanted.actors == "auto" else wanted.actors,
     )
 
 

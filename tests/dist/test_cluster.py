@@ -208,9 +208,10 @@ def test_the_cluster_file_is_one_that_ray_accepts():
     assert "InstanceMarketOptions" not in head["node_config"], "the head must be on demand"
     assert {kind["resources"].get("GPU", 0) > 0 for kind in types.values()} == {True, False}
     for kind in types.values():
+        pool = "gpu" if kind["resources"].get("GPU") else "cpu"
         assert kind["min_workers"] == 0 < kind["max_workers"]
         assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-        assert kind["labels"] == {"market-type": "spot"}
+        assert kind["labels"] == {"market-type": "spot", "pool": pool}
         assert kind["resources"]["CPU"] > 0
 
 

@@ -206,6 +206,20 @@ def test_undo_from_another_folder_makes_one_case_again_and_no_other(
     assert {c for c in after if after[c] != before[c]} == {changed[0]}
 
 
+def test_another_output_label_of_a_run_is_written_and_not_published_empty(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = _lent(archive, tmp_path, "ensemble", 1, output={"label": "clean-first"})
+    clean(config)
+    other = config.with_settings({"output.label": "clean-second"})
+    clean(other)
+    assert outputs(other) == outputs(config)
+    assert len(outputs(other)) == len(SCENES)
+    clean(config)
+    assert verify(config.run).exit_code == 0
+    assert outputs(other) == outputs(config)
+
+
 def test_an_output_that_was_deleted_is_written_again_and_not_published_empty(
     archive: Archive, tmp_path: Path
 ) -> None:
