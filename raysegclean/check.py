@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from raysegclean.core.facts import LabelFacts
 from raysegclean.core.findings import Finding, ranked
 from raysegclean.core.integrity import examine
-from raysegclean.errors import ConfigError, InputError
+from raysegclean.errors import ConfigError
 from raysegclean.render import as_text
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
@@ -79,12 +79,7 @@ def check(
     less to read and finds less.
     """
     archive = Archive.open(archive_uri)
-    index = load_index(archive, require_label=label)
-    if not len(index) + len(index.failed):
-        raise InputError(
-            f"{archive.store.uri}: no case here. Give a folder or prefix of <case>.ome.zarr, or "
-            "make one with `raysegclean ingest`."
-        )
+    index = load_index(archive, cases=archive.wanted_cases(), require_label=label)
     infos = {info.case: info for info in index}
 
     def facts(case: str) -> LabelFacts:

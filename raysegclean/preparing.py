@@ -246,7 +246,7 @@ def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -
     bound = {name: settings[name] for name in ("label", "trusted", "group", "method", "models")}
     tile_counts = plan.tile_counts
     if before is not None:
-        tile_counts = RunPlan.from_json(before["plan"]).tile_counts
+        tile_counts = before["plan"].get("tile_counts", True)
         spelled = before["identity"].get("models")
         if spelled and config.models and Store.open(spelled) == Store.open(config.models):
             bound["models"] = spelled

@@ -14,7 +14,6 @@ from raysegclean.netplan import read_script
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.nets.torchscript import Script
 from raysegclean.nets.weights import load_facts
-from raysegclean.plan import RunPlan
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
@@ -52,8 +51,8 @@ def _folds(session: Session) -> tuple[tuple[str, ...], ...]:
 
     Else a start that goes on with a training would find other cases than the one that began it.
     """
-    first = RunPlan.from_json((session.run.resolved() or {})["plan"])
-    known = {case.case for case in first.cases}
+    first = (session.run.resolved() or {})["plan"]
+    known = {case["case"] for case in first["cases"]}
     plan = session.plan
     return tuple(
         tuple(case for case in plan.training_cases(fold) if case in known)
