@@ -120,4 +120,5 @@ class Session:
                 if report.failed:
                     unfit = [row["case"] for row in report.failed if row["unfit"]]
                     self.fail({row["case"]: row["error"] for row in report.failed}, unfit)
+        self.run.ledger(stage, self.epoch).compact()
         return self.records(stage, keys) if items else done

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysegclean.errors import CaseError, InputError
+from raysegclean.errors import CaseError
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Array
+from raysegclean.store.each import for_each_case
 from raysegclean.store.nifti import encode_nifti
 from raysegclean.store.objects import Store
 
@@ -40,17 +41,10 @@ def export_nifti(
     """
     wanted, place = archive.wanted_cases(cases), Store.open(out_dir)
     place.check_writable()
-    done, failed = [], []
-    for case in wanted:
-        try:
-            place.put(f"{case}.nii.gz", _encoded(archive, case, label))
-        except CaseError as fault:
-            failed.append(fault)
-        except InputError as fault:
-            failed.append(CaseError(case, str(fault)))
-        else:
-            done.append(case)
-    return ExportReport(tuple(done), tuple(failed))
+    done, failed = for_each_case(
+        wanted, lambda case: place.put(f"{case}.nii.gz", _encoded(archive, case, label))
+    )
+    return ExportReport(tuple(done), failed)
 
 
 def _encoded(archive: Archive, case: str, label: str | None) -> bytes:

@@ -3,15 +3,14 @@
 One object per item, attempt and part is created under `ledger/<stage>/<epoch>/`, after the shards
 that it lists, so a listed shard is always there; a shard that is not listed is computed again. The
 records of all epochs count, in the order of epochs and keys; of two records for one shard the
-first counts, whichever epoch wrote the second. Compaction moves many small objects into one table
-and is safe to interrupt: a record is never in neither place.
+first counts, whichever epoch wrote the second. Compaction moves many small objects into tables and
+is safe to interrupt: a record is never in neither place.
 """
 
+import hashlib
 import io
 import json
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +25,8 @@ __all__ = ["Ledger", "Record"]
 Record = dict[str, Any]
 
 _READERS = 16
-_READS = 3
-_TABLE = "compacted.parquet"
+_PACK = 1000
+"""Objects in one table: of a stage with fewer every line stays readable by eye."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Ledger:
         """
         seen: set[str] = set()
         chosen = []
-        for line in self._all_lines():
+        for line in self._lines():
             shard = line.record.get("shard")
             name = json.dumps(shard)
             if shard is None or name not in seen:
@@ -86,67 +85,67 @@ class Ledger:
                 seen.add(name)
         return chosen
 
-    def compact(self) -> int:
-        """Move all records of the stage into one Parquet table; return how many it holds.
+    def compact(self, least: int = _PACK) -> int:
+        """Move objects, `least` to a table, into Parquet tables; return how many were moved.
 
-        One process may do this at a time: the holder of the run's lock.
+        Fewer than `least` are left as they are. Safe to interrupt, to repeat, and beside readers
+        and other compactions: a table is whole before the first of its objects goes, and is named
+        by its content.
         """
-        sources = self._sources()
-        lines = self._all_lines()
-        table = pa.table(
-            {
-                "epoch": pa.array([line.epoch for line in lines], pa.int64()),
-                "source": pa.array([line.source for line in lines], pa.string()),
-                "place": pa.array([line.place for line in lines], pa.int64()),
-                "record": pa.array([json.dumps(line.record) for line in lines], pa.string()),
-            }
-        )
-        sink = io.BytesIO()
-        pq.write_table(table, sink)
-        self.store.put(f"{self._folder}/{_TABLE}", sink.getvalue())
-        for key in sources:
-            self.store.delete(key)
-        return len(lines)
+        keys, moved = self._keys(".jsonl"), 0
+        with ThreadPoolExecutor(_READERS) as pool:
+            while len(keys) - moved >= least:
+                pack = keys[moved : moved + least]
+                lines = [line for part in pool.map(self._parse, pack) for line in part]
+                data = _packed(lines)
+                name = hashlib.sha256(data).hexdigest()[:16]
+                self.store.put(f"{self._folder}/{name}.parquet", data)
+                list(pool.map(self.store.delete, pack))
+                moved += least
+        return moved
 
     @property
     def _folder(self) -> str:
         return f"ledger/{self.stage}"
 
-    def _sources(self) -> list[str]:
-        return [i.key for i in self.store.list(self._folder) if i.key.endswith(".jsonl")]
-
-    def _all_lines(self) -> list[_Line]:
-        """Read again when a compaction elsewhere took away what was just listed."""
-        for _ in range(_READS):
-            with suppress(MissingObject):
-                return self._lines()
-        return self._lines()
+    def _keys(self, suffix: str) -> list[str]:
+        return [i.key for i in self.store.list(self._folder) if i.key.endswith(suffix)]
 
     def _lines(self) -> list[_Line]:
-        """Return every line once, oldest first; what is in the table and beside it is the same."""
-        # Keys first: a compaction in between can then only show a record twice, never hide it.
-        keys = self._sources()
-        lines = self._compacted()
-        known = {line.source for line in lines}
-        with ThreadPoolExecutor(_READERS) as readers:
-            fresh = readers.map(self._parse, (key for key in keys if key not in known))
-            lines += [line for part in fresh for line in part]
-        return sorted(lines, key=lambda line: line.order)
+        """Return every line once, oldest first; what is in a table and beside it is the same."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            # Tables last: what a compaction takes away while we read is then in one of them.
+            lines = [i for part in pool.map(self._parse, self._keys(".jsonl")) for i in part]
+            lines += [i for part in pool.map(self._unpack, self._keys(".parquet")) for i in part]
+        return sorted({line.order: line for line in lines}.values(), key=lambda line: line.order)
 
-    def _compacted(self) -> list[_Line]:
-        key = f"{self._folder}/{_TABLE}"
-        if self.store.head(key) is None:
-            return []
-        rows: Iterable[Record] = pq.read_table(io.BytesIO(self.store.get(key))).to_pylist()
+    def _unpack(self, key: str) -> list[_Line]:
+        rows: list[Record] = pq.read_table(io.BytesIO(self.store.get(key))).to_pylist()
         return [_Line(r["epoch"], r["source"], r["place"], json.loads(r["record"])) for r in rows]
 
     def _parse(self, key: str) -> list[_Line]:
         epoch = int(key.split("/")[-2])
         try:
             records = [json.loads(line) for line in self.store.get(key).splitlines()]
+        except MissingObject:
+            return []  # A compaction took it since it was listed.
         except ValueError as fault:
             raise InputError(
                 f"{self.store.uri}/{key}: not JSON lines ({fault}). Delete that object; what it "
                 "listed is computed again."
             ) from fault
         return [_Line(epoch, key, place, record) for place, record in enumerate(records)]
+
+
+def _packed(lines: list[_Line]) -> bytes:
+    table = pa.table(
+        {
+            "epoch": pa.array([line.epoch for line in lines], pa.int64()),
+            "source": pa.array([line.source for line in lines], pa.string()),
+            "place": pa.array([line.place for line in lines], pa.int64()),
+            "record": pa.array([json.dumps(line.record) for line in lines], pa.string()),
+        }
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()

@@ -149,6 +149,7 @@ def test_a_second_start_reuses_everything_and_other_settings_are_refused(
     clean(config)
     before = outputs(config)
     said: list[str] = []
+    assert RunFolder(config.run).ledger("propose").compact(least=1) > 0
     clean(config, say=said.append)
     assert outputs(config) == before
     assert any("0 are left" in line for line in said)

@@ -337,6 +337,16 @@ def test_a_label_that_was_never_published_is_not_exported(pairs):
     assert [path.name for path in (pairs / "out").iterdir()] == ["p1_b.nii.gz"]
 
 
+def test_a_case_whose_voxels_are_gone_stops_no_other_export(pairs):
+    _ingest(pairs)
+    archive = Archive.open(pairs / "archive")
+    archive.at("p1_a").delete("labels/organs/0/zarr.json")
+    report = export_nifti(archive, "organs", pairs / "out", ["p1_a", "p1_b"])
+    assert report.done == ("p1_b",)
+    assert "case p1_a: " in str(report.failed[0])
+    assert "no Zarr v3 array here" in str(report.failed[0])
+
+
 def test_an_archive_without_cases_is_not_exported(tmp_path):
     with pytest.raises(InputError, match="none: no case here"):
         export_nifti(Archive.open(tmp_path / "none"), "organs", tmp_path / "out")

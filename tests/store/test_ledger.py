@@ -45,31 +45,62 @@ def test_compaction_changes_no_record_and_later_commits_join(place):
     store = Store.open(place)
     ledger = Ledger(store, "settle", 1)
     for i in range(30):
-        ledger.commit(f"item{i}", 0, 0, _records(i, note={"nested": [i, None]}))
+        ledger.commit(f"item{i:02}", 0, 0, _records(i, note={"nested": [i, None]}))
     before = ledger.records()
-    assert ledger.compact() == 30
-    assert [info.key for info in store.list("ledger")] == ["ledger/settle/compacted.parquet"]
+    assert ledger.compact(least=31) == 0
+    assert ledger.compact(least=14) == 28
+    kinds = [info.key.rpartition(".")[2] for info in store.list("ledger/settle")]
+    assert sorted(kinds) == ["jsonl", "jsonl", "parquet", "parquet"]
     assert ledger.records() == before
     ledger.commit("late", 0, 0, _records(99))
     assert ledger.records() == before + _records(99)
-    assert ledger.compact() == 31
-    assert len(ledger.records()) == 31
+    assert ledger.compact(least=1) == 3
+    assert ledger.records() == before + _records(99)
 
 
 def test_a_compaction_cut_short_before_its_deletions_counts_nothing_twice(place, monkeypatch):
     store = Store.open(place)
     ledger = Ledger(store, "propose", 1)
     ledger.commit("a", 0, 0, [{"case": "c1"}])
-    monkeypatch.setattr(Store, "delete", lambda self, key: None)
-    ledger.compact()
+    with monkeypatch.context() as cut:
+        cut.setattr(Store, "delete", lambda self, key: None)
+        ledger.compact(least=1)
     assert len(list(store.list("ledger"))) == 2
     assert ledger.records() == [{"case": "c1"}]
+    assert ledger.compact(least=1) == 1
+    assert len(list(store.list("ledger"))) == 1
+    assert ledger.records() == [{"case": "c1"}]
+
+
+def test_one_who_reads_while_another_compacts_misses_no_record(place, monkeypatch):
+    store = Store.open(place)
+    ledger = Ledger(store, "propose", 1)
+    ledger.commit("a", 0, 0, [{"case": "c1"}])
+    ledger.commit("b", 0, 0, [{"case": "c2"}])
+    get = Store.get
+
+    def get_late(self, key):
+        monkeypatch.setattr(Store, "get", get)
+        ledger.compact(least=2)
+        return get(self, key)
+
+    monkeypatch.setattr(Store, "get", get_late)
+    assert ledger.records() == [{"case": "c1"}, {"case": "c2"}]
+    assert [info.key.rpartition(".")[2] for info in store.list("ledger")] == ["parquet"]
+
+
+def test_what_is_committed_again_after_a_compaction_counts_once_and_as_it_was_first(place):
+    ledger = Ledger(Store.open(place), "settle", 1)
+    ledger.commit("a", 0, 0, _records(1, by="first"))
+    ledger.compact(least=1)
+    ledger.commit("a", 0, 0, _records(1, by="second"))
+    assert [record["by"] for record in ledger.records()] == ["first"]
 
 
 def test_an_empty_ledger_has_no_records(place):
     ledger = Ledger(Store.open(place), "settle", 1)
     assert ledger.records() == []
-    assert ledger.compact() == 0
+    assert ledger.compact(least=1) == 0
     assert ledger.records() == []
 
 
