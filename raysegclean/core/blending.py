@@ -41,7 +41,6 @@ _VOX_PER_LOGIT = 0.5
 anything between 0.3 and 0.7 blends alike."""
 _MIN_PROB = 1e-4
 _BAND_VOX = 2.5
-_PREDICTED_BAND_VOX = 1.0
 
 Probs = NDArray[np.float32]
 
@@ -59,14 +58,16 @@ class Blend:
 
 
 def solve_blends(
-    scores: Sequence[CaseScore], members: Mapping[int, Collection[str]], clean: Collection[str]
+    scores: Sequence[CaseScore],
+    members: Mapping[int, Collection[str]],
+    clean: Mapping[int, Collection[str]],
 ) -> dict[str, dict[int, Blend]]:
     """Return the blend of each member of a noisy group, by case and class.
 
     Args:
         scores: of all cases.
         members: class -> the cases in which it is noisy.
-        clean: the cases that nothing speaks against.
+        clean: class -> the cases that nothing speaks against.
 
     Classes with fewer than 8 clean or noisy cases that were measured are left out.
     """
@@ -74,7 +75,7 @@ def solve_blends(
     for value, noisy in members.items():
         mine = of_key(scores, value)
         rows = {s.case: one for s, one in zip(scores, mine, strict=True) if _is_measured(one)}
-        reference = [rows[case] for case in sorted(clean) if case in rows]
+        reference = [rows[case] for case in sorted(clean[value]) if case in rows]
         wrong = {case: rows[case] for case in sorted(noisy) if case in rows}
         if min(len(reference), len(wrong)) < _LEAST_CASES:
             continue

@@ -237,13 +237,10 @@ class OffsetSums:
     def mean_vox(self, *classes: int) -> float:
         """Return the mean offset in voxels of the finest axis; positive: the given label is larger.
 
-        Minus the default clip where the given label comes near to nothing that is predicted; NaN
-        when nothing is predicted.
+        NaN where the given label comes near to nothing that is predicted, or nothing is predicted.
         """
-        boundary, near, total, _, _ = self._together(classes)
-        if not near:
-            return -OFFSET_LIMIT_VOX if boundary else float("nan")
-        return total / (near * _OFFSET_STEPS)
+        _, near, total, _, _ = self._together(classes)
+        return total / (near * _OFFSET_STEPS) if near else float("nan")
 
     def spread_vox(self, *classes: int) -> float:
         """Return the standard deviation of the offset along the boundary; NaN without voxels."""

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysegclean.core.casescore import ClassScore
+from raysegclean.core.robust import Values
 from raysegclean.core.suspects import Flags, PolicyParams
 
-__all__ = ["forgotten"]
+__all__ = ["elsewhere", "forgotten"]
 
-_USUAL = (0.05, 0.95)
+_QUANTILES = (0.05, 0.95)
 _SLACK = 2.0
 
 
@@ -25,11 +26,35 @@ def forgotten(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
     class, and half and twice of these. No case, where fewer than `min_cases` have the class, or
     where more than `max_flagged` of all would be flagged.
     """
-    given = np.array([score.given_vox for score in scores])
-    predicted = np.array([score.predicted_vox for score in scores])
+    given, predicted = _sizes(scores)
+    least, most = _usual_sizes(given, params)
+    found = (given == 0) & (predicted >= least) & (predicted <= most)
+    return found if found.sum() <= params.max_flagged * len(scores) else np.zeros_like(found)
+
+
+def elsewhere(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
+    """Return which cases have no voxel of a class near where the networks see it.
+
+    A speck, less than half of a usual size, in a case without the class is none; the same bounds as
+    for `forgotten` keep the flags from telling of most cases, or of few examples.
+    """
+    given, predicted = _sizes(scores)
+    least, _ = _usual_sizes(given, params)
+    seen = np.array([score.boundary_vox >= params.min_boundary_vox for score in scores], np.bool_)
+    far = seen & np.isnan([score.offset_vox for score in scores])
+    found = far & ((given > 0) | (predicted >= least)) & np.isfinite(least)
+    return found if found.sum() <= params.max_flagged * len(scores) else np.zeros_like(found)
+
+
+def _sizes(scores: Sequence[ClassScore]) -> tuple[Values, Values]:
+    given, predicted = ([s.given_vox for s in scores], [s.predicted_vox for s in scores])
+    return np.array(given, np.float64), np.array(predicted, np.float64)
+
+
+def _usual_sizes(given: Values, params: PolicyParams) -> tuple[float, float]:
+    """Return the least and the largest usual size, with slack; infinite where it is not known."""
     has = given > 0
     if has.sum() < params.min_cases:
-        return np.zeros(len(scores), bool)
-    least, most = np.quantile(given[has], _USUAL)
-    found = ~has & (predicted >= least / _SLACK) & (predicted <= most * _SLACK)
-    return found if found.sum() <= params.max_flagged * len(scores) else np.zeros_like(found)
+        return float("inf"), float("inf")
+    least, most = np.quantile(given[has], _QUANTILES)
+    return float(least) / _SLACK, float(most) * _SLACK

@@ -27,9 +27,10 @@ from raysegclean.core.casescore import (
     ClassScore,
     Kind,
 )
-from raysegclean.core.missing import forgotten
+from raysegclean.core.missing import elsewhere, forgotten
 from raysegclean.core.robust import Values
 from raysegclean.core.rough import rough_groups
+from raysegclean.core.speaking import Speaking
 from raysegclean.core.suspects import (
     CORRUPTION,
     FOREGROUND,
@@ -116,18 +117,8 @@ def two_ways(
     classes = classes_of(scores)
     missing = {c: forgotten(of_key(scores, c), params) for c in classes}
     rough = rough_groups(scores, [FOREGROUND, *classes], params)
-    return _ways(scores, missing, rough, params, trusted)
-
-
-def _ways(
-    scores: Sequence[CaseScore],
-    missing: Mapping[int, Flags],
-    rough: Sequence[Group],
-    params: PolicyParams,
-    trusted: Sequence[CaseScore],
-) -> dict[int, SecondWay]:
-    apart = _any_of([*missing.values(), *(group.members for group in rough)], len(scores))
-    return second_ways(scores, sorted(missing), ~apart, params, trusted)
+    apart = Speaking.of(scores).all_about(_joined(missing, _members(rough)))
+    return second_ways(scores, classes, apart, params, trusted)
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,9 @@ class _Archive:
     offsets: Mapping[int, Offsets]
     groups: Sequence[Group]
     above: Sequence[Mapping[int, Mapping[Kind, float]]]
-    """For each group: class -> kind -> confidence."""
+    """For each group: class that it may edit -> kind -> confidence."""
+    off: Mapping[tuple[int, float], tuple[Flags, Flags]]
+    """By key and strictness: which cases are off, and those of them that are off as many are."""
     alone: bool
     """Whether there are cases enough to move a class that the foreground does not agree with:
     in a small archive one badly learnt class of one fold looks the same."""
@@ -146,6 +139,8 @@ class _Archive:
     """Whether the networks know a class well enough to edit it."""
     missing: Mapping[int, Flags]
     """Which cases lack a class that the networks see."""
+    elsewhere: Mapping[int, Flags]
+    """Which cases have nothing of a class near where the networks see it."""
     ways: Mapping[int, SecondWay]
     """Per class, the wrong one of two ways of drawing, where there are two."""
 
@@ -155,21 +150,35 @@ class _Archive:
     ) -> "_Archive":
         keys = [FOREGROUND, *classes_of(scores)]
         offsets = {key: Offsets.measure(scores, trusted, key, params) for key in keys}
-        alone = len(scores) >= params.min_group_cases
         missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
         # Where there are enough, trusted cases say themselves where a right boundary lies.
         by_heaps = len(trusted) < params.min_trusted
-        rough = rough_groups(scores, keys, params)
-        ways = _ways(scores, missing, rough, params, trusted) if by_heaps else {}
-        moved = _moved(offsets, ways, params)
-        groups = rough + _other_groups(scores, rough, moved, ways, params)
-        clean = ~moved & ~_any_of((group.members for group in groups), len(scores))
+        rough, speaking = rough_groups(scores, keys, params), Speaking.of(scores)
+        apart = speaking.all_about(_joined(missing, _members(rough)))
+        ways = second_ways(scores, keys[1:], apart, params, trusted) if by_heaps else {}
+        off = _off(offsets, params)
+        moved = _moved(off, ways, speaking)
+        groups = rough + _other_groups(scores, rough, moved, ways, speaking, params)
+        spoken = speaking.all_about(_joined(moved, _members(groups)))
         above = [
-            {c: _thresholds(of_key(scores, c), g.members, clean, params) for c in keys[1:]}
+            {
+                c: _thresholds(of_key(scores, c), g.members, ~spoken[c], params)
+                for c in (keys[1:] if g.key == FOREGROUND else [g.key])
+            }
             for g in groups
         ]
-        learnt = {c: is_learnt(of_key(scores, c), of_key(trusted, c), params) for c in keys[1:]}
-        return cls(params, offsets, groups, above, alone, learnt, missing, ways)
+        return cls(
+            params,
+            offsets,
+            groups,
+            above,
+            off,
+            alone=len(scores) >= params.min_group_cases,
+            learnt={c: is_learnt(of_key(scores, c), of_key(trusted, c), params) for c in keys[1:]},
+            missing=missing,
+            elsewhere={c: elsewhere(of_key(scores, c), params) for c in keys[1:]},
+            ways=ways,
+        )
 
     def decide_class(self, row: int, value: int) -> ClassDecision:
         """Return the decision for class `value` of the case at position `row`."""
@@ -209,6 +218,9 @@ class _Archive:
         if shift is not None:
             why = f"boundary off by {shift:+.2f} voxels, {doubt}"
             return ClassDecision(Action.REVIEW, why, offset_vox=offset)
+        if self.elsewhere[value][row]:
+            why = "the label has nothing near where the networks see this class"
+            return ClassDecision(Action.REVIEW, why)
         usual = value not in self.ways or self.ways[value].is_known
         why = "like most cases" if usual else _TWO_WAYS
         return ClassDecision(Action.KEEP, why, offset_vox=offset)
@@ -245,16 +257,17 @@ class _Archive:
         """
         params, whole, mine = self.params, self.offsets[FOREGROUND], self.offsets[value]
         pooled, own = float(whole.from_centre[row]), float(mine.from_centre[row])
-        together = bool(whole.flags()[row]) and not abs(own - pooled) > mine.limit
-        strictness = 1.0 if together else params.class_strictness
-        shift, offsets = (pooled, whole) if together else (own, mine)
-        if not offsets.flags(strictness)[row]:
+        together = bool(self.off[FOREGROUND, 1.0][0][row]) and not abs(own - pooled) > mine.limit
+        shift = pooled if together else own
+        key = (FOREGROUND, 1.0) if together else (value, params.class_strictness)
+        is_off, as_many = self.off[key]
+        if not is_off[row]:
             return None, ""
         if abs(shift) > params.max_shift_vox:
             return shift, "more than a shifted outline can be"
         if not self.alone and not together:
             return shift, "in an archive too small to be sure"
-        if not offsets.moved(params.min_shifted, strictness)[row]:
+        if not as_many[row]:
             return shift, "as in few other cases"
         return shift, ""
 
@@ -266,29 +279,57 @@ _TWO_WAYS = (
 )
 
 
+def _off(
+    offsets: Mapping[int, Offsets], params: PolicyParams
+) -> dict[tuple[int, float], tuple[Flags, Flags]]:
+    """Return, by key and strictness, the cases that are off, and those that are off as many are.
+
+    Of the latter those alone that lie no further off than a shifted outline can.
+    """
+    kinds = [(FOREGROUND, 1.0), *((c, params.class_strictness) for c in offsets if c != FOREGROUND)]
+    found = {}
+    for key, strictness in kinds:
+        one = offsets[key]
+        near = np.abs(one.from_centre) <= params.max_shift_vox
+        found[key, strictness] = (
+            one.flags(strictness),
+            one.moved(params.min_shifted, strictness) & near,
+        )
+    return found
+
+
 def _moved(
-    offsets: Mapping[int, Offsets], ways: Mapping[int, SecondWay], params: PolicyParams
-) -> Flags:
-    """Return the cases that some shift explains."""
-    moved = _any_of((way.members for way in ways.values()), len(offsets[FOREGROUND].from_centre))
-    for key, one in offsets.items():
-        if key == FOREGROUND and not ways:
-            moved = moved | one.moved(params.min_shifted)
-        elif key != FOREGROUND and key not in ways:
-            moved = moved | one.moved(params.min_shifted, params.class_strictness)
-    return moved
+    off: Mapping[tuple[int, float], tuple[Flags, Flags]],
+    ways: Mapping[int, SecondWay],
+    speaking: Speaking,
+) -> dict[int, Flags]:
+    """Return the cases that some shift explains, by key."""
+    # Of two ways of drawing none is the centre from which a shift is measured.
+    two = speaking.telling(ways)
+    plain = {key: many for (key, _), (_, many) in off.items() if key not in two}
+    return _joined(plain, {key: way.members for key, way in ways.items()})
 
 
-def _any_of(parts: Iterable[Flags], cases: int) -> Flags:
-    """Return the cases that are in any of the parts; there may be no part."""
-    return np.asarray(np.any([np.zeros(cases, bool), *parts], axis=0), np.bool_)
+def _members(groups: Iterable[Group]) -> dict[int, Flags]:
+    """Return the cases of the groups by key."""
+    return _joined(*({group.key: group.members} for group in groups))
+
+
+def _joined(*parts: Mapping[int, Flags]) -> dict[int, Flags]:
+    """Return which cases are in any of the parts, by key."""
+    joined: dict[int, Flags] = {}
+    for part in parts:
+        for key, flags in part.items():
+            joined[key] = flags | joined[key] if key in joined else flags
+    return joined
 
 
 def _other_groups(
     scores: Sequence[CaseScore],
     rough: Sequence[Group],
-    moved: Flags,
+    moved: Mapping[int, Flags],
     ways: Mapping[int, SecondWay],
+    speaking: Speaking,
     params: PolicyParams,
 ) -> list[Group]:
     """Return the noisy groups beside the rough ones that are more than what shifts explain.
@@ -297,12 +338,14 @@ def _other_groups(
     without the shifted cases a group may be too small to be seen. One that consists of them mostly
     is their shadow, and its other members are chance.
     """
-    if any(not way.is_known for way in ways.values()):
-        return []  # either heap would pass for a group beside the other
-    members = [group.members for group in rough] + [way.members for way in ways.values()]
-    keys = [FOREGROUND, *classes_of(scores)]
-    found = find_groups(scores, keys, _any_of(members, len(scores)), params)
-    return [g for g in found if (g.members & moved).sum() <= g.members.sum() / 2]
+    members = {key: way.members for key, way in ways.items()}
+    explained = speaking.all_about(_joined(_members(rough), members))
+    # Where it is not known which way is wrong, either heap would pass for a group.
+    for key in speaking.telling(key for key, way in ways.items() if not way.is_known):
+        del explained[key]
+    shadow = speaking.all_about(moved)
+    found = find_groups(scores, explained, params)
+    return [g for g in found if (g.members & shadow[g.key]).sum() <= g.members.sum() / 2]
 
 
 def _why_replace(group: Group, row: int) -> str:

@@ -34,7 +34,7 @@ __all__ = ["rough_groups"]
 def rough_groups(
     scores: Sequence[CaseScore], keys: Sequence[int], params: PolicyParams
 ) -> list[Group]:
-    """Return the groups of rough cases: of the foreground, then of each class among the others.
+    """Return the groups of rough cases: of the foreground, then of each class among its others.
 
     Their log roughness must lie `min_rough_separation` (Ashman's D) and `min_roughness` above that
     of the others; for the rest they are noisy groups like any (`suspects.find_groups`).
@@ -54,7 +54,8 @@ def rough_groups(
         gap = np.median(rough[group.members]) - np.median(rough[others])
         if gap >= params.min_roughness:
             found.append(group)
-            left = left & ~group.members
+            if key == FOREGROUND:
+                left = left & ~group.members
     return found
 
 

@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.boundary import (
-    OFFSET_LIMIT_VOX,
     Spacing,
     distance_halo_vox,
     fine_voxel_mm,
@@ -166,9 +165,7 @@ def prediction_bias_mm(
 
 def _has_offset(score: ClassScore) -> bool:
     """Tell whether an outline lies near enough to the predicted one to say how far it is off."""
-    offset = score.offset_vox
-    known = isfinite(offset) and offset > -OFFSET_LIMIT_VOX
-    return score.boundary_vox >= _MIN_BOUNDARY_VOX and known
+    return score.boundary_vox >= _MIN_BOUNDARY_VOX and isfinite(score.offset_vox)
 
 
 def label_bias_mm(
@@ -207,10 +204,12 @@ def like_trusted(
     That is, within max(0.4, 2.5 robust sds of the archive) voxels of their mean.
     """
     known = {score.case for score in trusted}
-    offsets = {s.case: s.classes[channel].offset_vox for s in given if channel in s.classes}
-    values = np.array(list(offsets.values()))
-    theirs = np.array([value for case, value in offsets.items() if case in known])
-    mean = float(np.mean(theirs[np.isfinite(theirs)]))
+    mine = {s.case: s.classes[channel] for s in given if channel in s.classes}
+    offsets = {case: one.offset_vox for case, one in mine.items() if _has_offset(one)}
+    theirs = [value for case, value in offsets.items() if case in known]
+    if not theirs:
+        return frozenset()
+    values, mean = np.array(list(offsets.values())), float(np.mean(theirs))
     limit = max(_FLOOR_VOX, _SDS * _spread_vox(values))
     return frozenset(case for case, value in offsets.items() if abs(value - mean) <= limit)
 

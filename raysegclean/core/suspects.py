@@ -241,13 +241,17 @@ def _worse_sides(
     return believed
 
 
-def offsets_of(scores: Sequence[CaseScore], key: int, params: PolicyParams) -> Values:
-    """Return each case's offset, less the mean of its fold where folds are large enough.
+def offsets_of(
+    scores: Sequence[CaseScore], key: int, usable: Flags, params: PolicyParams
+) -> Values:
+    """Return each usable case's offset, less the mean of its fold where folds are large enough.
 
     Networks of one fold may draw wider than those of another; that is no way of drawing labels.
+    NaN for the other cases.
     """
-    parts = _large_folds(_offsets(scores, key, {}, params), scores, params)
-    return _offsets(scores, key, {fold: float(part.mean()) for fold, part in parts.items()}, params)
+    values = np.where(usable, _offsets(scores, key, {}, params), np.nan)
+    means = {f: float(part.mean()) for f, part in _large_folds(values, scores, params).items()}
+    return np.asarray(values - [means.get(score.fold, 0.0) for score in scores], np.float64)
 
 
 def _offsets(
@@ -308,21 +312,21 @@ class Group:
 
 
 def find_groups(
-    scores: Sequence[CaseScore], keys: Sequence[int], explained: Flags, params: PolicyParams
+    scores: Sequence[CaseScore], explained: Mapping[int, Flags], params: PolicyParams
 ) -> list[Group]:
-    """Return the noisy groups among the cases that are not `explained`.
+    """Return the noisy groups of each key among the cases that are not `explained` for it.
 
     The foreground as a whole comes first, because its evidence is pooled; then each class among
     the cases that are left. After each group its members are taken out and the rest is looked at
     again, because what one group does to the archive's spread hides, or feigns, another.
     """
-    groups = _groups_of(scores, FOREGROUND, ~explained, params)
-    left = ~explained
-    for group in groups:
-        left = left & ~group.members
-    for key in keys:
-        if key != FOREGROUND:
-            groups += _groups_of(scores, key, left, params)
+    groups: list[Group] = []
+    for key in sorted(explained, key=lambda one: one != FOREGROUND):
+        left = ~explained[key]
+        for group in groups:
+            if group.key == FOREGROUND:
+                left = left & ~group.members
+        groups += _groups_of(scores, key, left, params)
     return groups
 
 

@@ -10,7 +10,7 @@ is moved, because the right heap would be lost as a whole. Trusted cases, even o
 right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,21 +54,24 @@ class SecondWay:
 def second_ways(
     scores: Sequence[CaseScore],
     classes: Sequence[int],
-    whole: Flags,
+    apart: Mapping[int, Flags],
     params: PolicyParams,
     trusted: Sequence[CaseScore] = (),
 ) -> dict[int, SecondWay]:
     """Return the wrong one of two ways of drawing, for the classes that have two.
 
-    It is that of the foreground, over the cases that are `whole` (lack no class), where the class
-    takes part in it, else the class's own. Where it is not known which way of drawing the
-    foreground is wrong, it is not known for its classes. `trusted`: scores of trusted labels.
+    It is that of the foreground where the class takes part in it, else the class's own; over the
+    cases that are not `apart`, by key: those that lack the class, or are drawn otherwise. Where it
+    is not known which way of drawing the foreground is wrong, it is not known for its classes.
+    `trusted`: scores of trusted labels.
     """
-    pooled = _second_way(scores, FOREGROUND, whole, params, trusted)
+    pooled = _second_way(scores, FOREGROUND, ~apart[FOREGROUND], params, trusted)
     found = {}
     for value in classes:
-        way = pooled
-        if pooled is None or (pooled.is_known and not _takes_part(scores, value, pooled, params)):
+        way, whole = pooled, ~apart[value]
+        if pooled is None or (
+            pooled.is_known and not _takes_part(scores, value, pooled, whole, params)
+        ):
             way = _second_way(scores, value, whole, params, trusted)
         if way is not None:
             fit = _usual_fit(of_key(scores, value), whole & (way.posterior < 0.5), params)
@@ -96,7 +99,7 @@ def _second_way(
     holds less than `min_way_share` of the cases. Nobody is a member where neither heap fits the
     networks clearly worse, or the wrong one holds more than `max_flagged`.
     """
-    offsets = np.where(usable, offsets_of(scores, key, params), np.nan)
+    offsets = offsets_of(scores, key, usable, params)
     known = np.isfinite(offsets)
     mixture = fit_mixture(offsets[known]) if known.sum() >= params.min_group_cases else None
     if (
@@ -147,10 +150,10 @@ def _right_offset(
 
 
 def _takes_part(
-    scores: Sequence[CaseScore], value: int, way: SecondWay, params: PolicyParams
+    scores: Sequence[CaseScore], value: int, way: SecondWay, whole: Flags, params: PolicyParams
 ) -> bool:
     """Tell whether a class lies off by at least half of what the foreground does."""
-    offsets = offsets_of(scores, value, params)
+    offsets = offsets_of(scores, value, whole, params)
     sides = [offsets[side & np.isfinite(offsets)] for side in (way.members, way.posterior < 0.5)]
     if not all(side.size for side in sides):
         return False

@@ -4,12 +4,17 @@ What a group's outlines are off by, and how much of that is to be believed, foll
 alone; one revision of the flagged cases carries it out. Candidates that the policy took stay taken.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from raysegclean.core.blending import BlendReviser, solve_blends
-from raysegclean.core.casescore import Action, CaseDecision
+from raysegclean.core.casescore import Action, CaseDecision, CaseScore
 from raysegclean.core.looks import Revision
 from raysegclean.core.scores import case_actions
+from raysegclean.core.speaking import Speaking
+from raysegclean.core.suspects import FOREGROUND, classes_of
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.stages.asking import answered
 from raysegclean.stages.proposing import Proposals
@@ -31,6 +36,28 @@ def blend(
     return answered(session, proposals, blended(evidence, verdict))
 
 
+def _clean(
+    scores: Sequence[CaseScore], decisions: Mapping[str, CaseDecision]
+) -> dict[int, set[str]]:
+    """Return, for each class, the cases that nothing speaks against."""
+    flagged = {
+        channel: np.array([_is_flagged(decisions.get(s.case), channel) for s in scores], np.bool_)
+        for channel in classes_of(scores)
+    }
+    as_a_whole = Speaking.of(scores).all_about(flagged)[FOREGROUND]
+    return {
+        channel: {
+            score.case for score, odd in zip(scores, mine | as_a_whole, strict=True) if not odd
+        }
+        for channel, mine in flagged.items()
+    }
+
+
+def _is_flagged(decision: CaseDecision | None, channel: int) -> bool:
+    one = decision.classes.get(channel) if decision else None
+    return one is not None and one.action is not Action.KEEP
+
+
 def blended(evidence: ArchiveEvidence, verdict: Verdict) -> Verdict:
     """Return the verdict whose noisy groups are blended; a pure function."""
     members: dict[int, set[str]] = {}
@@ -38,8 +65,7 @@ def blended(evidence: ArchiveEvidence, verdict: Verdict) -> Verdict:
         for channel, one in decision.classes.items():
             if one.action is Action.REPLACE and one.posterior > 0:
                 members.setdefault(channel, set()).add(case)
-    clean = {case for case, decision in verdict.decisions.items() if not decision.flagged}
-    blends = solve_blends(evidence.scores, members, clean)
+    blends = solve_blends(evidence.scores, members, _clean(evidence.scores, verdict.decisions))
     if not blends:
         return verdict
     decisions = dict(verdict.decisions)
