@@ -74,7 +74,7 @@ def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = 
         run.store.sweep()
         facts = connect(gpus_needed=gpus_needed(config))
         if config.search is not None:
-            config = with_searched_params(config, run, say)
+            config = with_searched_params(config, run, say, lock.check)
             prepared = prepare(config)
         session = begin(config, run, prepared, facts, (epoch, lock.check, say))
         if take_back is not None:

@@ -15,9 +15,9 @@ import numpy as np
 
 from raysegclean.config import Config, Search, make_config
 from raysegclean.core.identity import differing_parts, digest
-from raysegclean.dist.cluster import connect
+from raysegclean.dist.cluster import cluster_share, connect
 from raysegclean.dist.progress import Progress
-from raysegclean.dist.search import Report, search
+from raysegclean.dist.search import Report, search, trials_at_once
 from raysegclean.errors import RunConflict
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.preparing import begin, prepare
@@ -47,10 +47,16 @@ MARKS = 10
 """How often a trial tells its training loss, so that a hopeless one is stopped early."""
 
 
-def with_searched_params(config: Config, run: RunFolder, say: Callable[[str], None]) -> Config:
+def with_searched_params(
+    config: Config,
+    run: RunFolder,
+    say: Callable[[str], None],
+    still_ours: Callable[[], None] = lambda: None,
+) -> Config:
     """Return the config with the values that the search chose; a finished search is read back.
 
-    Raises RunConflict when the search in the run folder was made with other settings.
+    Raises RunConflict when the search in the run folder was made with other settings, or
+    `still_ours` does, because another driver took the run over meanwhile.
     """
     assert config.search is not None
     settings = _settings(config)
@@ -62,10 +68,11 @@ def with_searched_params(config: Config, run: RunFolder, say: Callable[[str], No
             config.search.samples,
             run.uri,
             Objective(config.resolved(), run.uri),
-            max_concurrent=config.search.samples,
+            max_concurrent=_at_once(config),
             seed=config.train.seed,
             identity=digest(settings),
         )
+        still_ours()
         _adopt_networks(run, trial_uri(run.uri, result.best))
         chosen = {"best": result.best, "score": result.score, "trials": result.trials}
         run.write_json(CHOSEN, chosen | {"search": _plain(config.search), "settings": settings})
@@ -73,6 +80,19 @@ def with_searched_params(config: Config, run: RunFolder, say: Callable[[str], No
         _refuse_other_search(run, chosen, {"search": _plain(config.search), "settings": settings})
     say(f"search: chose {chosen['best']} with score {chosen['score']:.4f}")
     return trial_config(config, chosen["best"], config.run)
+
+
+def _at_once(config: Config) -> int:
+    """Return how many trials may run at once; one where each network has ranks of its own."""
+    wanted = config.resources.train
+    if config.train.placement == "ranks":
+        return 1
+    gpus = min(cluster_share()[1], 1.0) if wanted.gpus == "auto" else wanted.gpus
+    return trials_at_once(
+        workers=1 if wanted.workers == "auto" else wanted.workers,
+        cpus=config.train.threads if wanted.cpus == "auto" else wanted.cpus,
+        gpus=gpus,
+    )
 
 
 def _settings(config: Config) -> dict[str, Any]:

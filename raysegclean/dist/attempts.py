@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysegclean.errors import UnfitEnvironment
 
@@ -51,9 +52,13 @@ class Attempts:
 
 
 def start_attempts() -> Any:
-    """Start the actor that counts; it needs no CPU slot."""
-    # Not inside the group of a search trial, whose share is a hundredth of a slot.
-    return ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(Attempts).remote()
+    """Start the actor that counts on this node, the driver's; it needs no CPU slot.
+
+    On another node, perhaps a spot machine, it would end the pass when that node is lost.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    affinity = NodeAffinitySchedulingStrategy(here, soft=False)
+    return ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=affinity).remote()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from raysegclean.dist.cluster import cluster_share, data_rules, shared_by
 from raysegclean.errors import AlreadyExists, ConfigError, RaysegcleanError
 from raysegclean.store.objects import Store, as_json
 
-__all__ = ["Objective", "Report", "SearchFailed", "SearchResult", "Trial", "candidates", "search"]
+__all__ = ["Objective", "Report", "SearchFailed", "SearchResult", "Trial", "candidates", "search", "trials_at_once"]
 
 log = logging.getLogger("raysegclean.search")
 
@@ -130,7 +130,7 @@ def search(
     places work through Ray Train and Ray Data, or with `scheduling_strategy="DEFAULT"` (other
     tasks would be squeezed into the driver's hundredth of a slot). `report(score, step)` tells an
     interim score, steps from 1; a trial below the median of the others is ended there.
-    max_concurrent: upper limit; no more run than leave each two CPU slots. A trial whose worker
+    max_concurrent: upper limit (`trials_at_once`); no more run than leave each two CPU slots. A trial whose worker
     takes more than one of them needs a lower limit, or is refused by the training it starts.
     identity: what else decides a score; trials of another identity are not reused.
 
@@ -151,6 +151,17 @@ def search(
 def _at_once(wanted: int, missing: int) -> int:
     cpus, _ = cluster_share()
     return max(1, min(wanted, missing, int(cpus // _SLOTS_PER_TRIAL)))
+
+
+def trials_at_once(workers: int, cpus: float, gpus: float) -> int:
+    """Return how many trials, each of so many workers, the cluster has room for; at least one.
+
+    Each also needs a slot for its readers. A trial plans with its share of the cluster, so more of
+    them than fit would be refused by the training that they start.
+    """
+    all_cpus, all_gpus = cluster_share()
+    fit = int(all_cpus // (workers * cpus + 1))
+    return max(1, min(fit, int(all_gpus // (workers * gpus)) if gpus else fit))
 
 
 def _run(

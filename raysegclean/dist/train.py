@@ -131,6 +131,13 @@ class TrainJob:
                 f"batch {self.train.batch} leaves fewer than two to each of {self.workers} "
                 f"workers; set train.batch to at least {2 * self.workers}"
             )
+        in_ranks = self.placement == "ranks" and self.train.exchanges != "nothing"
+        if 0 < self.gpus < 1 and (self.workers > 1 or in_ranks):
+            raise ConfigError(
+                f"resources.train: ranks with {self.gpus:g} GPU each would share one, which ranks "
+                "of one training cannot; set gpus to 1, or workers to 1 and train.placement to "
+                "process"
+            )
 
 
 @dataclass(frozen=True)
@@ -241,7 +248,8 @@ def _units(job: TrainJob, folds: Sequence[int], gpus: float) -> list[_Unit]:
     if not apart or len(members) == 1:
         return [_Unit(fold, members, split=False) for fold in folds]
     if job.train.exchanges != "nothing":
-        return [_Unit(fold, members, split=True) for fold in folds]
+        alone = not 0 < job.gpus < 1  # ranks of one training cannot share a GPU
+        return [_Unit(fold, members, split=alone) for fold in folds]
     return [_Unit(fold, (member,), split=False) for fold in folds for member in members]
 
 

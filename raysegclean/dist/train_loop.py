@@ -186,9 +186,16 @@ class _Worker:
             if self.speaks:
                 meter.see(report, self.board)
             every = self.plan.config.checkpoint_every
-            if done < steps.stop and (done % every == 0 or notice.came(done)):
+            due = done < steps.stop and (done % every == 0 or notice.came(done))
+            if due and not self.ranks_differ(done):
                 self.save()
         self.finish()
+
+    def ranks_differ(self, done: int) -> bool:
+        """Tell whether each data-parallel rank has statistics of its own, that none could resume."""
+        config = self.plan.config
+        alone = self.mesh is None or self.mesh.ranks == 1
+        return not alone and config.recalibrate_at < done < config.frozen_at
 
     def batches(self, steps: range) -> Iterator[Batch]:
         """Yield the batch of each step: read by peer 0, handed over to the others."""
@@ -236,7 +243,10 @@ class _Worker:
         )
 
     def save(self) -> None:
-        """Put a checkpoint of each network here, then drop all but the last two."""
+        """Put a checkpoint of each network here, then drop all but the last two.
+
+        Later ones are of a training that other networks could not follow, and go first.
+        """
         state = self.trainer.state()
         memories = {name: self._memories(peer["hook"]) for name, peer in state["peers"].items()}
         if not self.saves:
@@ -247,8 +257,9 @@ class _Worker:
             own = {"step": state["step"], "peers": {str(member): peer}}
             key = _checkpoint_key(self.plan, member, state["step"])
             self.store.put(key, save_state(own))
-            known = sorted(_steps(self.store, self.plan.checkpoints, self.plan.fold, member) - {0})
-            for old in known[:-KEPT_CHECKPOINTS]:
+            known = _steps(self.store, self.plan.checkpoints, self.plan.fold, member) - {0}
+            kept = sorted(step for step in known if step <= state["step"])[-KEPT_CHECKPOINTS:]
+            for old in known.difference(kept):
                 self.store.delete(_checkpoint_key(self.plan, member, old))
 
     def _memories(self, mine: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ what it had begun is done first, each shard alone.
 """
 
 import json
+import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,8 @@ from raysegclean.store.ledger import Ledger
 from raysegclean.store.lock import check_epoch
 
 __all__ = ["ItemReport", "ShardStage", "run_item"]
+
+log = logging.getLogger("raysegclean")
 
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
@@ -125,6 +129,16 @@ def run_item(stage: ShardStage[Any, Any], item: Item, ledger: Ledger, attempts: 
     return report
 
 
+def _leave_broken_device(error: Exception) -> None:
+    """End this process where its GPU context is broken: every later shard would fail in it too.
+
+    Ray starts it again, and a shard that breaks three of them is quarantined.
+    """
+    if type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error):
+        log.error("a GPU worker ends, because its device is broken: %s", told(error))
+        os._exit(1)
+
+
 class _Work:
     """One item under way."""
 
@@ -143,6 +157,7 @@ class _Work:
                     result = self._stage.compute(task, loaded)
                     self._commits.report.compute_s += time.perf_counter() - before
                 except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
+                    _leave_broken_device(error)
                     self._fail(task, error)
                     continue
                 self._collect(writing)

@@ -1,7 +1,7 @@
 """Propose and measure: run the voters over the archive, once."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
@@ -85,7 +85,7 @@ def relabel_resources(session: Session) -> PassResources:
 
 def cpu_only(resources: PassResources) -> PassResources:
     """Return the same without GPUs, for passes that run no network."""
-    return PassResources(resources.actors, resources.cpus, 0.0, resources.memory_bytes)
+    return replace(resources, gpus=0.0)
 
 
 def _keys(session: Session) -> dict[str, str]:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.dist.search import SearchFailed, candidates, search
+from raysegclean.dist import search as module
+from raysegclean.dist.search import SearchFailed, candidates, search, trials_at_once
 from raysegclean.dist.train import TrainJob, train_group
 from raysegclean.errors import ConfigError
 from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
@@ -54,6 +55,23 @@ def test_whole_numbers_reach_both_ends_and_choices_are_all_tried():
 def test_an_identity_keeps_trials_of_other_objectives_apart():
     keys = {candidates(SPACE, 1, 0, identity)[0].key for identity in ("", "a", "b")}
     assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("share", "workers", "cpus", "gpus", "expected"),
+    [
+        ((8.0, 0.0), 1, 1, 0, 4),
+        ((8.0, 1.0), 1, 1, 1, 1),
+        ((64.0, 4.0), 2, 4, 1, 2),
+        ((2.0, 0.0), 1, 2, 0, 1),
+        ((64.0, 1.0), 1, 1, 0.5, 2),
+    ],
+)
+def test_no_more_trials_run_at_once_than_find_room_for_their_workers(
+    monkeypatch, share, workers, cpus, gpus, expected
+):
+    monkeypatch.setattr(module, "cluster_share", lambda: share)
+    assert trials_at_once(workers, cpus, gpus) == expected
 
 
 @pytest.mark.parametrize("space", [{}, {"alpha": []}])

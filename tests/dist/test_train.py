@@ -408,9 +408,45 @@ def test_more_workers_than_patches_are_refused(job):
         replace(job, workers=4)
 
 
+@pytest.mark.parametrize("changes", [{"workers": 2}, {"placement": "ranks"}])
+def test_ranks_that_would_share_a_gpu_are_refused(job, changes):
+    with pytest.raises(ConfigError, match=r"0\.5 GPU each would share one"):
+        replace(job, gpus=0.5, train=replace(COSEG, batch=4), **changes)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "done", "differ"),
+    [(1, 85, False), (2, 80, False), (2, 81, True), (2, 85, True), (2, 86, False)],
+)
+def test_no_checkpoint_is_written_while_ranks_measure_statistics_of_their_own(ranks, done, differ):
+    config = TrainConfig(steps=120, freeze_bn_from=80 / 120)
+    assert (config.recalibrate_at, config.frozen_at) == (80, 86)
+    worker = SimpleNamespace(mesh=SimpleNamespace(ranks=ranks), plan=SimpleNamespace(config=config))
+    assert train_loop._Worker.ranks_differ(worker, done) is differ
+
+
+def test_a_checkpoint_that_was_just_written_is_kept_and_later_ones_go(tmp_path):
+    store = Store.open(tmp_path)
+    plan = SimpleNamespace(checkpoints="train/k", fold=0, epoch=0)
+    for step in (50, 400, 500):
+        store.put(train_loop._checkpoint_key(plan, 0, step), b"")
+    state = {"step": 100, "peers": {"0": {"hook": {}}}}
+    worker = SimpleNamespace(
+        trainer=SimpleNamespace(state=lambda: state, members={0: None}),
+        store=store,
+        plan=plan,
+        saves=True,
+        _memories=lambda mine: [mine],
+    )
+    train_loop._Worker.save(worker)
+    assert train_loop.common_step(store, plan.checkpoints, 0, (0,)) == 100
+    assert train_loop._steps(store, plan.checkpoints, 0, 0) == {0, 50, 100}
+
+
 @pytest.mark.parametrize(
     ("changes", "gpus", "expected"),
     [
+        ({"gpus": 0.5}, 2, [(0, (0, 1), False), (1, (0, 1), False)]),
         ({}, 0, [(0, (0, 1), False), (1, (0, 1), False)]),
         ({"placement": "ranks"}, 0, [(0, (0, 1), True), (1, (0, 1), True)]),
         ({"gpus": 1}, 3, [(0, (0, 1), False), (1, (0, 1), False)]),

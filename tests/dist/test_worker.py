@@ -1,5 +1,6 @@
 """One item on one worker: what is committed stays, and what a dead worker left does not matter."""
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +74,24 @@ def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, at
         run_item(stage, Item("item", TASKS), run.ledger("propose", 1), attempts)
     second.release()
     assert TASKS[1].name not in stage.written
+
+
+def test_a_worker_whose_gpu_is_broken_ends_and_blames_no_case(tmp_path, attempts, monkeypatch):
+    class Ended(BaseException):
+        """What os._exit does here."""
+
+    def end(code):
+        raise Ended
+
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(os, "_exit", end)
+    ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
+    with pytest.raises(Ended):
+        run_item(Stage({TASKS[0].name: broken}), Item("item", TASKS), ledger, attempts)
+    ((name,), begun) = (TASKS[:1], ray.get(attempts.past.remote([TASKS[0].name]))[1])
+    assert begun == {name.name}, "it must be on record, or it is tried for ever"
 
 
 def test_what_was_left_uncommitted_is_replaced_by_another_answer(tmp_path):
