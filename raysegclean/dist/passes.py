@@ -22,9 +22,10 @@ from ray.data.block import BlockMetadata
 from raysegclean import errors
 from raysegclean.core.items import Item
 from raysegclean.dist.attempts import start_attempts, starting
+from raysegclean.dist.cluster import can_grow
 from raysegclean.dist.predict import device_numerics
 from raysegclean.dist.worker import ItemReport, ShardStage, run_item
-from raysegclean.errors import InputError, RaysegcleanError
+from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
 from raysegclean.nets.voters import Precision
 from raysegclean.store.run import RunFolder
 
@@ -136,10 +137,12 @@ def run_pass(
     """Do all items and yield each one's report as it comes in.
 
     `factory(job)` builds the stage in each worker; `ledger` is (run URI, stage, epoch). Raises
-    what stopped a worker as a whole: a stage that cannot be built, a ledger that cannot be written.
+    what stopped a worker as a whole: a stage that cannot be built, a ledger that cannot be written;
+    and UnfitEnvironment where no worker could start.
     """
     if not items:
         return
+    _check_fits(resources)
     # Handing out items takes no slot, because workers may hold all of them, and one process.
     source = ray.data.read_datasource(
         ItemSource(items),
@@ -159,6 +162,24 @@ def run_pass(
             yield report
     finally:
         ray.kill(work.attempts)  # which the kept processes would keep, too
+
+
+def _check_fits(resources: PassResources) -> None:
+    """Refuse what no node can hold, where none will come: it would wait for ever.
+
+    Labels are not looked at, because a Ray that was started here has none.
+    """
+    needed = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_bytes or 0}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if can_grow() or any(all(n.get(k, 0) >= v for k, v in needed.items()) for n in nodes):
+        return
+    most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in needed}
+    raise UnfitEnvironment(
+        f"resources.relabel: a worker takes {resources.cpus:g} CPU, {resources.gpus:g} GPU and "
+        f"{needed['memory'] / 2**30:.1f} GiB, this machine has {most['CPU']:g}, {most['GPU']:g} "
+        f"and {most['memory'] / 2**30:.1f} GiB to give. Lower cpus, gpus or memory_gb there, or "
+        "use a larger machine."
+    )
 
 
 def _workers(work: _Work, size: int, resources: PassResources) -> dict[str, Any]:
@@ -183,7 +204,8 @@ def _where(resources: PassResources) -> dict[str, Any]:
 
 
 def ask_worker(resources: PassResources, threads: int, precision: Precision) -> dict[str, str]:
-    """Return the numeric class of a worker with these resources."""
+    """Return the numeric class of a worker with these resources; raise UnfitEnvironment."""
+    _check_fits(resources)
     # Not inside the group of a search trial, whose share is a hundredth of a slot.
     options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
     place = ray.remote(

@@ -1,7 +1,7 @@
 """One item on one worker: what is committed stays, and what a dead worker left does not matter."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -11,9 +11,10 @@ from raysegclean.core.geometry import Box
 from raysegclean.core.items import Item, ShardTask
 from raysegclean.core.proposals import Proposal
 from raysegclean.dist.attempts import start_attempts
+from raysegclean.dist.passes import PassResources, run_pass
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.dist.worker import run_item
-from raysegclean.errors import RunOver
+from raysegclean.errors import RunOver, UnfitEnvironment
 from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
@@ -92,6 +93,15 @@ def test_a_worker_whose_gpu_is_broken_ends_and_blames_no_case(tmp_path, attempts
         run_item(Stage({TASKS[0].name: broken}), Item("item", TASKS), ledger, attempts)
     ((name,), begun) = (TASKS[:1], ray.get(attempts.past.remote([TASKS[0].name]))[1])
     assert begun == {name.name}, "it must be on record, or it is tried for ever"
+
+
+@pytest.mark.parametrize("wanted", [{"cpus": 5000}, {"gpus": 900}, {"memory_bytes": 2**60}])
+def test_workers_that_no_machine_here_could_hold_are_refused_and_not_waited_for(
+    cluster, tmp_path, wanted
+):
+    resources = replace(PassResources(1), **wanted)
+    with pytest.raises(UnfitEnvironment, match="resources.relabel: a worker takes .* Lower cpus"):
+        next(run_pass(Stage, {}, [Item("item", TASKS)], (str(tmp_path), "propose", 0), resources))
 
 
 def test_what_was_left_uncommitted_is_replaced_by_another_answer(tmp_path):
