@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _interrupted(words, signal.SIGTERM if isinstance(stop, _Stopped) else signal.SIGINT)
     except SystemExit as stop:
-        # Ray's own handler, or dist.cluster's, where they took the signal over.
-        if stop.code in (signal.SIGTERM, SIGNALLED + signal.SIGTERM):
+        # Ray's own handlers (within a search with 1), or dist.cluster's, where they took it over.
+        if stop.code in (1, signal.SIGTERM, SIGNALLED + signal.SIGTERM):
             return _interrupted(words, signal.SIGTERM)
         raise
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -337,9 +337,10 @@ def _check(options: Options) -> int:
     report = check(
         options.archive, options.label, classes=classes, with_image=not options.labels_only
     )
+    code = _show(options, report)
     if options.out is not None:
         save_findings(report, options.out)
-    return _show(options, report)
+    return code
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -359,8 +359,9 @@ def _fill_gaps(values: dict[str, Any]) -> None:
         if is_section and info.default is not None and values.get(name, 0) is None:
             values[name] = {}
     output = values.setdefault("output", {})
-    if isinstance(output, dict) and isinstance(values.get("label"), str):
-        output.setdefault("label", f"{values['label']}_clean")
+    if isinstance(output, dict) and isinstance(values.get("label", ""), str):
+        # Without a given label that one alone is reported missing.
+        output.setdefault("label", f"{values.get('label', 'label')}_clean")
 
 
 def _params_problems(config: Config, source: Source) -> list[str]:

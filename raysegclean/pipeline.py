@@ -93,9 +93,11 @@ def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = 
 
 
 def _note_failure(run: RunFolder, lock: RunLock, error: BaseException) -> None:
+    stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+    why = "stopped from outside; the same command again resumes" if stopped else told(error)
     with suppress(RaysegcleanError):
         lock.check()
-        run.write_state(status="failed", error=told(error))
+        run.write_state(status="stopped" if stopped else "failed", error=why)
 
 
 def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunReport:

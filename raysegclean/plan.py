@@ -130,7 +130,7 @@ class RunPlan:
         """Return one case; raise InputError when the run has none of that name."""
         if name not in self._by_name:
             raise InputError(
-                f"case {name} is not part of this run; look at `raysegclean status RUN`."
+                f"case {name} is not part of this run; RUN/cases.parquet lists those that are."
             )
         return self._by_name[name]
 
@@ -325,7 +325,11 @@ def named_cases(wanted: str | Sequence[str]) -> frozenset[str] | None:
 
 def names_file(wanted: str | Sequence[str]) -> bool:
     """Tell whether `cases:` names a file of ids."""
-    return isinstance(wanted, str) and wanted.endswith(".txt") and Path(wanted).is_file()
+    if not isinstance(wanted, str) or not wanted.endswith(".txt") or set("*?[") & set(wanted):
+        return False
+    if not Path(wanted).is_file():
+        raise InputError(f"cases: {wanted}: no such file in {Path.cwd()}. Correct the path.")
+    return True
 
 
 def _is_query(wanted: str | Sequence[str]) -> bool:

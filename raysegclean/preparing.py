@@ -67,6 +67,8 @@ def prepare(config: Config) -> Prepared:
     method = load_method(config.method)
     params = make_params(method, config.params)
     index = load_index(Archive.open(config.archive), config.index, require_label=config.label)
+    if not len(index) and not index.failed:
+        Archive.open(config.archive).wanted_cases()  # says that there is none, and what to do
     unusable = _unreadable(config, index)
     lender = _lender(config)
     infos, misfits = split_usable(config, select_cases(config.cases, index), lender)
@@ -81,7 +83,8 @@ def prepare(config: Config) -> Prepared:
     resumed = RunFolder(config.run).resolved() is not None
     prepared = Prepared(method, params, tuple(infos), unusable, lender, resumed)
     plan = prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
-    if not resumed and (method.wants_trusted(params) or plan.train.needs_trusted):
+    wants_trusted = method.wants_trusted(params) or plan.train.needs_trusted
+    if not resumed and (wants_trusted or config.trusted is not None):
         _check_trusted(config, plan)
     _check_classes(method.binary_only(params), plan)
     if method.needs_features:
@@ -155,8 +158,19 @@ def _check_hook(plan: RunPlan) -> None:
     make_hook(train.hook, context)
 
 
+def _tell_other_archive(begun: RunPlan, now: RunPlan, say: Callable[[str], None]) -> None:
+    """Say when a run goes on with another archive than it began with; it may have been moved."""
+    if begun.archive != now.archive:
+        versions = {case.case: case.version for case in begun.cases}
+        changed = sum(versions.get(case.case) != case.version for case in now.cases)
+        say(
+            f"archive: this run began on {begun.archive} and goes on with {now.archive}; {changed} "
+            f"of {len(now.cases)} cases differ, and are judged by the networks of the former"
+        )
+
+
 def _check_trusted(config: Config, plan: RunPlan) -> None:
-    """Refuse a method that learns from trusted labels where no case has one."""
+    """Refuse a method that learns from trusted labels, or a name of them, where no case has one."""
     if any(case.trusted for case in plan.cases):
         return
     found = (
@@ -165,9 +179,9 @@ def _check_trusted(config: Config, plan: RunPlan) -> None:
         else "`trusted:` is not set"
     )
     raise ConfigError(
-        f"method: {config.method} learns from cases with a trusted label, and {found}. Set "
+        f"method: {config.method} is to learn from cases with a trusted label, and {found}. Set "
         "`trusted: {label: NAME}` to the label of an expert that at least one case has, or use "
-        "another method."
+        "a method that needs none, without `trusted:`."
     )
 
 
@@ -201,6 +215,7 @@ def begin(
     run.write_json(LATEST, _placed(config))
     first = RunPlan.from_json(frozen["plan"])
     known, strangers = split_usable(config, prepared.infos, first)
+    _tell_other_archive(first, plan, say)
     today = replace(prepared, infos=tuple(known)).plan(config, gpu=facts.gpus > 0)
     plan = with_current_cases(first, today, lent=prepared.lender is not None)
     run.write_state(

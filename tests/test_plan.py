@@ -167,6 +167,8 @@ def test_listed_ids_are_looked_up_and_globs_matched(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("c3 c1 c9")
     assert wanted_ids(["c2", "typo"], ids) == ["c2"]
     assert wanted_ids(str(tmp_path / "ids.txt"), ids) == ["c1", "c3"]
+    with pytest.raises(InputError, match=r"cases: idz\.txt: no such file in .*Correct the path"):
+        wanted_ids("idz.txt", ids)
     assert wanted_ids("c[01]", ids) == ["c0", "c1"]
     assert wanted_ids("spacing_z > 2", ids) == ids
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raysegclean import preparing
-from raysegclean.errors import ConfigError
+from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
@@ -124,6 +124,31 @@ def test_an_id_that_no_case_has_is_named_and_stops_no_other(
     assert [info.case for info in prepared.infos] == ["a", "b"]
     assert list(prepared.unusable) == ["typo"]
     assert "no such case" in prepared.unusable["typo"]
+
+
+def test_an_archive_that_is_not_there_is_told_as_such(archive: Archive, tmp_path: Path) -> None:
+    config = config_for(archive, tmp_path / "run")
+    with pytest.raises(InputError, match=r"nowhere: no case here.*ingest"):
+        prepare(config.with_settings({"archive": str(tmp_path / "nowhere")}))
+
+
+def test_a_trusted_label_that_no_case_has_is_refused_and_not_passed_over(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = config_for(archive, tmp_path / "run", trusted={"label": "expret"})
+    with pytest.raises(ConfigError, match="none of 2 cases has the label 'expret'"):
+        prepare(config)
+
+
+def test_a_run_that_goes_on_with_another_archive_says_so(archive: Archive, tmp_path: Path) -> None:
+    config = config_for(archive, tmp_path / "run")
+    begun, said = prepare(config).plan(config, gpu=False), []
+    first, second = begun.cases
+    changed = replace(begun, archive="elsewhere", cases=(first, replace(second, version="other")))
+    preparing._tell_other_archive(begun, begun, said.append)
+    preparing._tell_other_archive(begun, changed, said.append)
+    assert len(said) == 1
+    assert "goes on with elsewhere; 1 of 2 cases differ" in said[0]
 
 
 def test_fewer_cases_than_folds_are_enough_for_a_run_that_has_begun(

@@ -91,6 +91,8 @@ def choose_cases(cases: Sequence[str], fraction: float, seed: int) -> set[str]:
     """Return round(fraction x cases) cases, chosen by hash: order and new cases hardly matter."""
     if not 0 <= fraction <= 1:
         raise ConfigError(f"The fraction of cases must lie in 0..1, got {fraction}.")
+    if seed < 0:
+        raise ConfigError(f"The seed must be 0 or more, got {seed}.")
     ranked = sorted(cases, key=lambda case: hashlib.sha256(f"{seed}/{case}".encode()).digest())
     return set(ranked[: round(fraction * len(ranked))])
 

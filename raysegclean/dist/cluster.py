@@ -58,6 +58,7 @@ _ALWAYS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would end a search as if all trials had ended
     "RAY_AIR_NEW_OUTPUT": "0",  # its boxes are printed even at verbosity 0
 }
 # One machine is not reclaimed with notice, and each of these is a process per training.

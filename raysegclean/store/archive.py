@@ -257,8 +257,8 @@ class Archive:
         is_of_this_run = "run" in wanted and _COPIED.issuperset(differing)
         if not (replace or is_of_this_run):
             raise RunConflict(
-                f"case {case}: label {name!r} belongs to another run; these differ: "
-                f"{', '.join(differing)}. Choose another output label, or undo that run first."
+                f"case {case}: label {name!r} belongs to another run, {present.get('run')}; these "
+                f"differ: {', '.join(differing)}. Choose another `output.label`."
             )
         return False
 
@@ -299,6 +299,8 @@ class Archive:
         )
 
     def _no_label(self, case: str, name: str) -> str:
+        if self._document(case, "") is None:
+            return self._no_case(case)
         present = ", ".join(self.label_names(case)) or "no label"
         return (
             f"label {name!r} is missing; the case has {present}. "

@@ -306,6 +306,11 @@ def test_the_chosen_fraction_is_exact_and_ignores_the_order(count, fraction, see
     assert chosen <= choose_cases(cases, 1.0, seed)
 
 
+def test_a_seed_below_nothing_is_refused():
+    with pytest.raises(ConfigError, match="seed must be 0 or more, got -1"):
+        choose_cases(["a"], 1.0, -1)
+
+
 @pytest.mark.parametrize(
     ("noise", "params", "message"),
     [
