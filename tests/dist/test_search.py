@@ -158,18 +158,31 @@ search({"x": [0.0, 1.0]}, 4, sys.argv[1], Marked(sys.argv[2], rounds=4, pause_s=
 """
 
 
-@pytest.mark.slow
-def test_a_killed_search_repeats_no_finished_trial(cluster, tmp_path):
-    run = tmp_path / "run"
+def signalled_after_one_trial(run, signum):
+    """Start a search of four trials, send the signal once one is finished; return the exit code."""
     root = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-c", DRIVER, str(run), str(tmp_path)]
+    command = [sys.executable, "-c", DRIVER, str(run), str(run.parent)]
     environment = os.environ | {"PYTHONPATH": root}
     with subprocess.Popen(command, env=environment, start_new_session=True, cwd=root) as driver:
         deadline = time.monotonic() + 200
         while not list(run.glob("search/trial-*.json")):
             assert driver.poll() is None and time.monotonic() < deadline, "the search did not start"
             time.sleep(0.05)
-        os.kill(driver.pid, signal.SIGKILL)
+        os.kill(driver.pid, signum)
+    return driver.returncode
+
+
+@pytest.mark.slow
+def test_a_search_that_is_interrupted_stops_and_takes_no_half_of_the_trials_for_all(tmp_path):
+    run = tmp_path / "run"
+    assert signalled_after_one_trial(run, signal.SIGINT) != 0
+    assert 1 <= len(list(run.glob("search/trial-*.json"))) < 4
+
+
+@pytest.mark.slow
+def test_a_killed_search_repeats_no_finished_trial(cluster, tmp_path):
+    run = tmp_path / "run"
+    signalled_after_one_trial(run, signal.SIGKILL)
     finished = {path: path.read_bytes() for path in run.glob("search/trial-*.json")}
     assert 1 <= len(finished) < 4
     objective = Marked(tmp_path, rounds=4, pause_s=0.05)
