@@ -179,7 +179,7 @@ def _check_trusted(config: Config, plan: RunPlan) -> None:
         else "`trusted:` is not set"
     )
     raise ConfigError(
-        f"method: {config.method} is to learn from cases with a trusted label, and {found}. Set "
+        f"method: {config.method} learns from cases with a trusted label, and {found}. Set "
         "`trusted: {label: NAME}` to the label of an expert that at least one case has, or use "
         "a method that needs none, without `trusted:`."
     )

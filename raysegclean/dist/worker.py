@@ -114,6 +114,10 @@ def run_item(stage: ShardStage[Any, Any], item: Item, ledger: Ledger, attempts: 
     # After a crash Ray hands out the whole item again, with what is committed of it.
     names = [task.name for task in item.tasks]
     committed, suspects = ray.get(attempts.past.remote(names))
+    if suspects:  # a worker may have died between its commit and telling of it
+        found = {str(record["task"]) for record in ledger.of_item(item.name)} & set(names)
+        ray.get(attempts.end.remote(sorted(found), True))
+        committed, suspects = committed | found, suspects - found
     report.done.extend(name for name in names if name in committed)
 
     def on_done(shards: list[str]) -> None:

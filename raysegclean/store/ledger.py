@@ -85,6 +85,12 @@ class Ledger:
                 seen.add(name)
         return chosen
 
+    def of_item(self, item: str) -> list[Record]:
+        """Return what any attempt at one item has committed in this epoch."""
+        keys = [info.key for info in self.store.list(f"{self._folder}/{self.epoch}")]
+        mine = [key for key in keys if key.rpartition("/")[2].rsplit("-", 2)[0] == item]
+        return [line.record for key in mine for line in self._parse(key)]
+
     def compact(self, least: int = _PACK) -> int:
         """Move objects, `least` to a table, into Parquet tables; return how many were moved.
 

@@ -61,6 +61,22 @@ def test_a_shard_that_another_worker_committed_meanwhile_is_not_written(tmp_path
     assert not report.failed
 
 
+def test_a_shard_whose_worker_died_between_its_commit_and_telling_of_it_is_not_done_again(
+    tmp_path, attempts
+):
+    ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
+    first = TASKS[0]
+    ray.get(attempts.begin.remote(first.name, ray.get_runtime_context().get_node_id()))
+    record = {"shard": first.name, "task": first.name, "case": first.case}
+    ledger.commit("item", 7, 0, [record])
+    ledger.commit("item-of-another", 7, 0, [record | {"task": TASKS[1].name}])
+    stage = Stage()
+    report = run_item(stage, Item("item", TASKS), ledger, attempts)
+    assert stage.written == [task.name for task in TASKS[1:]]
+    assert sorted(report.done) == [task.name for task in TASKS]
+    assert ray.get(attempts.past.remote([first.name])) == ({first.name}, set())
+
+
 def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, attempts):
     run = RunFolder(str(tmp_path))
     first, second = (RunLock(run.store, name) for name in ("first", "second"))
