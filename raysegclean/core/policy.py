@@ -77,8 +77,8 @@ def decide(
     (`suspects.excess_threshold`), and are open to `core.blending`. (c) Where the boundary of the
     foreground, or of one class, lies off the archive's central offset by more than max(floor, sds x
     robust sd), it is shifted back, unless the outline is rough. (d) A class that the label lacks,
-    and the networks see at its usual size, is taken from them (`core.missing`). (e) All others are
-    kept.
+    and the networks see at its usual size, is taken from them (`core.missing`). (e) One that
+    it has nothing of near where they see it goes to a person. (f) All others are kept.
     A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its
     cases go to a person. Where they have learnt no more than half of the classes, no candidate is
     taken: what stands out may be their own riddle.
@@ -130,8 +130,8 @@ class _Archive:
     groups: Sequence[Group]
     above: Sequence[Mapping[int, Mapping[Kind, float]]]
     """For each group: class that it may edit -> kind -> confidence."""
-    off: Mapping[tuple[int, float], tuple[Flags, Flags]]
-    """By key and strictness: which cases are off, and those of them that are off as many are."""
+    off: Mapping[int, tuple[Flags, Flags]]
+    """By key: which cases are off, and those of them that are off as many are."""
     alone: bool
     """Whether there are cases enough to move a class that the foreground does not agree with:
     in a small archive one badly learnt class of one fold looks the same."""
@@ -257,10 +257,9 @@ class _Archive:
         """
         params, whole, mine = self.params, self.offsets[FOREGROUND], self.offsets[value]
         pooled, own = float(whole.from_centre[row]), float(mine.from_centre[row])
-        together = bool(self.off[FOREGROUND, 1.0][0][row]) and not abs(own - pooled) > mine.limit
+        together = bool(self.off[FOREGROUND][0][row]) and not abs(own - pooled) > mine.limit
         shift = pooled if together else own
-        key = (FOREGROUND, 1.0) if together else (value, params.class_strictness)
-        is_off, as_many = self.off[key]
+        is_off, as_many = self.off[FOREGROUND if together else value]
         if not is_off[row]:
             return None, ""
         if abs(shift) > params.max_shift_vox:
@@ -279,34 +278,28 @@ _TWO_WAYS = (
 )
 
 
-def _off(
-    offsets: Mapping[int, Offsets], params: PolicyParams
-) -> dict[tuple[int, float], tuple[Flags, Flags]]:
-    """Return, by key and strictness, the cases that are off, and those that are off as many are.
+def _off(offsets: Mapping[int, Offsets], params: PolicyParams) -> dict[int, tuple[Flags, Flags]]:
+    """Return, by key, the cases that are off, and those that are off as many are.
 
     Of the latter those alone that lie no further off than a shifted outline can.
     """
-    kinds = [(FOREGROUND, 1.0), *((c, params.class_strictness) for c in offsets if c != FOREGROUND)]
     found = {}
-    for key, strictness in kinds:
-        one = offsets[key]
+    for key, one in offsets.items():
+        strictness = 1.0 if key == FOREGROUND else params.class_strictness
         near = np.abs(one.from_centre) <= params.max_shift_vox
-        found[key, strictness] = (
-            one.flags(strictness),
-            one.moved(params.min_shifted, strictness) & near,
-        )
+        found[key] = one.flags(strictness), one.moved(params.min_shifted, strictness) & near
     return found
 
 
 def _moved(
-    off: Mapping[tuple[int, float], tuple[Flags, Flags]],
+    off: Mapping[int, tuple[Flags, Flags]],
     ways: Mapping[int, SecondWay],
     speaking: Speaking,
 ) -> dict[int, Flags]:
     """Return the cases that some shift explains, by key."""
     # Of two ways of drawing none is the centre from which a shift is measured.
     two = speaking.telling(ways)
-    plain = {key: many for (key, _), (_, many) in off.items() if key not in two}
+    plain = {key: many for key, (_, many) in off.items() if key not in two}
     return _joined(plain, {key: way.members for key, way in ways.items()})
 
 

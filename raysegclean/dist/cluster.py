@@ -217,8 +217,8 @@ def _unreachable(error: Exception, started_here: bool) -> str:
     reason = str(error).partition("\n")[0]
     if started_here:
         return (
-            f"Ray cannot be started on this machine: {reason.rstrip('.')}. It needs about 1 GB of memory, a "
-            "writable temporary folder (set RAY_TMPDIR to another one), and processors that are "
+            f"Ray cannot be started on this machine: {reason.rstrip('.')}. It needs about 1 GB of "
+            "memory, a writable temporary folder (set RAY_TMPDIR to another one), and processors that are "
             "not all busy with something else."
         )
     return (

@@ -208,9 +208,7 @@ def ask_worker(resources: PassResources, threads: int, precision: Precision) -> 
     _check_fits(resources)
     # Not inside the group of a search trial, whose share is a hundredth of a slot.
     options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
-    place = ray.remote(
-        **options, **_where(resources), scheduling_strategy="DEFAULT", max_retries=3
-    )
+    place = ray.remote(**options, **_where(resources), scheduling_strategy="DEFAULT", max_retries=3)
     asked = place(device_numerics).remote(threads, precision, resources.gpus > 0)
     found: dict[str, str] = ray.get(asked)
     return found

@@ -33,7 +33,16 @@ from raysegclean.dist.cluster import cluster_share, data_rules, shared_by
 from raysegclean.errors import AlreadyExists, ConfigError, RaysegcleanError
 from raysegclean.store.objects import Store, as_json
 
-__all__ = ["Objective", "Report", "SearchFailed", "SearchResult", "Trial", "candidates", "search", "trials_at_once"]
+__all__ = [
+    "Objective",
+    "Report",
+    "SearchFailed",
+    "SearchResult",
+    "Trial",
+    "candidates",
+    "search",
+    "trials_at_once",
+]
 
 log = logging.getLogger("raysegclean.search")
 
@@ -130,8 +139,8 @@ def search(
     places work through Ray Train and Ray Data, or with `scheduling_strategy="DEFAULT"` (other
     tasks would be squeezed into the driver's hundredth of a slot). `report(score, step)` tells an
     interim score, steps from 1; a trial below the median of the others is ended there.
-    max_concurrent: upper limit (`trials_at_once`); no more run than leave each two CPU slots. A trial whose worker
-    takes more than one of them needs a lower limit, or is refused by the training it starts.
+    max_concurrent: upper limit; no more run than leave each two CPU slots. Where workers take more
+    than that, `trials_at_once` is the limit: the training that a trial too many starts is refused.
     identity: what else decides a score; trials of another identity are not reused.
 
     A trial that fails costs itself. Raises SearchFailed when none comes to an end.

@@ -192,7 +192,7 @@ class _Worker:
         self.finish()
 
     def ranks_differ(self, done: int) -> bool:
-        """Tell whether each data-parallel rank has statistics of its own, that none could resume."""
+        """Tell whether each data-parallel rank has statistics of its own, which none can resume."""
         config = self.plan.config
         alone = self.mesh is None or self.mesh.ranks == 1
         return not alone and config.recalibrate_at < done < config.frozen_at

@@ -185,8 +185,8 @@ class _Work:
         if ray.get(self._attempts.begin.remote(task.name, self._node)) > MAX_BEGINS:
             raise _Quarantined(
                 f"shard {task.name}: the worker died {MAX_BEGINS} times while it worked on this "
-                "shard (out of memory, or a crash in a library). Lower relabel.tile_zyx, look at this "
-                "case's files, or leave it out with `cases:`, then run again."
+                "shard (out of memory, or a crash in a library). Lower relabel.tile_zyx, look at "
+                "this case's files, or leave it out with `cases:`, then run again."
             )
         return self._stage.load(task)
 

@@ -116,7 +116,7 @@ def test_workers_that_no_machine_here_could_hold_are_refused_and_not_waited_for(
     cluster, tmp_path, wanted
 ):
     resources = replace(PassResources(1), **wanted)
-    with pytest.raises(UnfitEnvironment, match="resources.relabel: a worker takes .* Lower cpus"):
+    with pytest.raises(UnfitEnvironment, match=r"resources.relabel: a worker takes .* Lower cpus"):
         next(run_pass(Stage, {}, [Item("item", TASKS)], (str(tmp_path), "propose", 0), resources))
 
 
