@@ -218,8 +218,8 @@ def _unreachable(error: Exception, started_here: bool) -> str:
     if started_here:
         return (
             f"Ray cannot be started on this machine: {reason.rstrip('.')}. It needs about 1 GB of "
-            "memory, a writable temporary folder (set RAY_TMPDIR to another one), and processors that are "
-            "not all busy with something else."
+            "memory, a writable temporary folder (set RAY_TMPDIR to another one), and "
+            "processors that are not all busy with something else."
         )
     return (
         f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be joined: "
