@@ -76,11 +76,13 @@ def check(
     """Return what is wrong with the cases of an archive for one label.
 
     `classes` are the values that may occur; `with_image` False reads labels alone, which is much
-    less to read and finds less.
+    less to read and finds less. Raises ConfigError for a label that no case has.
     """
     archive = Archive.open(archive_uri)
     index = load_index(archive, cases=archive.wanted_cases(), require_label=label)
     infos = {info.case: info for info in index}
+    if not infos:
+        _refuse_unknown_label(archive, label)
 
     def facts(case: str) -> LabelFacts:
         return collect_facts(archive, infos[case], label, with_image=with_image)
@@ -96,6 +98,16 @@ def check(
         worst_first=(*sorted(finding.case for finding in broken), *found.worst_first()),
         notes=found.notes,
     )
+
+
+def _refuse_unknown_label(archive: Archive, label: str) -> None:
+    """Raise ConfigError where no case has the label and some have another."""
+    known = sorted({name for case in archive.case_ids() for name in archive.label_names(case)})
+    if known and label not in known:
+        raise ConfigError(
+            f"archive {archive.store.uri}: no case has the label {label!r}. Its cases have "
+            f"{', '.join(known)}; name one of these."
+        )
 
 
 def check_table_name(uri: str) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raysegclean.errors import ConfigError, RaysegcleanError
+from raysegclean.errors import ConfigError, RaysegcleanError, own_code
 
 __all__ = ["build_parser", "main"]
 
@@ -78,8 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:  # noqa: BLE001  (1 would mean "some cases failed")
+    except Exception as error:  # noqa: BLE001  (1 would mean "some cases failed")
         traceback.print_exc()
+        if where := own_code(error):
+            _say(f"error: code of your own, {where}, raised the error above. Mend it there.")
+            return ConfigError.exit_code
         _say("error: this is a defect of raysegclean; please report it with the lines above.")
         return DEFECT
 

@@ -192,7 +192,9 @@ class RelabelResources(_Section):
     actors: Count | Auto = _setting("a whole number >= 1, or auto", "auto")
     cpus: Positive | Auto = _setting(_CPUS_TEXT, "auto")
     gpus: Amount | Auto = _setting(_GPUS_TEXT, "auto")
-    memory_gb: Positive | Auto = _setting("gigabytes per actor, above 0, or auto", "auto")
+    memory_gb: Positive | Auto = _setting(
+        "gigabytes per actor, above 0, or auto (estimated)", "auto"
+    )
     labels: dict[str, str] = _setting("node labels as `key: text` pairs", {})
 
 
@@ -320,6 +322,10 @@ def _refusal(kind: type, params: Mapping[str, Any]) -> str:
         kind(**params)
     except ConfigError as error:
         return str(error).removeprefix("params.")
+    except TypeError:  # others are missing, which is told when all are known
+        return ""
+    except Exception as error:  # noqa: BLE001  (whatever a user's method raises)
+        return f"{next(iter(params)) if len(params) == 1 else 'params'}: {error}"
     return ""
 
 
@@ -419,6 +425,11 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
     if own and strides != "auto" and len(strides) != len(widths) - 1:
         text = f"expected {len(widths) - 1} triples for {len(widths)} widths; got {len(strides)}."
         found.append((("network", "strides"), text))
+    if config.search is not None and not config.search.space:
+        text = (
+            f"expected a parameter of {config.method} with values to try. Name one, or drop search."
+        )
+        found.append((("search", "space"), text))
     found.extend(
         (("search", "space", name), "this is also set under params. Keep one of the two.")
         for name in (config.search.space if config.search else ())

@@ -4,6 +4,9 @@ Every message says what is wrong, where (archive, case, block), what was expecte
 found, and what to do about it. The class decides the exit code of the command line.
 """
 
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -17,6 +20,7 @@ __all__ = [
     "RunConflict",
     "RunOver",
     "UnfitEnvironment",
+    "own_code",
     "told",
 ]
 
@@ -78,3 +82,19 @@ def told(error: BaseException) -> str:
     """Return an error in words; of one that was not raised on purpose the class is named too."""
     known = isinstance(error, RaysegcleanError)
     return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def own_code(error: BaseException) -> str:
+    """Return the file and line of the user's code that raised an error; empty where none did.
+
+    It is the innermost frame that is neither a library's nor Python's, unless that is ours.
+    """
+    package = Path(__file__).parent
+    libraries = {Path(path) for path in sysconfig.get_paths().values()}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if package in file.parents:
+            return ""
+        if file.exists() and not libraries & set(file.parents):
+            return f"{file}, line {frame.lineno}"
+    return ""

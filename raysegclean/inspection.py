@@ -1,11 +1,10 @@
 """Looking at a run, and taking changes back: plan, status, verify, undo. None of them trains."""
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +16,8 @@ from raysegclean.core.items import ShardTask
 from raysegclean.core.rules import TakenBack, reason_code, reason_names
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
-from raysegclean.netplan import SUMS_BYTES, network_notes, seam_error_of
+from raysegclean.footprint import passes_of, worker_bytes
+from raysegclean.netplan import network_notes, seam_error_of
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
 from raysegclean.preparing import LATEST, prepare
@@ -29,15 +29,17 @@ __all__ = ["PlanReport", "VerifyReport", "plan", "status", "undo", "verify"]
 
 READERS = 16
 RECOMPUTED = 5
-BYTES_PER_FLOAT = 4
-SHARD_BYTES = 16
-"""Per voxel of a shard: image, labels, what is proposed and what it is made of."""
 
 
 @dataclass(frozen=True)
 class PlanReport:
     """What a run would do; nothing of it was run. Sizes are uncompressed unless they say so."""
 
+    method: str
+    params: dict[str, Any]
+    """All of the method's, those that the config leaves alone included."""
+    trials: int
+    """Of a search; 0 without one."""
     cases: int
     unusable: dict[str, str]
     classes: tuple[int, ...]
@@ -51,7 +53,7 @@ class PlanReport:
     tile_zyx: tuple[int, int, int]
     halo_vox: tuple[int, int, int]
     peak_memory_bytes: int
-    """Estimate for one relabelling worker: window, network features, evidence and shard."""
+    """Upper bound for one relabelling worker without a GPU; what Ray keeps free for it."""
     forward_voxels: int
     """Voxels of all windows of all passes, halos included."""
     blended: bool
@@ -77,6 +79,9 @@ def plan(config: Config) -> PlanReport:
     )
     final = 1 if prepared.method.retrains(prepared.params) else 0
     return PlanReport(
+        method=config.method,
+        params=asdict(prepared.params),
+        trials=config.search.samples if config.search else 0,
         cases=len(whole.cases),
         unusable=prepared.unusable,
         classes=whole.classes,
@@ -89,18 +94,12 @@ def plan(config: Config) -> PlanReport:
         patch_zyx=whole.patch_zyx,
         tile_zyx=whole.tile_zyx,
         halo_vox=whole.halo_vox,
-        peak_memory_bytes=_peak_memory_bytes(whole),
-        forward_voxels=int(sum(voxels) * _overhead(whole) * _passes(whole)),
+        peak_memory_bytes=worker_bytes(whole, "look"),
+        forward_voxels=int(sum(voxels) * _overhead(whole) * passes_of(whole)),
         blended=whole.blended,
         seam_error=seam_error_of(config, whole.network, whole.tiling),
         notes=network_notes(whole.network, blended=whole.blended),
     )
-
-
-def _passes(plan: RunPlan) -> int:
-    voters = plan.voters
-    members = 1 if plan.network.script else voters.members
-    return members * max(1, voters.passes) * (1 + len(voters.views))
 
 
 def _overhead(plan: RunPlan) -> float:
@@ -110,27 +109,6 @@ def _overhead(plan: RunPlan) -> float:
     for tile, halo, edge in zip(plan.tile_zyx, plan.halo_vox, largest, strict=True):
         ratio *= min(tile + 2 * halo, edge) / min(tile, edge)
     return max(1.0, ratio)
-
-
-def _peak_memory_bytes(plan: RunPlan) -> int:
-    """Return window, sums of evidence, shard and 0.5 GB for the process itself.
-
-    A second look may ask for the probabilities of all classes in a whole shard.
-    """
-    largest = [max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3)]
-    z, y, x = (
-        -(-min(tile + 2 * halo, edge) // step) * step
-        for tile, halo, edge, step in zip(
-            plan.tile_zyx, plan.halo_vox, largest, plan.stride_zyx, strict=True
-        )
-    )
-    sums = SUMS_BYTES * len(plan.classes) * z * y * x
-    if plan.blended:  # the sums of all passes, for a slab of the shard
-        height, width = (min(plan.shard_vox, edge) for edge in largest[1:])
-        sums += BYTES_PER_FLOAT * (len(plan.classes) + 2) * _passes(plan) * z * height * width
-    per_vox = SHARD_BYTES + (BYTES_PER_FLOAT * len(plan.classes) if plan.voters.members else 0)
-    shard = per_vox * math.prod(min(plan.shard_vox, edge) for edge in largest)
-    return int(plan.window_bytes_per_vox * z * y * x) + sums + shard + 2**29
 
 
 def status(run_uri: str) -> dict[str, Any]:

@@ -42,8 +42,8 @@ WINDOW_VOX_GPU = 24_000_000
 WINDOW_BYTES_CPU = 4 << 30
 WINDOW_BYTES_GPU = 10 << 30
 """What one worker may take for a window; the device is not known yet, and small ones have 16 GB."""
-SUMS_BYTES = 8
-"""Per class and voxel of a window: its probabilities summed over passes, and those of one pass."""
+SUMS_BYTES = 16
+"""Per class and voxel of a window: sums of probabilities and of squares, one pass, and its term."""
 BLENDED_HALO = 4
 """Part of a blended window's edge, on each side, that it shares with its neighbour."""
 

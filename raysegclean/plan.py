@@ -317,9 +317,13 @@ def wanted_ids(wanted: str | Sequence[str], ids: Sequence[str]) -> list[str]:
 
 
 def named_cases(wanted: str | Sequence[str]) -> frozenset[str] | None:
-    """Return the ids that `cases:` lists, in the config or in a file; None for a glob or query."""
+    """Return the ids that `cases:` lists, in the config or in a file; None for a glob or query.
+
+    In a file, what follows a # is a comment.
+    """
     if names_file(wanted):
-        return frozenset(Path(str(wanted)).read_text(encoding="utf-8").split())
+        lines = Path(str(wanted)).read_text(encoding="utf-8-sig").splitlines()
+        return frozenset(name for line in lines for name in line.partition("#")[0].split())
     return None if isinstance(wanted, str) else frozenset(wanted)
 
 

@@ -204,3 +204,8 @@ def test_a_case_without_the_label_is_a_grave_finding(archive: Archive) -> None:
 def test_an_empty_archive_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ingest"):
         check(str(tmp_path), "organs")
+
+
+def test_a_label_that_no_case_has_is_a_wrong_argument(archive: Archive) -> None:
+    with pytest.raises(ConfigError, match=r"no case has the label 'organ'\. Its cases have organs"):
+        check(archive.store.uri, "organ")

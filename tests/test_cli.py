@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,19 @@ def test_an_unfit_environment_is_3_and_goes_to_stderr(
 def test_a_defect_is_not_mistaken_for_failed_cases(
     pipeline: types.ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pipeline.verify = lambda _: 1 / 0  # type: ignore[attr-defined]
+    pipeline.verify = partial(divmod, 1)  # type: ignore[attr-defined]
     assert main(["verify", "r"]) == 70
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert "TypeError" in capsys.readouterr().err
+
+
+def test_an_error_of_the_users_own_code_is_told_as_theirs(
+    pipeline: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.verify = lambda _: 1 / 0  # type: ignore[attr-defined]
+    assert main(["verify", "r"]) == 2
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert f"code of your own, {Path(__file__)}, line" in told
 
 
 def test_undo_passes_what_to_take_back(pipeline: types.ModuleType) -> None:
@@ -248,7 +259,7 @@ def test_labels_go_in_are_checked_and_come_out_the_same(
         before, after = nib.load(path), nib.load(Path(out) / path.name)
         assert np.array_equal(np.asanyarray(before.dataobj), np.asanyarray(after.dataobj))
         assert np.array_equal(before.affine, after.affine)
-    assert main(["check", archive, "--label", "liver"]) == 1
+    assert main(["check", archive, "--label", "liver"]) == 2
     noisy = str(nifti_pairs / "noisy")
     noise = ["--noise", "boundary", "--fraction", "1", "--seed", "1", "--param", "n_max=1"]
     assert main(["simulate", archive, noisy, "--label", "organs", *noise]) == 0

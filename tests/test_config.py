@@ -128,6 +128,7 @@ def test_all_errors_are_shown_at_once_in_the_order_of_the_file(tmp_path: Path) -
         ("trusted: {label: organs}", "also the given or the output label"),
         ("trusted: 4", "trusted: expected `label: NAME`, or null; got 4."),
         ("search: {space: {alpha: 0.3}}", "search.space.alpha: expected a list of values"),
+        ("search: {samples: 4}", "search.space: expected a parameter of coseg with values to try"),
         ("params: {alpha: [1]}", "params.alpha: expected parameters"),
         ("index: s3://key:secret@bucket/i", "a URI must not hold credentials"),
         ("label: other", "label is already set at clean.yaml:2"),

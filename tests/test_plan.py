@@ -164,7 +164,7 @@ def test_the_tile_counts_where_the_halo_is_shorter_than_the_network_sees() -> No
 
 def test_listed_ids_are_looked_up_and_globs_matched(tmp_path: Path) -> None:
     ids = [f"c{n}" for n in range(4)]
-    (tmp_path / "ids.txt").write_text("c3 c1 c9")
+    (tmp_path / "ids.txt").write_text("# of site A\nc3 c1  # twice looked at\nc9\n")
     assert wanted_ids(["c2", "typo"], ids) == ["c2"]
     assert wanted_ids(str(tmp_path / "ids.txt"), ids) == ["c1", "c3"]
     with pytest.raises(InputError, match=r"cases: idz\.txt: no such file in .*Correct the path"):

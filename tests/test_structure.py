@@ -26,7 +26,7 @@ LEVELS = [
     {"config"},
     {"netplan"},
     {"report", "plan", "check"},
-    {"dist"},
+    {"dist", "footprint"},
     {"stages"},
     {"preparing"},
     {"searching"},

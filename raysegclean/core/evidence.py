@@ -57,13 +57,19 @@ class EvidenceSum:
 
     def __init__(self) -> None:
         self._passes = 0
+        self._done = False
         self._sum_czyx: Tensor | None = None
         self._sum_squares_czyx: Tensor | None = None
         self._first_zyx: Tensor | None = None
         self._agree_zyx: Tensor | None = None
 
     def add(self, prob_czyx: Tensor) -> None:
-        """Add one pass: class probabilities (C, Z, Y, X) that sum to 1 over C."""
+        """Add one pass: class probabilities (C, Z, Y, X) that sum to 1 over C.
+
+        Raises ValueError after their mean was asked for.
+        """
+        if self._done:
+            raise ValueError("The passes were summed up already: begin another EvidenceSum.")
         winner_zyx = prob_czyx.argmax(dim=0)
         self._passes += 1
         if self._sum_czyx is None or self._sum_squares_czyx is None or self._agree_zyx is None:
@@ -91,19 +97,29 @@ class EvidenceSum:
                 "intensities in the image; if other cases fail too, the networks have diverged: "
                 "train again with a lower train.lr."
             )
-        return self._sum_czyx / self._passes
+        self._divide()
+        return self._sum_czyx
+
+    def _divide(self) -> None:
+        """Turn the sums into means where they lie: with many classes each copy is gigabytes."""
+        assert self._sum_czyx is not None
+        assert self._sum_squares_czyx is not None
+        if not self._done:
+            self._sum_czyx /= self._passes
+            self._sum_squares_czyx /= self._passes
+        self._done = True
 
     def finish(self, given_zyx: NDArray[np.integer]) -> Evidence:
         """Return the evidence of all passes against the given label (channel indices, z y x)."""
-        mean_czyx = self.mean_czyx()
-        assert self._sum_squares_czyx is not None
+        mean_czyx, squares_czyx = self.mean_czyx(), self._sum_squares_czyx
+        assert squares_czyx is not None
         assert self._agree_zyx is not None
-        squares_czyx = self._sum_squares_czyx / self._passes
         prob_zyx, predicted_zyx = mean_czyx.max(dim=0)
         given_index = torch.from_numpy(given_zyx.astype(np.int64)).to(mean_czyx.device)
         given_prob_zyx = mean_czyx.gather(0, given_index[None])[0]
         aleatoric_zyx = (mean_czyx - squares_czyx).sum(dim=0).clamp_(min=0) / 2
-        epistemic_zyx = (squares_czyx - mean_czyx.square()).sum(dim=0).clamp_(min=0) / 2
+        variance_czyx = mean_czyx.square().neg_().add_(squares_czyx)
+        epistemic_zyx = variance_czyx.sum(dim=0).clamp_(min=0) / 2
         return Evidence(
             predicted_zyx=predicted_zyx.to(torch.uint8).cpu().numpy(),
             prob_zyx=prob_zyx.cpu().numpy(),

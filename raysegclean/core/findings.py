@@ -12,6 +12,8 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from raysegclean.errors import ConfigError
+
 __all__ = ["Feature", "Finding", "IntegrityParams", "ranked"]
 
 Values = NDArray[np.float64]
@@ -52,6 +54,22 @@ class IntegrityParams:
     """Share of the other cases that makes a rule of the archive: breaking it is grave."""
     stray_share: float = 0.02
     """Values in at most this share of the cases are strays."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name in ("usual_share", "sure_share", "stray_share"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ConfigError(
+                    f"params.{name}: expected a share above 0 and up to 1, got {value}."
+                )
+        if self.few_cases < 2:
+            raise ConfigError(f"params.few_cases: expected at least 2, got {self.few_cases}.")
+        if not 0 < self.odd_sds <= self.grave_sds:
+            raise ConfigError(
+                "params.odd_sds: expected a number above 0 and up to grave_sds "
+                f"{self.grave_sds}, got {self.odd_sds}."
+            )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ __all__ = [
     "cluster_share",
     "connect",
     "data_rules",
+    "node_memory_bytes",
     "shared_by",
     "shutdown_if_ours",
 ]
@@ -82,6 +83,7 @@ class ClusterFacts:
     cpus: float
     gpus: float
     nodes: int
+    node_memory_bytes: int
     started_here: bool
     device_model: str
 
@@ -165,6 +167,14 @@ def cluster_share() -> tuple[float, float]:
     return total.get("CPU", 0.0) / users, total.get("GPU", 0.0) / users
 
 
+def node_memory_bytes() -> int:
+    """Return the memory, in bytes, of the node that is up and has most to give.
+
+    What asks Ray for more waits for ever.
+    """
+    return int(max((node["Resources"].get("memory", 0) for node in _nodes()), default=0))
+
+
 def can_grow() -> bool:
     """Return whether nodes may still come: not to a Ray that `connect` started on this machine.
 
@@ -234,6 +244,7 @@ def _facts(started_here: bool) -> ClusterFacts:
         cpus=total.get("CPU", 0.0) / users,
         gpus=total.get("GPU", 0.0) / users,
         nodes=len(nodes),
+        node_memory_bytes=node_memory_bytes(),
         started_here=started_here,
         device_model=_device_model(nodes),
     )

@@ -41,7 +41,7 @@ from raysegclean.core.sampling import (
     place_patch,
     present_channels,
 )
-from raysegclean.dist.cluster import data_rules
+from raysegclean.dist.cluster import data_rules, node_memory_bytes
 from raysegclean.errors import InputError, MissingObject
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
@@ -310,7 +310,7 @@ def stream_rows(
         data = ray.data.read_datasource(
             stream,
             num_cpus=_READER_CPUS,
-            memory=_READER_BYTES,
+            memory=min(_READER_BYTES, node_memory_bytes()),
             concurrency=readers,
             override_num_blocks=len(stream),
         )

@@ -18,7 +18,7 @@ from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
 from raysegclean.core.scores import case_actions
 from raysegclean.core.stats import CaseStats
-from raysegclean.errors import ConfigError, told
+from raysegclean.errors import ConfigError, RaysegcleanError, told
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 
 __all__ = [
@@ -189,4 +189,11 @@ def make_params(method: Method, values: Mapping[str, Any]) -> Any:
             f"params: {', '.join(unknown)}: not a parameter of {method.name}. "
             f"It has {', '.join(known)}."
         )
-    return method.params(**values)
+    try:
+        return method.params(**values)
+    except RaysegcleanError:
+        raise
+    except Exception as error:  # whatever the dataclass of a user's method may raise
+        raise ConfigError(
+            f"params: {method.name} refuses {dict(values)} ({told(error)})."
+        ) from error

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from raysegclean.core.geometry import Index3
-from raysegclean.errors import ConfigError
+from raysegclean.errors import ConfigError, told
 from raysegclean.nets.dropout import ChannelDropout
 from raysegclean.nets.unet import NetworkSpec
 
@@ -63,7 +63,7 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
     make = _builder(spec.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = make(spec)
+        net = _made(make, spec)
     if not isinstance(net, nn.Module):
         raise ConfigError(
             f"network.name: {spec.name} returned a {type(net).__name__}, expected a torch.nn.Module"
@@ -71,14 +71,28 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
     return net
 
 
+def _made(make: Callable[[NetworkSpec], Any], spec: NetworkSpec) -> Any:
+    if spec.name == UNET:
+        return make(spec)
+    try:
+        return make(spec)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a callable that users bring may raise
+        raise ConfigError(
+            f"network.name: {spec.name} failed to build a network of widths {spec.widths} and "
+            f"strides {spec.strides} ({told(error)})."
+        ) from error
+
+
 @lru_cache(maxsize=64)
 def _builder(name: str) -> Callable[[NetworkSpec], Any]:
     module, _, attribute = _SHIPPED.get(name, name).partition(":")
     try:
         found: Callable[[NetworkSpec], Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever a module of the user's may raise
         raise ConfigError(
-            f"network.name: {name!r} cannot be loaded ({error}). Use {UNET}, or "
+            f"network.name: {name!r} cannot be loaded ({told(error)}). Use {UNET}, or "
             "package.module:build of a callable that this Python, and every worker's, can import."
         ) from error
     if not callable(found):

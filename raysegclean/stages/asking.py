@@ -56,7 +56,7 @@ def _looked(session: Session, proposals: Proposals, ask: Ask) -> dict[str, Answe
     """Return the merged answer of each case that is still alive."""
     keys = _keys(session, proposals, ask.look, ask.cases)
     job = LookJob(proposals.job, ask.look, ask.cases, keys)
-    resources = relabel_resources(session)
+    resources = relabel_resources(session, "look")
     records = session.run_stage(_stage("look", ask.look), LookStage, job, keys, resources)
     # In the order of tasks, so that even a merge that rounds would round alike.
     tasks: dict[str, list[str]] = {case: [] for case in keys}
@@ -78,7 +78,7 @@ def _revised(session: Session, proposals: Proposals, revision: Revision) -> dict
     keys = _keys(session, proposals, revision.reviser, revision.cases)
     job = ReviseJob(proposals.job, revision.reviser, revision.cases, keys)
     stage = _stage("revise", revision.reviser)
-    session.run_stage(stage, ReviseStage, job, keys, relabel_resources(session))
+    session.run_stage(stage, ReviseStage, job, keys, relabel_resources(session, "look"))
     alive = set(session.alive())
     return {case: key for case, key in keys.items() if case in alive}
 

@@ -12,7 +12,7 @@ from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.rules import NO_ACTIONS, Actions, TakenBack
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.methods.base import Verdict
-from raysegclean.stages.proposing import Proposals, cpu_only, relabel_resources
+from raysegclean.stages.proposing import Proposals, relabel_resources
 from raysegclean.stages.session import Session
 
 __all__ = [
@@ -96,7 +96,7 @@ def _rehearsal(
     every = output_keys(session, proposals, actions, undone)
     keys = {case: key for case, key in every.items() if case in actions}
     job = replace(rehearsal_job(session, proposals, actions, keys), undone=tuple(undone))
-    resources = cpu_only(relabel_resources(session))
+    resources = relabel_resources(session, "labels")
     records = session.run_stage("rehearse", SettleStage, job, keys, resources)
     return sum_by_case(records.values())
 

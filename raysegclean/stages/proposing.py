@@ -1,7 +1,7 @@
 """Propose and measure: run the voters over the archive, once."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
@@ -9,6 +9,7 @@ from raysegclean.dist.passes import PassResources, ask_worker
 from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.propose import MeasureStage, ProposeStage
 from raysegclean.dist.votes import LabelVoteStage
+from raysegclean.footprint import PassKind, worker_bytes
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import Models
 
@@ -34,10 +35,8 @@ class Proposals:
 
 def propose(session: Session, models: Models) -> Proposals:
     """Propose what the ledger lacks; then measure the cases that have several shards."""
-    resources = relabel_resources(session)
     by_labels = not session.plan.voters.members
-    if by_labels:
-        resources = cpu_only(resources)
+    resources = relabel_resources(session, "vote")
     keys = _keys(session)
     job = VoteJob(
         run=session.run.uri,
@@ -57,35 +56,50 @@ def propose(session: Session, models: Models) -> Proposals:
     keys = {case: key for case, key in keys.items() if case in alive}
     several = {c.case for c in session.plan.cases if len(c.grid(session.plan.shard_vox)) > 1}
     due = {case: key for case, key in keys.items() if case in several}
-    measured = session.run_stage("measure", MeasureStage, job, due, cpu_only(resources))
+    on_labels = relabel_resources(session, "labels")
+    measured = session.run_stage("measure", MeasureStage, job, due, on_labels)
     return Proposals(keys, job, records, measured)
 
 
-def relabel_resources(session: Session) -> PassResources:
-    """Return what each relabelling pass takes; auto: all of the cluster, one CPU per thread."""
+def relabel_resources(session: Session, kind: PassKind) -> PassResources:
+    """Return what a relabelling pass of this kind takes; one that runs no network takes no GPU.
+
+    auto: all of the cluster, one CPU per thread, and for each worker as much memory as it may need.
+    """
     wanted, facts = session.config.resources.relabel, session.facts
     cpus = float(session.plan.train.threads) if wanted.cpus == "auto" else wanted.cpus
     gpus = (1.0 if facts.gpus else 0.0) if wanted.gpus == "auto" else wanted.gpus
+    if kind == "labels" or not session.plan.voters.members:
+        gpus = 0.0
     # A Ray that was started here has two CPU slots per core.
     slots = facts.cpus / 2 if facts.started_here else facts.cpus
     fit = facts.gpus / gpus if gpus else slots / cpus
     at_least = max(1, int(fit))
     # Nodes may still come to a cluster that was joined, and what waits is what brings them.
     most = at_least if facts.started_here else MOST_ACTORS
-    memory = None if wanted.memory_gb == "auto" else int(wanted.memory_gb * 2**30)
     return PassResources(
         actors=most if wanted.actors == "auto" else wanted.actors,
         cpus=cpus,
         gpus=gpus,
-        memory_bytes=memory,
+        memory_bytes=_memory_bytes(session, kind, gpu=gpus > 0),
         labels=tuple(sorted(wanted.labels.items())),
         at_least=at_least if wanted.actors == "auto" else wanted.actors,
     )
 
 
-def cpu_only(resources: PassResources) -> PassResources:
-    """Return the same without GPUs, for passes that run no network."""
-    return replace(resources, gpus=0.0)
+def _memory_bytes(session: Session, kind: PassKind, *, gpu: bool) -> int:
+    """Return what is kept free for a worker; auto: no more than one of the nodes has."""
+    wanted, most = session.config.resources.relabel.memory_gb, session.facts.node_memory_bytes
+    if wanted != "auto":
+        return int(wanted * 2**30)
+    needed = worker_bytes(session.plan, kind, gpu=gpu)
+    if needed > most:  # an upper bound: the pass may still fit, and waiting would bring no node
+        session.say(
+            f"A worker may need {needed / 2**30:.1f} GiB, and no node has more than "
+            f"{most / 2**30:.1f}: one runs per node. If it runs out of memory, set "
+            "relabel.tile_zyx, lower network.widths or use fewer of them, or use larger nodes."
+        )
+    return min(needed, most)
 
 
 def _keys(session: Session) -> dict[str, str]:

@@ -28,7 +28,7 @@ from raysegclean.stages.holding import (
     sum_by_case,
     trusted_dice,
 )
-from raysegclean.stages.proposing import Proposals, cpu_only, relabel_resources
+from raysegclean.stages.proposing import Proposals, relabel_resources
 from raysegclean.stages.session import Session
 from raysegclean.store.run import RunFolder
 
@@ -72,7 +72,7 @@ def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settleme
         undone=undone,
     )
     session.run.write_json("settle_job.json", job_to_json(job, stage))
-    resources = cpu_only(relabel_resources(session))
+    resources = relabel_resources(session, "labels")
     records = session.run_stage(stage, SettleStage, job, keys, resources)
     published = _publish(session, records)
     _write_tables(session, verdict, actions, held, records, published)

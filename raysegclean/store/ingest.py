@@ -223,6 +223,9 @@ def _check_rows(table: str, facts: Mapping[str, CaseFacts], known: Collection[st
         )
     if strangers:
         log.warning("table %s: no image for %s; these rows are not used", table, _some(strangers))
+    absent = sorted(set(known) - set(facts))
+    if absent:
+        log.warning("table %s: no row for %s; nothing is known of them", table, _some(absent))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ def test_a_module_that_keeps_the_contract_is_accepted(name: str) -> None:
         ("too_few_classes", r"gave \(2, 2, 2, 4, 4\), expected logits \(2, 3, 2, 4, 4\)"),
         ("shrinking", "failed|expected logits"),
         ("breaking", "ZeroDivisionError"),
+        ("unbuilt", r"failed to build a network of widths.*TypeError.*kernel"),
         ("unseeded", "other weights at each call"),
         ("restless", "in two ways though it is in eval mode"),
         ("NOT_CALLABLE", "is a int, expected a callable"),

@@ -275,6 +275,7 @@ def test_spaces_in_a_table_do_not_count_and_rows_of_no_case_are_mentioned(pairs,
     _ingest(pairs, table=str(pairs / "t.csv"))
     assert Archive.open(pairs / "archive").attributes("p1_a")["patient"] == "anna"
     assert "no image for p9_z" in caplog.text
+    assert "no row for p1_b, p2_a" in caplog.text
 
 
 def test_an_archive_in_azure_is_refused_before_anything_is_written(pairs):

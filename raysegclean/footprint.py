@@ -1,0 +1,86 @@
+"""How much memory one worker of a pass takes, known before anything runs.
+
+It is what `plan` prints and what Ray is told to keep free for each worker, so that a node holds as
+many workers as it has memory for. Upper bounds: what a pass holds at one time or another is counted
+as if all of it were held at once. Not counted: the object store, which Ray keeps apart.
+"""
+
+import math
+from typing import Literal
+
+from raysegclean.core.geometry import Index3
+from raysegclean.netplan import SUMS_BYTES
+from raysegclean.plan import RunPlan
+
+__all__ = ["PassKind", "passes_of", "window_bytes", "worker_bytes"]
+
+PassKind = Literal["labels", "vote", "look"]
+"""labels: no network runs. vote: proposals are made. look: whole shards are held, with their
+probabilities and features."""
+
+PROCESS_BYTES = 5 << 27
+"""Python, torch and Ray, before there is any voxel."""
+CUDA_BYTES = 2 << 30
+"""What the libraries of a GPU take of the host's memory."""
+SHARD_BYTES = 48
+"""Per voxel of a shard: labels and proposals of the shards that are read, worked on and written."""
+IMAGE_BYTES = 12
+"""Per voxel and channel that a shard reads: two shards as they are stored, one normalised."""
+TILE_BYTES = 64
+"""Per voxel of a window: evidence, indices of classes, and what counting them needs."""
+FLOAT_BYTES = 4
+
+
+def worker_bytes(plan: RunPlan, kind: PassKind, *, gpu: bool = False) -> int:
+    """Return an upper bound of the host memory of one worker of such a pass, in bytes.
+
+    `gpu`: its networks run on a GPU, whose own memory is not counted.
+    """
+    shard = _shard(plan)
+    total = PROCESS_BYTES + SHARD_BYTES * math.prod(shard)
+    if kind == "labels" or not plan.voters.members:
+        return total
+    total += IMAGE_BYTES * plan.network.in_channels * math.prod(_window(plan, shard))
+    if kind == "look":
+        total += FLOAT_BYTES * (len(plan.classes) + plan.network.widths[0]) * math.prod(shard)
+    return total + (CUDA_BYTES if gpu else window_bytes(plan))
+
+
+def window_bytes(plan: RunPlan) -> int:
+    """Return what predicting one window takes where the network runs, evidence included."""
+    window = _window(plan, plan.tile_zyx)
+    per_vox = plan.window_bytes_per_vox + SUMS_BYTES * len(plan.classes) + TILE_BYTES
+    total = per_vox * math.prod(window)
+    if plan.blended:  # the sums of all passes for a slab of the shard, copied when it grows
+        _, height, width = _shard(plan)
+        sums = FLOAT_BYTES * (len(plan.classes) + 2) * passes_of(plan)
+        total += 2 * sums * window[0] * height * width
+    return int(total)
+
+
+def passes_of(plan: RunPlan) -> int:
+    """Return how many times a voxel is predicted, halos aside."""
+    voters = plan.voters
+    members = 1 if plan.network.script else voters.members
+    return members * max(1, voters.passes) * (1 + len(voters.views))
+
+
+def _largest(plan: RunPlan) -> Index3:
+    z, y, x = (max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3))
+    return z, y, x
+
+
+def _shard(plan: RunPlan) -> Index3:
+    z, y, x = (min(plan.shard_vox, edge) for edge in _largest(plan))
+    return z, y, x
+
+
+def _window(plan: RunPlan, core_zyx: Index3) -> Index3:
+    """Return the core with its halo, in steps of the stride, no larger than the largest case."""
+    z, y, x = (
+        -(-min(core + 2 * halo, edge) // step) * step
+        for core, halo, edge, step in zip(
+            core_zyx, plan.halo_vox, _largest(plan), plan.stride_zyx, strict=True
+        )
+    )
+    return z, y, x
