@@ -203,20 +203,21 @@ def begin(
 ) -> Session:
     """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
     epoch, still_ours, say = job
-    plan, before = prepared.plan(config, gpu=facts.gpus > 0), run.resolved()
+    plan, before = _planned(prepared, config, facts), run.resolved()
     frozen = run.freeze(
         {
             "identity": _identity(config, plan, before),
             "plan": plan.to_json(),
             "train_key": _train_key(config, plan),
             "config": config.resolved(),
+            "gpu": facts.gpus > 0,
         }
     )
     run.write_json(LATEST, _placed(config))
     first = RunPlan.from_json(frozen["plan"])
     known, strangers = split_usable(config, prepared.infos, first)
     _tell_other_archive(first, plan, say)
-    today = replace(prepared, infos=tuple(known)).plan(config, gpu=facts.gpus > 0)
+    today = _planned(replace(prepared, infos=tuple(known)), config, facts)
     plan = with_current_cases(first, today, lent=prepared.lender is not None)
     run.write_state(
         status="running", epoch=epoch, started=time.time(), cases=len(plan.cases), error=None
@@ -232,9 +233,17 @@ def begin(
         params=prepared.params,
         epoch=epoch,
         facts=facts,
+        began_on_gpu=bool(frozen.get("gpu")),
         still_ours=still_ours,
         say=say,
     )
+
+
+def _planned(prepared: Prepared, config: Config, facts: ClusterFacts) -> RunPlan:
+    """Return the plan for this cluster: `precision: auto` is bf16 where its GPUs have it."""
+    if config.train.precision == "auto" and not facts.has_bf16:
+        config = config.with_settings({"train.precision": "fp32"})
+    return prepared.plan(config, gpu=facts.gpus > 0)
 
 
 def _placed(config: Config) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from raysegclean import preparing
+from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.plan import with_current_cases
-from raysegclean.preparing import prepare
+from raysegclean.preparing import begin, prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 
@@ -170,3 +171,28 @@ def test_a_start_that_goes_well_forgets_the_error_of_the_last_one(tmp_path: Path
     run.write_state(status="failed", error="the disk is full")
     run.write_state(status="running", error=None)
     assert run.state().keys() == {"status", "updated"}
+
+
+def test_a_run_that_began_on_gpus_asks_for_them_when_it_goes_on(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = config_for(archive, tmp_path / "run")
+    with_gpu = ClusterFacts(4.0, 1.0, 1, 1 << 33, True, False, "A100")
+    without = replace(with_gpu, gpus=0.0, has_bf16=False)
+    job = (1, lambda: None, lambda _: None)
+    first = begin(config, RunFolder(config.run), prepare(config), with_gpu, job)
+    again = begin(config, RunFolder(config.run), prepare(config), without, job)
+    assert first.plan == again.plan
+    assert again.plan.train.precision == "bf16"
+    assert [again.gpus(wanted) for wanted in ("auto", 0.0, 0.5)] == [1.0, 0.0, 0.5]
+
+
+def test_precision_is_left_at_32_bits_where_a_gpu_only_emulates_16(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = config_for(archive, tmp_path / "run")
+    facts = ClusterFacts(4.0, 1.0, 1, 1 << 33, False, False, "T4")
+    job = (1, lambda: None, lambda _: None)
+    session = begin(config, RunFolder(config.run), prepare(config), facts, job)
+    assert session.plan.train.precision == "fp32"
+    assert session.gpus("auto") == 1.0

@@ -65,6 +65,8 @@ _ALWAYS = {
 # One machine is not reclaimed with notice, and each of these is a process per training.
 _ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
 _FIXED_SIZE = "RAYSEGCLEAN_FIXED_SIZE"
+_WITHOUT_BF16 = frozenset({"K80", "P4", "P100", "V100", "T4"})
+"""GPUs, by Ray's names, that only emulate bf16, slower than fp32."""
 _AUTH_LOGGER = "ray._private.authentication.authentication_token_setup"
 _AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -84,6 +86,7 @@ class ClusterFacts:
     gpus: float
     nodes: int
     node_memory_bytes: int
+    has_bf16: bool
     started_here: bool
     device_model: str
 
@@ -245,6 +248,7 @@ def _facts(started_here: bool) -> ClusterFacts:
         gpus=total.get("GPU", 0.0) / users,
         nodes=len(nodes),
         node_memory_bytes=node_memory_bytes(),
+        has_bf16=bool(total.get("GPU")) and not _WITHOUT_BF16 & _accelerators(nodes),
         started_here=started_here,
         device_model=_device_model(nodes),
     )
@@ -261,14 +265,13 @@ def _resources() -> dict[str, float]:
 
 
 def _device_model(nodes: list[dict[str, Any]]) -> str:
-    models = sorted(
-        {
-            node["Labels"]["ray.io/accelerator-type"]
-            for node in nodes
-            if "ray.io/accelerator-type" in node.get("Labels", {})
-        }
-    )
+    models = sorted(_accelerators(nodes))
     return ", ".join(models) if models else _processor()
+
+
+def _accelerators(nodes: list[dict[str, Any]]) -> set[str]:
+    name = "ray.io/accelerator-type"
+    return {node["Labels"][name] for node in nodes if name in node.get("Labels", {})}
 
 
 def _processor() -> str:

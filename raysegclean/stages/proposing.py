@@ -68,9 +68,8 @@ def relabel_resources(session: Session, kind: PassKind) -> PassResources:
     """
     wanted, facts = session.config.resources.relabel, session.facts
     cpus = float(session.plan.train.threads) if wanted.cpus == "auto" else wanted.cpus
-    gpus = (1.0 if facts.gpus else 0.0) if wanted.gpus == "auto" else wanted.gpus
-    if kind == "labels" or not session.plan.voters.members:
-        gpus = 0.0
+    by_labels = kind == "labels" or not session.plan.voters.members
+    gpus = 0.0 if by_labels else session.gpus(wanted.gpus)
     # A Ray that was started here has two CPU slots per core.
     slots = facts.cpus / 2 if facts.started_here else facts.cpus
     fit = facts.gpus / gpus if gpus else slots / cpus

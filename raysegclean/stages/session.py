@@ -41,6 +41,9 @@ class Session:
     params: Any
     epoch: int
     facts: ClusterFacts
+    began_on_gpu: bool
+    """Whether there was a GPU at the first start: then `gpus: auto` means one in later ones, too,
+    for which an autoscaler is waited for."""
     still_ours: Callable[[], None]
     """Raises RunConflict when another job took the run over."""
     unusable: Mapping[str, str]
@@ -50,6 +53,12 @@ class Session:
     """Case -> why."""
     unfit: set[str] = field(default_factory=set)
     """Failed cases of which the environment is to blame, as a full disk."""
+
+    def gpus(self, wanted: float | str) -> float:
+        """Return the GPUs of a worker; auto: one where there are or were some."""
+        if isinstance(wanted, str):
+            return 1.0 if self.facts.gpus or self.began_on_gpu else 0.0
+        return wanted
 
     def fail(self, failures: Mapping[str, str], unfit: Iterable[str] = ()) -> None:
         """Record failed cases, `unfit` those of them that failed for want of a fit environment.

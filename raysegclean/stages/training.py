@@ -122,7 +122,6 @@ def _job(
     folds: tuple[tuple[str, ...], ...],
 ) -> TrainJob:
     plan, wanted = session.plan, session.config.resources.train
-    gpus = (1.0 if session.facts.gpus else 0.0) if wanted.gpus == "auto" else wanted.gpus
     return TrainJob(
         key=key,
         run_uri=session.run.uri,
@@ -140,6 +139,6 @@ def _job(
         placement=session.config.train.placement,
         workers=1 if wanted.workers == "auto" else wanted.workers,
         cpus=float(plan.train.threads) if wanted.cpus == "auto" else wanted.cpus,
-        gpus=gpus,
+        gpus=session.gpus(wanted.gpus),
         epoch=session.epoch,
     )
