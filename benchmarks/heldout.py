@@ -22,7 +22,8 @@ from raysegclean.core.geometry import Box
 from raysegclean.core.identity import digest
 from raysegclean.dist.cluster import connect
 from raysegclean.dist.predict import Predictor, VoteJob
-from raysegclean.dist.train import TrainJob, train_group
+from raysegclean.dist.train import train_group
+from raysegclean.dist.trainings import TrainJob
 from raysegclean.methods.base import Voters
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.plan import RunPlan

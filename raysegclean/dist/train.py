@@ -1,9 +1,8 @@
 """Training groups of networks: folds and members, each to the end, whatever happens on the way.
 
 Every fold is a training of its own (Ray Train), so that losing one does not stop the others, and
-as many as fit run at once. The networks of a fold share one process, or have ranks of their own
-where there are devices for all: Co-Seg's peers then are the ranks of one training, independent
-members are trainings of their own. The weights are the same either way (on CPU, bit for bit).
+as many as fit run at once; `trainings` says how networks are put together. The weights are the same
+either way (on CPU, bit for bit).
 
 Finished networks are kept in the run folder and never trained again. A worker that dies is started
 again from its checkpoint; a fold is given up when it died three times without getting further.
@@ -16,10 +15,10 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.train
@@ -28,27 +27,25 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raysegclean.core.cases import CaseInfo
-from raysegclean.core.geometry import Index3
-from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
-from raysegclean.core.normalise import Normaliser
 from raysegclean.core.sampling import build_table
 from raysegclean.dist.cluster import can_grow, cluster_share
 from raysegclean.dist.progress import Fault, Progress, progress_line, start_board
 from raysegclean.dist.stream import LabelView, PatchSource
 from raysegclean.dist.train_loop import WorkerPlan, common_step, model_key, run_worker
-from raysegclean.errors import (
-    ConfigError,
-    InputError,
-    RaysegcleanError,
-    RunOver,
-    UnfitEnvironment,
+from raysegclean.dist.trainings import (
+    Training,
+    TrainJob,
+    at_once,
+    check_fits,
+    missing_networks,
+    trainings_of,
 )
-from raysegclean.nets.training import TrainConfig, TrainingDiverged, member_seed
-from raysegclean.nets.unet import NetworkSpec
+from raysegclean.errors import ConfigError, InputError, RaysegcleanError, RunOver
+from raysegclean.nets.training import TrainingDiverged, member_seed
 from raysegclean.store.lock import check_epoch
 from raysegclean.store.objects import Store
 
-__all__ = ["TrainJob", "TrainingFailed", "train_group"]
+__all__ = ["TrainingFailed", "train_group"]
 
 log = logging.getLogger("raysegclean.train")
 
@@ -57,7 +54,6 @@ Say = Callable[[str], None]
 _POLL_S = 0.5
 _LINE_S = 5.0
 _SILENCE_S = 120.0
-_READER_SLOTS = 1.0
 _RESTARTS = 2
 _KINDS: dict[str, type[RaysegcleanError]] = {
     "ConfigError": ConfigError,
@@ -72,86 +68,6 @@ class TrainingFailed(RaysegcleanError):
     """A fold could not be trained: its worker died again and again."""
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """A group of networks to train: `train.peers` for each fold.
-
-    key: identity; names the folders in the run folder. folds: the training cases of each fold.
-    label: what is learnt, in the archive `label_uri` (None: the one of the images). classes: label
-    values, ascending; the position is the channel. flips: axes (0 z, 1 y, 2 x) along which patches
-    may be flipped. trusted_label: what hooks that need trusted cases learn from, in those training
-    cases of a fold that have it. placement: all networks of a fold in one "process", each on
-    "ranks" of its own, or "auto": ranks where there is a GPU for each. workers: data-parallel ranks
-    per network. cpus, gpus: per worker. epoch: that of the run's lock, 0 where there is none.
-    """
-
-    key: str
-    run_uri: str
-    archive_uri: str
-    label: str
-    cases: tuple[CaseInfo, ...]
-    folds: tuple[tuple[str, ...], ...]
-    network: NetworkSpec
-    normaliser: Normaliser
-    classes: tuple[int, ...]
-    train: TrainConfig
-    patch_zyx: Index3
-    flips: tuple[int, ...] = ()
-    label_uri: str | None = None
-    trusted_label: str | None = None
-    placement: Literal["auto", "process", "ranks"] = "auto"
-    workers: int = 1
-    cpus: float = 1
-    gpus: float = 0
-    epoch: int = 0
-
-    @property
-    def checkpoints(self) -> str:
-        """Folder of the checkpoints, by what they were trained on and how.
-
-        A training that finds the archive changed, or is of an older version, begins anew.
-        """
-        names, used = (self.label, self.trusted_label), set().union(*self.folds)
-        read = [
-            (info.case, info.image_version, [x.version for x in info.labels if x.name in names])
-            for info in self.cases
-            if info.case in used
-        ]
-        return f"train/{self.key}/{digest(ALGORITHM_VERSIONS['train'], read, self.folds)}"
-
-    def __post_init__(self) -> None:
-        if self.train.batch < self.workers:
-            raise ConfigError(
-                f"train: batch {self.train.batch} cannot be split among {self.workers} workers; "
-                "set train.batch to at least resources.train.workers"
-            )
-        if self.train.exchanges == "samples" and self.train.batch < 2 * self.workers:
-            raise ConfigError(
-                f"train: hook {self.train.hook.path} chooses among the samples of a batch, and "
-                f"batch {self.train.batch} leaves fewer than two to each of {self.workers} "
-                f"workers; set train.batch to at least {2 * self.workers}"
-            )
-        in_ranks = self.placement == "ranks" and self.train.exchanges != "nothing"
-        if 0 < self.gpus < 1 and (self.workers > 1 or in_ranks):
-            raise ConfigError(
-                f"resources.train: ranks with {self.gpus:g} GPU each would share one, which ranks "
-                "of one training cannot; set gpus to 1, or workers to 1 and train.placement to "
-                "process"
-            )
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """One training of Ray Train."""
-
-    fold: int
-    members: tuple[int, ...]
-    split: bool
-
-    def world(self, job: TrainJob) -> int:
-        return job.workers * (len(self.members) if self.split else 1)
-
-
 @dataclass
 class _Group:
     """One call of `train_group` under way."""
@@ -162,9 +78,9 @@ class _Group:
     folder: str
     lean: bool
     sources: dict[int, Any]
-    todo: "SimpleQueue[_Unit]" = field(default_factory=SimpleQueue)
-    running: dict[int, _Unit] = field(default_factory=dict)
-    errors: list[tuple[_Unit, BaseException]] = field(default_factory=list)
+    todo: "SimpleQueue[Training]" = field(default_factory=SimpleQueue)
+    running: dict[int, Training] = field(default_factory=dict)
+    errors: list[tuple[Training, BaseException]] = field(default_factory=list)
 
 
 def train_group(
@@ -185,11 +101,9 @@ def train_group(
     keys = [
         [model_key(job.key, f, m) for m in range(job.train.peers)] for f in range(len(job.folds))
     ]
-    missing = [
-        fold for fold, names in enumerate(keys) if any(store.head(name) is None for name in names)
-    ]
-    if missing:
-        missing = _changed(job, store, keys) or missing
+    if any(store.head(name) is None for names in keys for name in names):
+        _drop_changed(job, store, keys)
+        missing = {fold: missing_networks(job, store, names) for fold, names in enumerate(keys)}
         _train_missing(job, store, missing, (on_progress or log.info, on_note))
         lost = [name for names in keys for name in names if store.head(name) is None]
         if lost:
@@ -199,10 +113,10 @@ def train_group(
     return keys
 
 
-def _changed(job: TrainJob, store: Store, keys: Sequence[Sequence[str]]) -> list[int]:
-    """Return all folds where those that are finished learnt from other labels than the rest would.
+def _drop_changed(job: TrainJob, store: Store, keys: Sequence[Sequence[str]]) -> None:
+    """Drop finished networks that learnt from other labels than the rest would.
 
-    Their networks are dropped: folds of one group must not differ by when a crash came.
+    Folds of one group must not differ by when a crash came.
     """
     place, now = f"train/{job.key}/{_TRAINED_ON}", job.checkpoints
     before = store.get_json(place) if store.head(place) is not None else now
@@ -210,24 +124,23 @@ def _changed(job: TrainJob, store: Store, keys: Sequence[Sequence[str]]) -> list
         for name in (name for names in keys for name in names):
             store.delete(name)
     store.put_json(place, now)
-    return list(range(len(keys))) if before != now else []
 
 
 def _train_missing(
     job: TrainJob,
     store: Store,
-    folds: Sequence[int],
+    missing: Mapping[int, tuple[int, ...]],
     listeners: tuple[Say, Callable[[Progress], None] | None],
 ) -> None:
-    units = _units(job, folds, cluster_share()[1])
-    _check_fits(job, units[0])
+    units = trainings_of(job, store, missing, cluster_share()[1])
+    check_fits(job, units[0])
     group = _Group(
         job=job,
         store=store,
         board=start_board(),
         folder=tempfile.mkdtemp(prefix="raysegclean-train-"),
         lean=not can_grow(),
-        sources={fold: ray.put(_source(job, fold)) for fold in folds},
+        sources={fold: ray.put(_source(job, fold)) for fold in {unit.fold for unit in units}},
     )
     for unit in units:
         group.todo.put(unit)
@@ -238,48 +151,6 @@ def _train_missing(
         shutil.rmtree(group.folder, ignore_errors=True)
     if group.errors:
         raise min(group.errors, key=lambda failed: (failed[0].fold, failed[0].members))[1]
-
-
-def _units(job: TrainJob, folds: Sequence[int], gpus: float) -> list[_Unit]:
-    """Return the trainings: one per fold, or one per network where that is wanted and apart."""
-    members = tuple(range(job.train.peers))
-    wanted = len(folds) * len(members) * job.workers * job.gpus
-    apart = job.placement == "ranks" or (job.placement == "auto" and 0 < wanted <= gpus)
-    if not apart or len(members) == 1:
-        return [_Unit(fold, members, split=False) for fold in folds]
-    if job.train.exchanges != "nothing":
-        alone = not 0 < job.gpus < 1  # ranks of one training cannot share a GPU
-        return [_Unit(fold, members, split=alone) for fold in folds]
-    return [_Unit(fold, (member,), split=False) for fold in folds for member in members]
-
-
-def _check_fits(job: TrainJob, unit: _Unit) -> None:
-    """Refuse a unit that could never start, or whose readers could not."""
-    world, (cpus, gpus) = unit.world(job), cluster_share()
-    too_big = world * job.cpus + _READER_SLOTS > cpus or world * job.gpus > gpus
-    if too_big and not can_grow():
-        raise UnfitEnvironment(
-            f"training: {world} worker(s) with {job.cpus:g} CPU and {job.gpus:g} GPU each, and "
-            f"{_READER_SLOTS:g} CPU for reading, do not fit into {cpus:g} CPU and {gpus:g} GPU. "
-            "Lower resources.train, or use a larger cluster."
-        )
-
-
-def _at_once(job: TrainJob, unit: _Unit, share: tuple[float, float], growing: bool) -> int:
-    """Return how many units may run at once now, leaving each a slot for its readers.
-
-    Workers that hold every slot while their readers wait for one would wait for ever. A cluster
-    that may grow is given one unit more than fits, where that takes no reader's slot: what waits
-    is what an autoscaler acts on.
-    """
-    world, (cpus, gpus) = unit.world(job), share
-    need_cpus = world * job.cpus
-    fit = int(cpus // (need_cpus + _READER_SLOTS))
-    if job.gpus:
-        fit = min(fit, int(gpus // (world * job.gpus)))
-    if growing and (fit + 1) * need_cpus + _READER_SLOTS <= cpus:
-        fit += 1
-    return max(1, fit)
 
 
 def _source(job: TrainJob, fold: int) -> PatchSource:
@@ -334,9 +205,9 @@ def _work(group: _Group, number: int) -> None:
             del group.running[number]
 
 
-def _train_unit(group: _Group, unit: _Unit) -> None:
+def _train_unit(group: _Group, unit: Training) -> None:
     """Fit, and fit again as long as each try gets further than the one before."""
-    reached = -1
+    reached = common_step(group.store, group.job.checkpoints, unit.fold, unit.members)
     while True:
         before = reached
         try:
@@ -351,14 +222,14 @@ def _train_unit(group: _Group, unit: _Unit) -> None:
         return
 
 
-def _raise_fault(group: _Group, unit: _Unit) -> None:
+def _raise_fault(group: _Group, unit: Training) -> None:
     """Raise what the worker could not get over as the error that it was."""
     fault: Fault | None = ray.get(group.board.fault.remote(unit.fold))
     if fault is not None:
         raise _KINDS.get(fault.kind, InputError)(fault.message)
 
 
-def _gave_up(unit: _Unit, reached: int, error: Exception) -> str:
+def _gave_up(unit: Training, reached: int, error: Exception) -> str:
     causes = getattr(error, "worker_failures", None) or {0: error}
     last = str(next(iter(causes.values()))).strip().splitlines() or ["no reason given"]
     return (
@@ -368,7 +239,7 @@ def _gave_up(unit: _Unit, reached: int, error: Exception) -> str:
     )
 
 
-def _trainer(group: _Group, unit: _Unit) -> DataParallelTrainer | TorchTrainer:
+def _trainer(group: _Group, unit: Training) -> DataParallelTrainer | TorchTrainer:
     job, world = group.job, unit.world(group.job)
     plan = WorkerPlan(
         key=job.key,
@@ -432,7 +303,7 @@ class _LeanTorch(_Lean, TorchTrainer):
 
 def _watch(
     group: _Group,
-    units: Sequence[_Unit],
+    units: Sequence[Training],
     say: Say,
     on_note: Callable[[Progress], None] | None,
 ) -> None:
@@ -467,11 +338,13 @@ def _watch(
         threads[-1].join(_POLL_S)
 
 
-def _start_fitting(group: _Group, units: Sequence[_Unit], threads: list[threading.Thread]) -> None:
+def _start_fitting(
+    group: _Group, units: Sequence[Training], threads: list[threading.Thread]
+) -> None:
     """Start threads that take units, as many as the cluster has room for now."""
     if len(threads) == len(units):
         return
-    room = _at_once(group.job, units[0], cluster_share(), can_grow())
+    room = at_once(group.job, units[0], cluster_share(), can_grow())
     for number in range(len(threads), min(room, len(units))):
         # A daemon: when the driver is stopped, nothing waits for it, and Ray ends its workers.
         thread = threading.Thread(target=_work, args=(group, number), daemon=True)

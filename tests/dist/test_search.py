@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from raysegclean.dist import search as module
 from raysegclean.dist.search import SearchFailed, candidates, search, trials_at_once
-from raysegclean.dist.train import TrainJob, train_group
+from raysegclean.dist.train import train_group
+from raysegclean.dist.trainings import TrainJob
 from raysegclean.errors import ConfigError
 from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.nets.training import TrainConfig

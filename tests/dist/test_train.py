@@ -18,10 +18,11 @@ from raysegclean.dist import exchange, train_loop
 from raysegclean.dist import train as module
 from raysegclean.dist.exchange import PeerMesh
 from raysegclean.dist.progress import Progress, progress_line
-from raysegclean.dist.train import TrainJob, train_group
+from raysegclean.dist.train import train_group
 from raysegclean.dist.train_loop import common_step
+from raysegclean.dist.trainings import TrainJob, at_once, missing_networks, trainings_of
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
-from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
+from raysegclean.nets.hooks import COSEG_HOOK, PLAIN_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.training import (
     Batch,
@@ -48,6 +49,7 @@ COSEG = TrainConfig(
     checkpoint_every=10,
     seed=5,
 )
+MEMBERS = replace(COSEG, hook=PLAIN_HOOK)
 
 
 @pytest.fixture
@@ -246,11 +248,11 @@ def test_checkpoints_of_other_labels_or_cases_are_not_gone_on_with(job):
 
 def test_finished_folds_are_trained_again_where_the_others_find_other_labels(job):
     store, keys = Store.open(job.run_uri), [["models/abc/a.pt"], ["models/abc/b.pt"]]
-    assert module._changed(job, store, keys) == []
+    module._drop_changed(job, store, keys)
     store.put("models/abc/a.pt", b"finished")
-    assert module._changed(job, store, keys) == []
+    module._drop_changed(job, store, keys)
     assert store.head("models/abc/a.pt") is not None
-    assert module._changed(replace(job, folds=(FOLDS[0][:2], FOLDS[1])), store, keys) == [0, 1]
+    module._drop_changed(replace(job, folds=(FOLDS[0][:2], FOLDS[1])), store, keys)
     assert store.head("models/abc/a.pt") is None
 
 
@@ -455,8 +457,35 @@ def test_a_checkpoint_that_was_just_written_is_kept_and_later_ones_go(tmp_path):
     ],
 )
 def test_peers_get_ranks_of_their_own_where_there_is_a_gpu_for_each(job, changes, gpus, expected):
-    units = module._units(replace(job, **changes), (0, 1), gpus)
+    everything = {0: (0, 1), 1: (0, 1)}
+    units = trainings_of(replace(job, **changes), Store.open(job.run_uri), everything, gpus)
     assert [(unit.fold, unit.members, unit.split) for unit in units] == expected
+
+
+def test_a_member_that_is_finished_is_not_trained_again_with_one_that_is_not(job):
+    store = Store.open(job.run_uri)
+    store.put("models/abc/1.pt", b"finished")
+    names = [f"models/abc/{net}.pt" for net in range(3)]
+    assert missing_networks(replace(job, train=MEMBERS), store, names) == (0, 2)
+    assert missing_networks(job, store, names) == (0, 1, 2), "peers learn from each other"
+    assert missing_networks(job, store, names[1:2]) == ()
+
+
+def test_members_that_drifted_apart_go_on_apart_and_do_not_begin_again(job):
+    store, members = Store.open(job.run_uri), replace(job, train=MEMBERS)
+
+    def together(**steps):
+        store.delete_all(job.checkpoints)
+        for net, its in steps.items():
+            for step in its:
+                store.put(f"{members.checkpoints}/fold0-{net}-step{step}.pt", b"state")
+        return [one.members for one in trainings_of(members, store, {0: (0, 1)}, 0)]
+
+    assert together() == [(0, 1)]
+    assert together(net0=[50, 100], net1=[50, 100]) == [(0, 1)]
+    assert together(net0=[50, 100], net1=[0, 50]) == [(0, 1)], "one was saved when both were killed"
+    assert together(net0=[150, 200], net1=[50, 100]) == [(1,), (0,)]
+    assert together(net0=[150, 200]) == [(1,), (0,)]
 
 
 @pytest.mark.parametrize(
@@ -476,8 +505,8 @@ def test_as_many_folds_run_at_once_as_fit_with_their_readers(
     job, cpus, gpus, per_worker, growing, expected
 ):
     job = replace(job, gpus=per_worker, placement="process")
-    unit = module._units(job, (0,), gpus)[0]
-    assert module._at_once(job, unit, (cpus, gpus), growing) == expected
+    unit = trainings_of(job, Store.open(job.run_uri), {0: (0, 1)}, gpus)[0]
+    assert at_once(job, unit, (cpus, gpus), growing) == expected
 
 
 def test_the_live_line_tells_step_loss_rate_and_time_left():
