@@ -7,7 +7,7 @@ out-of-fold predictions. The winner's values and networks are the run's.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ from raysegclean.config import Config, Search, make_config
 from raysegclean.core.identity import differing_parts, digest
 from raysegclean.dist.cluster import cluster_share, connect
 from raysegclean.dist.progress import Progress
-from raysegclean.dist.search import Report, search, trials_at_once
+from raysegclean.dist.search import Report, Trial, candidates, search, trials_at_once
 from raysegclean.errors import RunConflict
-from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.base import ArchiveEvidence, Verdict, load_method, make_params
 from raysegclean.preparing import begin, prepare
 from raysegclean.stages.gathering import gather
 from raysegclean.stages.holding import rehearsed_dice
@@ -27,6 +27,7 @@ from raysegclean.stages.judging import judge
 from raysegclean.stages.proposing import Proposals, propose
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import train
+from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
 
 __all__ = ["Objective", "with_searched_params"]
@@ -71,6 +72,7 @@ def with_searched_params(
             max_concurrent=_at_once(config),
             seed=config.train.seed,
             identity=digest(settings),
+            stop_early=_learn_alike(config, _trials(config)),
         )
         still_ours()
         _adopt_networks(run, trial_uri(run.uri, result.best))
@@ -93,6 +95,22 @@ def _at_once(config: Config) -> int:
         cpus=config.train.threads if wanted.cpus == "auto" else wanted.cpus,
         gpus=gpus,
     )
+
+
+def _trials(config: Config) -> list[Trial]:
+    assert config.search is not None
+    wanted, identity = config.search, digest(_settings(config))
+    return candidates(wanted.space, wanted.samples, config.train.seed, identity)
+
+
+def _learn_alike(config: Config, trials: Sequence[Trial]) -> bool:
+    """Tell whether the losses of all trials mean the same, so that the higher ones may be stopped.
+
+    They do not where the hooks differ: to forget more of the worst samples is a lower loss.
+    """
+    method = load_method(config.method)
+    every = [make_params(method, {**config.params, **trial.params}) for trial in trials]
+    return len({method.voters(params).hook for params in every}) == 1
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -140,6 +158,21 @@ def _adopt_networks(run: RunFolder, winner: str) -> None:
         run.store.put(info.key, trial.store.get(info.key))
 
 
+def _adopt_equal(session: Session, trials: Sequence[str]) -> None:
+    """Copy the networks of another trial that trained them just as this one would.
+
+    Trials that differ in what happens after training, as in a threshold, share one training.
+    """
+    wanted = session.plan.voters.members * session.plan.folds
+    for uri in trials:
+        found = list(Store.open(uri).list(f"models/{session.train_key}"))
+        if uri != session.run.uri and 0 < len(found) == wanted:
+            for info in found:
+                session.run.store.put(info.key, Store.open(uri).get(info.key))
+            session.say(f"search: the networks of {uri} are trained alike and used again")
+            return
+
+
 @dataclass(frozen=True)
 class Objective:
     """What one trial does, in a process of its own; only plain values, so that it pickles."""
@@ -154,6 +187,8 @@ class Objective:
         job = (0, _never_taken, log.info)
         session = begin(config, RunFolder(config.run), prepared, connect(), job)
         session.fail(session.unusable)
+        trials = _trials(make_config(self.config))
+        _adopt_equal(session, [trial_uri(self.run, trial.params) for trial in trials])
         models = train(session, prepared.infos, on_note=_Marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 from raysegclean.config import Config
-from raysegclean.dist.cluster import connect, shutdown_if_ours
+from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RunConflict
 from raysegclean.pipeline import clean
+from raysegclean.preparing import begin, prepare
+from raysegclean.searching import _adopt_equal, _learn_alike, _trials
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 
-from .scenes import LABEL, Scene, config_for, outputs, write_archive
+from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_archive
 
 DEADLINE_S = 400.0
 SPACE = {"alpha": [0.6, 0.95], "start_epoch": [1, 3]}
@@ -52,6 +54,43 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def test_trials_whose_losses_mean_other_things_are_not_stopped_for_them(
+    archive: Archive, tmp_path: Path
+) -> None:
+    forgets = searching(archive, tmp_path / "run")
+    assert not _learn_alike(forgets, _trials(forgets))
+    asks = searching(
+        archive,
+        tmp_path / "run",
+        method="uncertainty",
+        params={"rule": "safe"},
+        search={"samples": SAMPLES, "space": {"delta": [0.1, 0.2]}},
+    )
+    assert len(_trials(asks)) == SAMPLES
+    assert _learn_alike(asks, _trials(asks))
+
+
+def test_trials_that_differ_after_training_share_one_training(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = config_for(archive, tmp_path / "a", method="uncertainty")
+    done = lend_networks(config, tmp_path / "a")
+    begun = lend_networks(config, tmp_path / "b")
+    lacking = next(RunFolder(begun).store.list("models")).key
+    RunFolder(begun).store.delete(lacking)
+    facts = ClusterFacts(4.0, 0.0, 1, 1 << 30, False, False, "")
+    said: list[str] = []
+    here = config.with_settings({"run": str(tmp_path / "c")})
+    job = (0, lambda: None, said.append)
+    session = begin(here, RunFolder(here.run), prepare(here), facts, job)
+    _adopt_equal(session, [session.run.uri, begun, str(tmp_path / "none")])
+    assert not said
+    _adopt_equal(session, [session.run.uri, begun, done])
+    assert len(said) == 1
+    theirs = {info.key for info in RunFolder(done).store.list("models")}
+    assert {info.key for info in session.run.store.list("models")} == theirs
 
 
 def test_a_search_on_trusted_cases_ends_on_two_cores_and_freezes_what_it_chose(
