@@ -64,15 +64,14 @@ def with_searched_params(
     chosen = run.read_json(CHOSEN)
     if chosen is None:
         _refuse_other_run(run, config.search)
+        trials = _trials(config)
         result = search(
-            config.search.space,
-            config.search.samples,
+            trials,
             run.uri,
             Objective(config.resolved(), run.uri),
             max_concurrent=_at_once(config),
-            seed=config.train.seed,
-            identity=digest(settings),
-            stop_early=_learn_alike(config, _trials(config)),
+            stop_early=_learn_alike(config, trials),
+            still_ours=still_ours,
         )
         still_ours()
         _adopt_networks(run, trial_uri(run.uri, result.best))

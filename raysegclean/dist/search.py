@@ -54,6 +54,7 @@ _DRIVER = {"CPU": 0.01}
 _SLOTS_PER_TRIAL = 2.0
 """A worker and its readers: below this a trial would wait for another one to end."""
 _SIGNIFICANT = 6
+_ASK_S = 2.0
 
 
 class SearchFailed(RaysegcleanError):
@@ -123,36 +124,40 @@ def _value(listed: list[Any], u: float) -> Any:
 
 
 def search(
-    space: Mapping[str, Sequence[Any]],
-    samples: int,
+    trials: Sequence[Trial],
     run_uri: str,
     objective: Objective,
     *,
     max_concurrent: int = 1,
-    seed: int = 0,
-    identity: str = "",
     stop_early: bool = True,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> SearchResult:
     """Try the candidates that have no result in the run folder yet; return the best of all.
+
+    trials: from `candidates`.
 
     objective: (params, report) -> score, called in a process of its own; must be picklable, and
     places work through Ray Train and Ray Data, or with `scheduling_strategy="DEFAULT"` (other
     tasks would be squeezed into the driver's hundredth of a slot). `report(score, step)` tells an
     interim score, steps from 1; a trial below the median of the others is ended there.
+    still_ours: called every few seconds; what it raises ends the search, as where another driver
+    has taken the run over.
     max_concurrent: upper limit; no more run than leave each two CPU slots. Where workers take more
     than that, `trials_at_once` is the limit: the training that a trial too many starts is refused.
-    identity: what else decides a score; trials of another identity are not reused.
 
     A trial that fails costs itself. Raises SearchFailed when none comes to an end.
     """
     store = Store.open(run_uri)
-    trials = candidates(space, samples, seed, identity)
     missing = [trial for trial in trials if store.head(trial.key) is None]
     log.info("search: %d trials, %d are finished", len(trials), len(trials) - len(missing))
     failures: dict[int, str] = {}
     if missing:
         at_once = _at_once(max_concurrent, len(missing))
-        failures = _run(missing, store, objective, (at_once, stop_early))
+        watch = [
+            _KeepStopped({trial.number: trial for trial in missing}, store),
+            _Watch(still_ours),
+        ]
+        failures = _run(missing, store, objective, _How(at_once, stop_early, watch))
     rows = [_row(trial, store, failures.get(trial.number)) for trial in trials]
     return _best(rows)
 
@@ -173,17 +178,21 @@ def trials_at_once(workers: int, cpus: float, gpus: float) -> int:
     return max(1, min(fit, int(all_gpus // (workers * gpus)) if gpus else fit))
 
 
-def _run(
-    missing: Sequence[Trial], store: Store, objective: Objective, how: tuple[int, bool]
-) -> dict[int, str]:
+@dataclass(frozen=True)
+class _How:
+    at_once: int
+    stop_early: bool
+    callbacks: Sequence[tune.Callback]
+
+
+def _run(missing: Sequence[Trial], store: Store, objective: Objective, how: _How) -> dict[int, str]:
     """Run the trials; return the errors of those that failed, by number."""
-    at_once, stop_early = how
     folder = tempfile.mkdtemp(prefix="raysegclean-search-")
     by_number = {trial.number: trial for trial in missing}
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
-                _run_trial, trials=by_number, store=store, objective=objective, users=at_once
+                _run_trial, trials=by_number, store=store, objective=objective, users=how.at_once
             ),
             _DRIVER,
         ),
@@ -191,13 +200,13 @@ def _run(
         tune_config=tune.TuneConfig(
             metric="score",
             mode="max",
-            max_concurrent_trials=at_once,
-            scheduler=_scheduler(stop_early),
+            max_concurrent_trials=how.at_once,
+            scheduler=_scheduler(how.stop_early),
         ),
         run_config=tune.RunConfig(
             storage_path=folder,
             verbose=0,
-            callbacks=[_KeepStopped(by_number, store)],
+            callbacks=list(how.callbacks),
         ),
     )
     try:
@@ -300,6 +309,20 @@ class _KeepStopped(tune.Callback):
             reports = [(int(last["step"]), float(last["score"]))]
             seconds = float(last.get("time_total_s", 0.0))
             _keep(self.store, mine, reports, score=reports[0][1], seconds=seconds, stopped=True)
+
+
+class _Watch(tune.Callback):
+    """Asks now and then whether the search is to go on."""
+
+    def __init__(self, still_ours: Callable[[], None]) -> None:
+        self.still_ours = still_ours
+        self.asked = time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
+        """Called by Tune on the driver; what it raises ends the search."""
+        if time.monotonic() - self.asked > _ASK_S:
+            self.asked = time.monotonic()
+            self.still_ours()
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from raysegclean.dist import search as module
 from raysegclean.dist.search import SearchFailed, candidates, search, trials_at_once
 from raysegclean.dist.train import train_group
 from raysegclean.dist.trainings import TrainJob
-from raysegclean.errors import ConfigError
+from raysegclean.errors import ConfigError, RunOver
 from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
 from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
@@ -112,7 +112,7 @@ def test_the_best_trial_wins_a_failed_one_costs_itself_and_nothing_is_tried_twic
     space, run = {"x": [0.0, 1.0]}, str(tmp_path / "run")
     drawn = [trial.params["x"] for trial in candidates(space, 3, 7)]
     objective = Marked(tmp_path, fail=[min(drawn)])
-    result = search(space, 3, run, objective, seed=7)
+    result = search(candidates(space, 3, 7), run, objective)
 
     assert result.best == {"x": max(drawn)}
     assert result.score == max(drawn)
@@ -122,7 +122,7 @@ def test_the_best_trial_wins_a_failed_one_costs_itself_and_nothing_is_tried_twic
     assert "is beyond me" in failed[0]["error"]
     assert set(objective.times("ended").values()) == {1}
 
-    again = search(space, 3, run, Marked(tmp_path), seed=7)  # the failed one alone is left
+    again = search(candidates(space, 3, 7), run, Marked(tmp_path))  # the failed one alone is left
     assert again.best == result.best
     assert sorted(objective.times("begun").values()) == [1, 1, 2]
     assert all(row["score"] is not None for row in again.trials)
@@ -131,7 +131,29 @@ def test_the_best_trial_wins_a_failed_one_costs_itself_and_nothing_is_tried_twic
 def test_when_every_trial_fails_the_reason_is_told(cluster, tmp_path):
     space = {"x": [0.5, 0.5]}
     with pytest.raises(SearchFailed, match="is beyond me"):
-        search(space, 1, str(tmp_path / "run"), Marked(tmp_path, fail=[0.5]))
+        search(candidates(space, 1, 0), str(tmp_path / "run"), Marked(tmp_path, fail=[0.5]))
+
+
+def test_a_search_whose_run_was_taken_over_ends(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_ASK_S", 0.2)
+
+    def taken_over():
+        if Marked(tmp_path).times("begun"):
+            raise RunOver("another driver has it")
+
+    objective = Marked(tmp_path, rounds=100, pause_s=0.2)
+    with pytest.raises(RunOver, match="another driver has it"):
+        search(
+            candidates({"x": [0.0, 1.0]}, 2, 0),
+            str(tmp_path / "run"),
+            objective,
+            stop_early=False,
+            still_ours=taken_over,
+        )
+    assert not objective.times("ended")
+    begun = objective.times("begun")
+    time.sleep(1)
+    assert objective.times("begun") == begun
 
 
 @pytest.mark.slow
@@ -139,23 +161,23 @@ def test_a_trial_below_the_median_is_stopped_and_kept_as_such(cluster, tmp_path)
     space, run = {"x": [0.0, 1.0]}, str(tmp_path / "run")
     drawn = [trial.params["x"] for trial in candidates(space, 8, 3)]
     objective = Marked(tmp_path, rounds=6, pause_s=0.2)
-    result = search(space, 8, run, objective, seed=3)
+    result = search(candidates(space, 8, 3), run, objective)
     stopped = [row["params"]["x"] for row in result.trials if row["stopped"]]
     assert stopped, "no trial was stopped early"
     assert result.best == {"x": max(drawn)}
     assert not {f"{x:.6f}" for x in stopped} & set(objective.times("ended"))
-    assert search(space, 8, run, objective, seed=3) == result
+    assert search(candidates(space, 8, 3), run, objective) == result
     assert set(objective.times("begun").values()) == {1}, "a stopped trial was tried again"
 
 
 DRIVER = """
 import sys
 from raysegclean.dist.cluster import connect
-from raysegclean.dist.search import search
+from raysegclean.dist.search import candidates, search
 from tests.dist.test_search import Marked
 connect()
-search({"x": [0.0, 1.0]}, 4, sys.argv[1], Marked(sys.argv[2], rounds=4, pause_s=0.5),
-       seed=1, stop_early=False)
+trials = candidates({"x": [0.0, 1.0]}, 4, 1)
+search(trials, sys.argv[1], Marked(sys.argv[2], rounds=4, pause_s=0.5), stop_early=False)
 """
 
 
@@ -187,7 +209,7 @@ def test_a_killed_search_repeats_no_finished_trial(cluster, tmp_path):
     finished = {path: path.read_bytes() for path in run.glob("search/trial-*.json")}
     assert 1 <= len(finished) < 4
     objective = Marked(tmp_path, rounds=4, pause_s=0.05)
-    result = search({"x": [0.0, 1.0]}, 4, str(run), objective, seed=1, stop_early=False)
+    result = search(candidates({"x": [0.0, 1.0]}, 4, 1), str(run), objective, stop_early=False)
     assert all(row["score"] is not None for row in result.trials)
     for path, data in finished.items():
         assert path.read_bytes() == data
@@ -223,8 +245,7 @@ def test_trials_that_train_at_the_same_time_do_not_starve_each_other(cluster, ba
         train=config,
         patch_zyx=(8, 16, 16),
     )
-    result = search(
-        {"keep": [0.5, 0.9]}, 3, job.run_uri, Trains(job), max_concurrent=3, stop_early=False
-    )
+    trials = candidates({"keep": [0.5, 0.9]}, 3, 0)
+    result = search(trials, job.run_uri, Trains(job), max_concurrent=3, stop_early=False)
     assert [row["error"] for row in result.trials] == [None] * 3
     assert len(list((tmp_path / "run").glob("models/*/*.pt"))) == 12
