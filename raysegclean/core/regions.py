@@ -1,11 +1,8 @@
-"""What changed, as connected regions that a person can look at, and what must never vanish.
+"""What changed, and what a label is made of, as connected regions.
 
 A region is a 6-connected set of voxels that went from one class to another for one reason; it is
 what `changes.parquet` lists, what a reviewer accepts or refuses and what undo takes back. Regions
 are found per block and joined on the driver (`core.components`), so they do not depend on the cut.
-
-The same machinery guards label classes: a component of the given label of which no voxel keeps its
-class is lost, and a class all of whose components are lost would be emptied.
 """
 
 from collections.abc import Iterable
@@ -31,8 +28,6 @@ __all__ = [
     "change_components",
     "change_regions",
     "class_components",
-    "emptied_classes",
-    "lost_components",
 ]
 
 _Keys = NDArray[np.unsignedinteger[Any]]
@@ -105,32 +100,11 @@ def change_regions(
     ]
 
 
-def class_components(
-    given_zyx: IntLabel, box: Box, *, output_zyx: IntLabel | None = None
-) -> BlockComponents:
-    """Return the components of every class of one block of the given label.
-
-    With `output_zyx`, the weight of a component counts its voxels that keep their class.
-    """
+def class_components(given_zyx: IntLabel, box: Box) -> BlockComponents:
+    """Return the components of every class of one block of the given label."""
     if int(given_zyx.min(initial=0)) < 0:
         raise InputError(f"A label may not be negative, got {given_zyx.min()} at {box.start_zyx}.")
-    kept_zyx = None if output_zyx is None else (given_zyx == output_zyx).view(np.uint8)
-    unsigned = given_zyx.astype(f"u{given_zyx.dtype.itemsize}", copy=False)
-    return block_components(unsigned, box, weight_zyx=kept_zyx)
-
-
-def lost_components(blocks: Iterable[BlockComponents]) -> list[Component]:
-    """Return the components of a case (`class_components` with output) that keep no voxel."""
-    return [component for component in merge_components(blocks) if component.weight == 0]
-
-
-def emptied_classes(blocks: Iterable[BlockComponents]) -> set[int]:
-    """Return the classes of a case (`class_components` with output) whose every voxel changes."""
-    kept: dict[int, int] = {}
-    for block in blocks:
-        for key, weight in zip(block.key.tolist(), block.sums[:, 1].tolist(), strict=True):
-            kept[key] = kept.get(key, 0) + weight
-    return {key for key, weight in kept.items() if weight == 0}
+    return block_components(given_zyx.astype(f"u{given_zyx.dtype.itemsize}", copy=False), box)
 
 
 def _class_bits(given_zyx: IntLabel, output_zyx: IntLabel) -> int:

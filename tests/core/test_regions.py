@@ -11,8 +11,6 @@ from raysegclean.core.regions import (
     change_components,
     change_regions,
     class_components,
-    emptied_classes,
-    lost_components,
 )
 from raysegclean.errors import InputError
 
@@ -83,30 +81,6 @@ def test_without_confidences_none_is_claimed():
 
 def test_levels_are_those_of_the_evidence():
     assert regions.LEVELS == evidence.LEVELS
-
-
-def test_a_kidney_that_vanishes_is_lost_but_the_class_is_not_emptied():
-    given_zyx = np.zeros((4, 4, 12), np.uint8)
-    given_zyx[1:3, 1:3, 1:4] = given_zyx[1:3, 1:3, 8:11] = 3
-    output_zyx = given_zyx.copy()
-    output_zyx[..., 6:] = 0
-    grid = Grid(given_zyx.shape, (2, 4, 6))
-    blocks = [
-        class_components(given_zyx[b.slices], b, output_zyx=output_zyx[b.slices])
-        for b in map(grid.box, grid.indices())
-    ]
-    (lost,) = lost_components(blocks)
-    assert (lost.key, lost.voxels, lost.box.start_zyx) == (3, 12, (1, 1, 8))
-    assert emptied_classes(blocks) == set()
-
-
-def test_a_class_that_loses_every_voxel_is_emptied():
-    given_zyx = np.zeros((2, 2, 4), np.int16)
-    given_zyx[0, 0] = 5
-    given_zyx[1, 1] = 6
-    output_zyx = np.where(given_zyx == 5, 0, given_zyx)
-    block = class_components(given_zyx, Box.whole((2, 2, 4)), output_zyx=output_zyx)
-    assert emptied_classes([block]) == {5}
 
 
 def test_negative_and_huge_classes_are_refused():
