@@ -9,7 +9,9 @@ torch takes longer than a pass over a small archive. A process keeps the stage o
 GPUs they go to actors, which give the device's memory back at the end of the pass.
 """
 
-from collections.abc import Callable, Generator, Sequence
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,7 +33,12 @@ from raysegclean.store.run import RunFolder
 
 __all__ = ["PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
 
+log = logging.getLogger("raysegclean")
+
+Row = dict[str, Any]
 StageFactory = Callable[[Any], ShardStage[Any, Any]]
+
+_SILENCE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ def run_pass(
     work = _Work(factory, ray.put(job), ledger, start_attempts())
     stream = source.map_batches(batch_size=1, **_workers(work, size, resources))
     try:
-        for row in stream.iter_rows():
+        for row in _heard(stream.iter_rows(), ledger[1], resources):
             report = ItemReport.from_json(row["report"])
             if report.stopped is not None:
                 kind, text = report.stopped
@@ -162,6 +169,45 @@ def run_pass(
             yield report
     finally:
         ray.kill(work.attempts)  # which the kept processes would keep, too
+
+
+def _heard(rows: Iterable[Row], stage: str, resources: PassResources) -> Iterator[Row]:
+    """Pass rows on, and warn when none came for long: Ray waits for ever for what cannot come."""
+    heard, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            came = heard.wait(_SILENCE_S)
+            heard.clear()
+            if not came and not ended.is_set():
+                log.warning(_waiting(stage, resources))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        for row in rows:
+            heard.set()
+            yield row
+    finally:
+        ended.set()
+        heard.set()
+        thread.join()
+
+
+def _waiting(stage: str, resources: PassResources) -> str:
+    free = ray.available_resources()  # type: ignore[no-untyped-call]  # no types in Ray
+    return (
+        f"{stage}: nothing came back for {_SILENCE_S:.0f} s. Shards may be large, or it waits for "
+        f"nodes: a worker takes {_wants(resources)}; free now: {free.get('CPU', 0):g} CPU, "
+        f"{free.get('GPU', 0):g} GPU and {free.get('memory', 0) / 2**30:.1f} GiB in all."
+    )
+
+
+def _wants(resources: PassResources) -> str:
+    return (
+        f"{resources.cpus:g} CPU, {resources.gpus:g} GPU and "
+        f"{(resources.memory_bytes or 0) / 2**30:.1f} GiB"
+    )
 
 
 def _check_fits(resources: PassResources) -> None:
@@ -175,10 +221,9 @@ def _check_fits(resources: PassResources) -> None:
         return
     most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in needed}
     raise UnfitEnvironment(
-        f"resources.relabel: a worker takes {resources.cpus:g} CPU, {resources.gpus:g} GPU and "
-        f"{needed['memory'] / 2**30:.1f} GiB, this machine has {most['CPU']:g}, {most['GPU']:g} "
-        f"and {most['memory'] / 2**30:.1f} GiB to give. Lower cpus, gpus or memory_gb there, or "
-        "use a larger machine."
+        f"resources.relabel: a worker takes {_wants(resources)}, this machine has "
+        f"{most['CPU']:g}, {most['GPU']:g} and {most['memory'] / 2**30:.1f} GiB to give. "
+        "Lower cpus, gpus or memory_gb there, or use a larger machine."
     )
 
 

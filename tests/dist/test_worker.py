@@ -1,6 +1,7 @@
 """One item on one worker: what is committed stays, and what a dead worker left does not matter."""
 
 import os
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import ray
 from raysegclean.core.geometry import Box
 from raysegclean.core.items import Item, ShardTask
 from raysegclean.core.proposals import Proposal
+from raysegclean.dist import passes
 from raysegclean.dist.attempts import start_attempts
 from raysegclean.dist.passes import PassResources, run_pass
 from raysegclean.dist.proposals import ProposalFolder
@@ -118,6 +120,23 @@ def test_workers_that_no_machine_here_could_hold_are_refused_and_not_waited_for(
     resources = replace(PassResources(1), **wanted)
     with pytest.raises(UnfitEnvironment, match=r"resources.relabel: a worker takes .* Lower cpus"):
         next(run_pass(Stage, {}, [Item("item", TASKS)], (str(tmp_path), "propose", 0), resources))
+
+
+def test_a_pass_that_waits_for_what_may_never_come_says_what_it_waits_for(
+    cluster, monkeypatch, caplog
+):
+    monkeypatch.setattr(passes, "_SILENCE_S", 0.2)
+
+    def rows():
+        yield {"report": "first"}
+        time.sleep(1)
+        yield {"report": "last"}
+
+    resources = PassResources(1, gpus=1.0, memory_bytes=3 << 30)
+    assert len(list(passes._heard(rows(), "propose", resources))) == 2
+    (*_, told) = caplog.messages
+    assert "propose: nothing came back" in told
+    assert "a worker takes 1 CPU, 1 GPU and 3.0 GiB; free now:" in told
 
 
 def test_what_was_left_uncommitted_is_replaced_by_another_answer(tmp_path):
