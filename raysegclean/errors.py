@@ -90,7 +90,8 @@ def own_code(error: BaseException) -> str:
     It is the innermost frame that is neither a library's nor Python's, unless that is ours.
     """
     package = Path(__file__).parent
-    libraries = {Path(path) for path in sysconfig.get_paths().values()}
+    paths = sysconfig.get_paths()
+    libraries = {Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         if package in file.parents:
