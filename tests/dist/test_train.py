@@ -161,7 +161,7 @@ class KillsTheWorker:
         self.notes.append(note)
         if note.fold == 0 and self.killed is None:
             self.killed = note.pid
-            threading.Thread(target=self.kill).start()
+            threading.Thread(target=self.kill, daemon=True).start()
 
     def kill(self):
         members = self.notes[-1].members
@@ -196,8 +196,8 @@ def test_a_killed_worker_changes_no_bit_and_the_other_fold_does_not_notice(job, 
 
 @pytest.mark.slow
 def test_peers_in_two_ranks_are_the_peers_of_one_process_even_when_one_is_killed(job, cluster):
-    witness = KillsTheWorker(job)
     job = replace(job, folds=FOLDS[:1], placement="ranks")
+    witness = KillsTheWorker(job)
     keys = train_group(job, on_note=witness)
     assert witness.notes[0].members == (0, 1)
     assert len({note.pid for note in witness.notes}) == 2
