@@ -28,6 +28,18 @@ they were measured; what a method does is in [methods.md](methods.md).
    seen without them. Where people drew in two ways, one such case tells which is right.
 5. Corrupt a copy of your own archive (`raysegclean simulate`) and score what the method makes of it
    (`raysegclean score`) before you trust it with the rest.
+
+Names below are lines of the scoreboard. Most are methods with nothing set; the others are
+
+| line | config |
+|---|---|
+| `dropout` | `method: uncertainty`, `params: {voters: dropout, members: 1}` |
+| `tta` | `method: uncertainty`, `params: {voters: tta, members: 1}` |
+| `relabelling` | `method: uncertainty`, `params: {relabel_from: auto}` |
+| `spatial-shift` | `method: spatial`, `params: {rule: shift}` |
+| `combine` | the labels of `uncertainty`, `coseg` and `coteaching`, where two agree |
+| `forward-published` | `method: transition`, `params: {rule: published, loss: forward}` |
+| other `-published` | the published form of [methods.md](methods.md) |
 """
 ERRORS: Mapping[str, str] = {
     "boundary": "outlines too wide in some cases, too narrow in others",

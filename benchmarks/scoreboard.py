@@ -67,7 +67,7 @@ several days and commits; `git log benchmarks/measured` tells which. New here:
   after `crowd`; how well a moved outline must fit, after `bias-one`; that networks which have
   learnt no more than half of the classes replace nothing, after `swap`. Read those as a fit.
 - Lines named `-published` are the papers' own rules, run with the first seed only, and
-  `spatial-shift` moves all cases alike, without a network; all others are defaults.
+  `spatial-shift` moves all cases alike, without a network; all others decide by the default rule.
 """
 HEAD = (
     "| line | Dice given | after | E (95 %) | seeds | E, worst | NSD | worse | precision | harm "

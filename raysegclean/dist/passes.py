@@ -11,10 +11,10 @@ GPUs they go to actors, which give the device's memory back at the end of the pa
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
@@ -31,12 +31,22 @@ from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
 from raysegclean.nets.voters import Precision
 from raysegclean.store.run import RunFolder
 
-__all__ = ["PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
+__all__ = ["PassJob", "PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
 
 log = logging.getLogger("raysegclean")
 
 Row = dict[str, Any]
 StageFactory = Callable[[Any], ShardStage[Any, Any]]
+
+
+class PassJob(Protocol):
+    """What the jobs of all passes have."""
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """Case -> the key that is recorded with each of its shards."""
+        ...
+
 
 _SILENCE_S = 120.0
 
@@ -103,7 +113,8 @@ class _Worker:
 
     def _report(self, item: Item) -> str:
         try:
-            report = run_item(self._stage, item, self._ledger, self._work.attempts)
+            stage, keys = self._stage, self._job.keys
+            report = run_item(stage, item, self._ledger, self._work.attempts, keys)
         except RaysegcleanError as error:
             # As a value, because Ray Data keeps no more of an exception than its text.
             report = ItemReport(item.name, stopped=(type(error).__name__, str(error)))
@@ -112,7 +123,12 @@ class _Worker:
     @cached_property
     def _stage(self) -> ShardStage[Any, Any]:
         with starting(self._work.attempts):
-            return self._work.factory(ray.get(self._work.job))
+            return self._work.factory(self._job)
+
+    @cached_property
+    def _job(self) -> PassJob:
+        job: PassJob = ray.get(self._work.job)
+        return job
 
 
 _kept: dict[str, _Worker] = {}
@@ -136,7 +152,7 @@ def remaining(items: Sequence[Item], done: set[str]) -> list[Item]:
 
 def run_pass(
     factory: StageFactory,
-    job: Any,
+    job: PassJob,
     items: Sequence[Item],
     ledger: tuple[str, str, int],
     resources: PassResources,

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -107,15 +107,28 @@ class _Commits:
         self.last_s = time.monotonic()
 
 
-def run_item(stage: ShardStage[Any, Any], item: Item, ledger: Ledger, attempts: Any) -> ItemReport:
-    """Do all shards of `item`, commit what was written, and report what failed and why."""
+def run_item(
+    stage: ShardStage[Any, Any],
+    item: Item,
+    ledger: Ledger,
+    attempts: Any,
+    keys: Mapping[str, str],
+) -> ItemReport:
+    """Do all shards of `item`, commit what was written, and report what failed and why.
+
+    keys: case -> the key of this pass. A stage may run again with other keys and the same names.
+    """
     started = time.perf_counter()
     report = ItemReport(item.name)
     # After a crash Ray hands out the whole item again, with what is committed of it.
     names = [task.name for task in item.tasks]
     committed, suspects = ray.get(attempts.past.remote(names))
     if suspects:  # a worker may have died between its commit and telling of it
-        found = {str(record["task"]) for record in ledger.of_item(item.name)} & set(names)
+        found = {
+            str(record["task"])
+            for record in ledger.of_item(item.name)
+            if record["key"] == keys[record["case"]] and record["task"] in names
+        }
         ray.get(attempts.end.remote(sorted(found), True))
         committed, suspects = committed | found, suspects - found
     report.done.extend(name for name in names if name in committed)

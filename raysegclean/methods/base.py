@@ -1,4 +1,4 @@
-"""What a method is: a frozen value with four parts that the engine runs.
+"""What a method is: a frozen value that the engine runs.
 
 `params` is a frozen dataclass of the method's settings, `voters` says which networks vote and how
 they are trained, `policy` turns the evidence of the whole archive into actions per case, and the

@@ -10,7 +10,7 @@ from typing import Any
 from raysegclean.config import Config
 from raysegclean.core.items import Item, plan_items
 from raysegclean.dist.cluster import ClusterFacts
-from raysegclean.dist.passes import PassResources, StageFactory, remaining, run_pass
+from raysegclean.dist.passes import PassJob, PassResources, StageFactory, remaining, run_pass
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.methods.base import Method
 from raysegclean.plan import RunPlan
@@ -107,7 +107,7 @@ class Session:
         self,
         stage: str,
         factory: StageFactory,
-        job: Any,
+        job: PassJob,
         keys: Mapping[str, str],
         resources: PassResources,
         on_progress: Callable[[int, int], None] | None = None,

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
 
+KEYS = {"a": "now"}
 TASKS = tuple(ShardTask("a", (0, 0, x)) for x in range(3))
 
 
@@ -41,7 +43,7 @@ class Stage:
 
     def write(self, task, result):
         self.written.append(task.name)
-        return {"shard": task.name, "task": task.name, "case": task.case}
+        return {"shard": task.name, "task": task.name, "case": task.case, "key": KEYS[task.case]}
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_a_shard_that_another_worker_committed_meanwhile_is_not_written(tmp_path
     late = TASKS[1].name
     stage = Stage({late: lambda: ray.get(attempts.end.remote([late], True))})
     ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
-    report = run_item(stage, Item("item", TASKS), ledger, attempts)
+    report = run_item(stage, Item("item", TASKS), ledger, attempts, KEYS)
     others = [task.name for task in TASKS if task.name != late]
     assert stage.written == others
     assert [record["task"] for record in ledger.records()] == others
@@ -69,11 +71,12 @@ def test_a_shard_whose_worker_died_between_its_commit_and_telling_of_it_is_not_d
     ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
     first = TASKS[0]
     ray.get(attempts.begin.remote(first.name, ray.get_runtime_context().get_node_id()))
-    record = {"shard": first.name, "task": first.name, "case": first.case}
+    record = {"shard": first.name, "task": first.name, "case": first.case, "key": KEYS["a"]}
     ledger.commit("item", 7, 0, [record])
+    ledger.commit("item", 8, 0, [record | {"task": TASKS[2].name, "key": "of an earlier round"}])
     ledger.commit("item-of-another", 7, 0, [record | {"task": TASKS[1].name}])
     stage = Stage()
-    report = run_item(stage, Item("item", TASKS), ledger, attempts)
+    report = run_item(stage, Item("item", TASKS), ledger, attempts, KEYS)
     assert stage.written == [task.name for task in TASKS[1:]]
     assert sorted(report.done) == [task.name for task in TASKS]
     assert ray.get(attempts.past.remote([first.name])) == ({first.name}, set())
@@ -90,7 +93,7 @@ def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, at
 
     stage = Stage({TASKS[1].name: replaced})
     with pytest.raises(RunOver, match="epoch 1 of this run is over; job second"):
-        run_item(stage, Item("item", TASKS), run.ledger("propose", 1), attempts)
+        run_item(stage, Item("item", TASKS), run.ledger("propose", 1), attempts, KEYS)
     second.release()
     assert TASKS[1].name not in stage.written
 
@@ -108,7 +111,7 @@ def test_a_worker_whose_gpu_is_broken_ends_and_blames_no_case(tmp_path, attempts
     monkeypatch.setattr(os, "_exit", end)
     ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
     with pytest.raises(Ended):
-        run_item(Stage({TASKS[0].name: broken}), Item("item", TASKS), ledger, attempts)
+        run_item(Stage({TASKS[0].name: broken}), Item("item", TASKS), ledger, attempts, KEYS)
     ((name,), begun) = (TASKS[:1], ray.get(attempts.past.remote([TASKS[0].name]))[1])
     assert begun == {name.name}, "it must be on record, or it is tried for ever"
 
@@ -119,7 +122,15 @@ def test_workers_that_no_machine_here_could_hold_are_refused_and_not_waited_for(
 ):
     resources = replace(PassResources(1), **wanted)
     with pytest.raises(UnfitEnvironment, match=r"resources.relabel: a worker takes .* Lower cpus"):
-        next(run_pass(Stage, {}, [Item("item", TASKS)], (str(tmp_path), "propose", 0), resources))
+        next(
+            run_pass(
+                Stage,
+                SimpleNamespace(keys=KEYS),
+                [Item("item", TASKS)],
+                (str(tmp_path), "propose", 0),
+                resources,
+            )
+        )
 
 
 def test_a_pass_that_waits_for_what_may_never_come_says_what_it_waits_for(
