@@ -168,9 +168,19 @@ def _unpublished(
             wrong.append(
                 f"{case.case}: the ledger lists {have[case.case]} of {whole} shards; run again"
             )
-        elif job.output_label not in archive.label_names(case.case):
-            wrong.append(f"{case.case}: label {job.output_label!r} is not published; run again")
+        else:
+            wrong += _not_shown(archive, case.case, job.output_label)
     return wrong
+
+
+def _not_shown(archive: Archive, case: str, label: str) -> list[str]:
+    try:
+        if label in archive.label_names(case):
+            _ = archive.label(case, label).shape_zyx  # opens it: its metadata is there
+            return []
+    except RaysegcleanError as error:
+        return [str(error)]
+    return [f"{case}: label {label!r} is not published; run again"]
 
 
 def _check_objects(archive: Archive, record: dict[str, Any]) -> list[str]:

@@ -220,6 +220,9 @@ class Archive:
         """Add a given label, ZYX, to a case that exists; raise CaseError when it has that one."""
         if name in self.label_names(case):
             raise CaseError(case, f"label {name!r} exists already and is never written again.")
+        begun = self._document(case, f"labels/{name}") is not None
+        if begun and self.is_derived(case, name):
+            raise CaseError(case, f"label {name!r} was begun by a run. Choose another name.")
         store = self.at(case)
         multiscale, _ = self._level(case, "")
         fitting = as_label(case, name, label, self.image(case).shape_zyx)
@@ -293,6 +296,11 @@ class Archive:
             raise CaseError(case, str(fault)) from fault
 
     def _no_case(self, case: str) -> str:
+        if any(self.at(case).head(name) is not None for name in (".zgroup", ".zattrs")):
+            return (
+                f"{self.at(case).uri} is OME-Zarr 0.4 (Zarr v2), expected 0.5 (Zarr v3). Convert "
+                "it, or ingest its NIfTI files."
+            )
         return (
             f"no zarr.json at {self.at(case).uri}: the id is wrong, or an ingest was cut short. "
             "Run that ingest again."
@@ -358,9 +366,9 @@ def write_case(
     can be written again. Raises CaseError when the case exists, or a label does not fit.
     """
     store = archive.at(case)
+    given = {name: as_label(case, name, label, image.shape[-3:]) for name, label in labels.items()}
     if store.head("zarr.json") is not None:
         raise CaseError(case, f"exists already in {archive.store.uri}. Choose another archive.")
-    given = {name: as_label(case, name, label, image.shape[-3:]) for name, label in labels.items()}
     for leftover in ("0", "labels"):
         store.delete_all(leftover)
     _write_image(store, image)

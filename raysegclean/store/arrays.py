@@ -184,5 +184,12 @@ def _cause(fault: Exception) -> str:
     return str(fault).partition(" [source locations")[0][:300]
 
 
+_REFUSALS = (
+    *("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED"),
+    *("ABORTED", "CANCELLED", "RESOURCE_EXHAUSTED"),
+)
+"""Of tensorstore: no right to it, no connection, retries used up, too many open files."""
+
+
 def _is_refusal(cause: str) -> bool:
-    return cause.startswith(("PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED"))
+    return cause.startswith(_REFUSALS) or "ExpiredToken" in cause

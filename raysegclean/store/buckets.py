@@ -24,6 +24,14 @@ from raysegclean.store.backend import ObjectInfo, already_exists, changed, missi
 
 __all__ = ["Bucket"]
 
+_LIMITS = {
+    f"{cloud}_{name}": value
+    for cloud in ("AWS", "GOOGLE", "AZURE")
+    for name, value in (("TIMEOUT", "1h"), ("CONNECT_TIMEOUT", "30s"))
+}
+"""A put is one request, and 5 GB over a slow line take long; the library's own limit is 30 s."""
+_PLAIN = {"AWS_ALLOW_HTTP": "true"}
+
 _REMEDY = (
     "Check the bucket's name, the endpoint (AWS_ENDPOINT_URL), the region and that the keys in "
     "the environment may do this."
@@ -189,7 +197,10 @@ def _client(uri: str, environment: tuple[tuple[str, str], ...]) -> Client:
     """Open one client per bucket, process and credentials: it owns the connections."""
     settings = dict(environment)
     plain = settings.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    return from_url(uri, client_options={"allow_http": True} if plain else None)
+    # By the environment, because options that are given here would replace those of the user there.
+    for name, value in (_LIMITS | (_PLAIN if plain else {})).items():
+        os.environ.setdefault(name, value)
+    return from_url(uri)
 
 
 def _environment() -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from raysegclean.errors import CaseError, InputError, MissingObject
+from raysegclean.errors import CaseError, ConfigError, UnfitEnvironment, told
 
 __all__ = ["for_each_case"]
 
@@ -19,8 +19,8 @@ def for_each_case(
 ) -> tuple[dict[str, T], tuple[CaseError, ...]]:
     """Return what `work` returned per case, in the order given, and an error per faulty case.
 
-    Faults of the data become CaseError; faults of the environment (a full disk, no access) are
-    raised, because they would hit every case.
+    Whatever goes wrong in a case becomes its CaseError; faults of the environment (a full disk, no
+    access) are raised, because they would hit every case, and so is a ConfigError that hit each.
     """
 
     def one(case: str) -> T | CaseError:
@@ -28,11 +28,19 @@ def for_each_case(
             return work(case)
         except CaseError as fault:
             return fault
-        except (InputError, MissingObject) as fault:
-            return CaseError(case, str(fault))
+        except UnfitEnvironment:
+            raise
+        except Exception as fault:  # noqa: BLE001  (one odd case must not stop the others)
+            error = CaseError(case, told(fault))
+            error.__cause__ = fault
+            return error
 
     names = list(cases)
     with ThreadPoolExecutor(_THREADS) as threads:
         results = list(zip(names, threads.map(one, names), strict=True))
     done = {case: result for case, result in results if not isinstance(result, CaseError)}
-    return done, tuple(result for _, result in results if isinstance(result, CaseError))
+    failed = tuple(result for _, result in results if isinstance(result, CaseError))
+    asked = [error.__cause__ for error in failed if isinstance(error.__cause__, ConfigError)]
+    if asked and len(asked) == len(names):  # then it is not the cases
+        raise asked[0]
+    return done, failed

@@ -7,6 +7,7 @@ voxel sizes and codes of the file that came in. Files appear whole or not at all
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 
@@ -36,15 +37,31 @@ def export_nifti(
 ) -> ExportReport:
     """Write `<case>.nii.gz` for each case into `out_dir`: the label, or the image for None.
 
-    A label that was begun and not published is an error of its case. Raises InputError when there
-    is no case at all, UnfitEnvironment when `out_dir` cannot be written.
+    A label that was begun and not published is an error of its case, and so is a file that came
+    into the archive: it is never written over. Raises InputError when there is no case at all,
+    UnfitEnvironment when `out_dir` cannot be written.
     """
     wanted, place = archive.wanted_cases(cases), Store.open(out_dir)
     place.check_writable()
-    done, failed = for_each_case(
-        wanted, lambda case: place.put(f"{case}.nii.gz", _encoded(archive, case, label))
-    )
+    done, failed = for_each_case(wanted, lambda case: _export(archive, case, label, place))
     return ExportReport(tuple(done), failed)
+
+
+def _export(archive: Archive, case: str, label: str | None, place: Store) -> None:
+    key = f"{case}.nii.gz"
+    if place.head(key) is not None and _came_in(archive, case, place.get(key)):
+        raise CaseError(
+            case,
+            f"{place.uri}/{key} is a file that was ingested, and would be written over. Choose "
+            "another folder.",
+        )
+    place.put(key, _encoded(archive, case, label))
+
+
+def _came_in(archive: Archive, case: str, data: bytes) -> bool:
+    own = [archive.label_attributes(case, name) for name in archive.label_names(case)]
+    known = {one.get("source_sha256") for one in (archive.attributes(case), *own)}
+    return sha256(data).hexdigest() in known
 
 
 def _encoded(archive: Archive, case: str, label: str | None) -> bytes:

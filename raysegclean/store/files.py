@@ -131,7 +131,7 @@ class LocalFiles:
 
     def sweep(self, prefix: str) -> None:
         """See `Backend.sweep`: files of dead processes of this machine, and those a day old."""
-        for path in self._files(prefix):
+        for path in self._files(prefix, links=False):
             if _is_hidden(path) and _is_forgotten(path):
                 path.unlink(missing_ok=True)
 
@@ -151,8 +151,25 @@ class LocalFiles:
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _files(self, prefix: str) -> Iterator[Path]:
-        for folder, _, names in os.walk(self._path(prefix)):
+    def _files(self, prefix: str, *, links: bool = True) -> Iterator[Path]:
+        """Yield the files below a prefix, through links to folders, none twice.
+
+        Raises UnfitEnvironment for a folder that cannot be listed: it would pass for an empty one.
+        """
+
+        def refuse(fault: OSError) -> None:
+            if not isinstance(fault, FileNotFoundError | NotADirectoryError):
+                raise _refused(Path(fault.filename), "cannot be listed", fault) from fault
+
+        seen: set[tuple[int, int]] = set()
+        walk = os.walk(self._path(prefix), onerror=refuse, followlinks=links)
+        for folder, below, names in walk:
+            if links:
+                stat = Path(folder).stat()
+                if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder that holds it
+                    below.clear()
+                    continue
+                seen.add((stat.st_dev, stat.st_ino))
             for name in names:
                 yield Path(folder, name)
 

@@ -7,6 +7,7 @@ with its remedy and never stops the others. The index is a cache: deleting it lo
 
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ __all__ = [
     "scan_case",
     "source_versions",
 ]
+
+log = logging.getLogger("raysegclean.index")
 
 TABLE = "cases.parquet"
 
@@ -121,9 +124,15 @@ def load_index(
     if kept != known:
         try:
             save_index(place, CaseIndex(kept))
-        except UnfitEnvironment:
+        except UnfitEnvironment as fault:
             if index_uri is not None:
                 raise
+            log.warning(
+                "the index of %s cannot be kept (%s), so every start reads all cases again; name "
+                "a folder that can be written as `index:`",
+                archive.store.uri,
+                fault,
+            )
     return index.requiring(require_label) if require_label else index
 
 

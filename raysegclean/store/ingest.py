@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from raysegclean.errors import (
+    AlreadyExists,
     CaseError,
     ConfigError,
     InputError,
@@ -184,6 +185,9 @@ def _outcome(source: CaseSource, archive: Archive) -> Outcome | CaseError:
         return fault
     except (InputError, MissingObject) as fault:
         return CaseError(source.case, str(fault))
+    except AlreadyExists:
+        text = "another ingest wrote it meanwhile. Run this one again: it takes what is there."
+        return CaseError(source.case, text)
     except RaysegcleanError:
         raise
     except Exception as fault:  # noqa: BLE001  (one odd file must not stop the others)
@@ -277,6 +281,10 @@ def _decode(case: str, where: str, data: bytes) -> Nifti:
 
 
 def _check_same(case: str, what: str, own: Mapping[str, Any], data: bytes) -> None:
+    if own.get("derived"):
+        raise CaseError(
+            case, f"{what} was published by a run. Give the one that is ingested another name."
+        )
     if own.get("source_sha256") != sha256(data).hexdigest():
         raise CaseError(
             case,

@@ -1,7 +1,8 @@
 """NIfTI files in memory: bytes to voxels and back, bit for bit.
 
 NIfTI indexes x, y, z; archives index z, y, x, so arrays are transposed on the way in and out.
-Integers without a scale are kept as they are stored; scaled ones become float32. The geometry
+Integers without a scale are kept as they are stored; scaled ones become float32, where that can
+hold them. The geometry
 fields of the header travel as JSON, so that an exported file has the same affine, voxel sizes and
 codes as the file that came in. Text fields of the header, which may name a patient, do not.
 """
@@ -36,6 +37,7 @@ _GEOMETRY = ("pixdim", "xyzt_units", "qform_code", "sform_code", *_QFORM, *_SFOR
 _CODE_OF = dict.fromkeys(_QFORM, "qform_code") | dict.fromkeys(_SFORM, "sform_code")
 """The field that says whether another one is used: 0 is no."""
 _NIFTI1_EDGE = 32767
+_EXACT_FLOAT32 = 1 << 24
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 
 
@@ -73,9 +75,7 @@ def decode_nifti(data: bytes) -> Nifti:
     if stored.dtype.kind not in "iuf" or stored.dtype.itemsize > 8:
         raise InputError(f"voxels of type {stored.dtype}. Save it with integer or float voxels.")
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
-    array = stored
-    if (slope, inter) != (1.0, 0.0):
-        array = (stored * np.float64(slope) + np.float64(inter)).astype(np.float32)
+    array = stored if (slope, inter) == (1.0, 0.0) else _scaled(stored, slope, inter)
     affine = _affine_mm(image)
     header = {name: _plain(image.header, name) for name in _GEOMETRY}
     header |= {"shape": list(array.shape), "dtype": stored.dtype.newbyteorder("=").name}
@@ -101,6 +101,20 @@ def encode_nifti(array: Array, header: dict[str, Any] | None, affine: Array) -> 
         if name in kept:
             image.header[name] = kept[name]
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+
+
+def _scaled(stored: Array, slope: float, inter: float) -> Array:
+    """Return what is stored, scaled; float32, but float64 for whole numbers too large for it.
+
+    Slice by slice, because a whole volume of float64 is four times the file.
+    """
+    low, high = (abs(float(edge) * slope + inter) for edge in (stored.min(), stored.max()))
+    whole = stored.dtype.kind in "iu" and slope.is_integer() and inter.is_integer()
+    kind = np.float64 if whole and max(low, high) > _EXACT_FLOAT32 else np.float32
+    array = np.empty(stored.shape, kind, order="F")
+    for number in range(stored.shape[-1]):
+        array[..., number] = stored[..., number] * np.float64(slope) + np.float64(inter)
+    return array
 
 
 def _image_class(raw: bytes) -> Any:
@@ -162,4 +176,6 @@ def _file_dtype(array: Array, wanted: str | None) -> np.dtype[Any]:
         kind = np.dtype(wanted)
         if np.array_equal(array.astype(kind).astype(array.dtype), array):
             return kind
+    if array.dtype == np.float16:
+        return np.dtype(np.float32)
     return np.dtype(np.uint8) if array.dtype == np.bool_ else array.dtype

@@ -325,3 +325,10 @@ def test_metadata_is_plain_json_without_numbers_that_readers_refuse(archive):
         if info.key.endswith("zarr.json"):
             json.loads(archive.store.get(info.key), parse_constant=pytest.fail)
     assert Store.open(archive.store.uri).get_json("c1.ome.zarr/zarr.json")["zarr_format"] == 3
+
+
+def test_a_case_of_an_older_format_is_named_as_one(tmp_path):
+    (tmp_path / "old.ome.zarr").mkdir()
+    (tmp_path / "old.ome.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
+    with pytest.raises(CaseError, match=r"case old: .*is OME-Zarr 0\.4 \(Zarr v2\), expected 0\.5"):
+        Archive.open(tmp_path).image("old")

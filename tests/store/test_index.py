@@ -100,10 +100,11 @@ def test_a_read_only_archive_keeps_its_index_elsewhere(tmp_path, small_case, mon
     assert seen == []
 
 
-def test_an_archive_that_refuses_the_index_is_read_all_the_same(tmp_path, small_case):
+def test_an_archive_that_refuses_the_index_is_read_all_the_same(tmp_path, small_case, caplog):
     archive = _archive(tmp_path, small_case)
     Path(tmp_path, "cases.parquet").mkdir()
     assert len(load_index(archive)) == 3
+    assert "cannot be kept" in caplog.text
 
 
 def test_a_damaged_index_is_built_anew(tmp_path, small_case):

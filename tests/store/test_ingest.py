@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raysegclean.errors import ConfigError, InputError, UnfitEnvironment
-from raysegclean.store.archive import Archive
+from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.export import export_nifti
 from raysegclean.store.index import load_index
 from raysegclean.store.ingest import ingest_nifti
@@ -373,3 +373,46 @@ def test_real_cases_survive_the_round_trip_bit_for_bit(tmp_path):
         for case in report.done:
             name = f"{folder}/{case}.nii.gz"
             _assert_same_file(tmp_path / name, tmp_path / "out" / name)
+
+
+@pytest.mark.parametrize(("label", "folder"), [("organs", "labels"), (None, "images")])
+def test_an_export_never_writes_over_what_was_ingested(pairs, label, folder):
+    _ingest(pairs)
+    archive = Archive.open(pairs / "archive")
+    before = {path: path.read_bytes() for path in (pairs / folder).iterdir()}
+    (pairs / folder / "p1_b.nii.gz").unlink()
+    report = export_nifti(archive, label, pairs / folder)
+    assert report.done == ("p1_b",)
+    assert "p1_a.nii.gz is a file that was ingested" in str(report.failed[0])
+    assert {path.read_bytes() for path in before} >= {
+        data for path, data in before.items() if path.name != "p1_b.nii.gz"
+    }
+    again = export_nifti(archive, label, pairs / "out")
+    assert export_nifti(archive, label, pairs / "out").done == again.done, "exports repeat"
+
+
+def test_a_label_that_a_run_has_begun_is_not_ingested_over(pairs):
+    _ingest(pairs)
+    archive = Archive.open(pairs / "archive")
+    archive.begin_label("p1_a", "clean", like="organs")
+    more = {"clean": pairs / "labels"}
+    report = _ingest(pairs, extra_labels=more)
+    assert "label 'clean' was begun by a run" in str(report.failed[0])
+    archive.publish_label("p1_a", "clean")
+    report = _ingest(pairs, extra_labels=more)
+    assert "label 'clean' was published by a run" in str(report.failed[0])
+    assert archive.is_derived("p1_a", "clean")
+
+
+def test_an_odd_case_of_any_kind_stops_no_other_export(pairs):
+    _ingest(pairs)
+    archive = Archive.open(pairs / "archive")
+    half = np.ones((4, 5, 6), np.float16)
+    write_case(archive, "half", half, {}, spacing_mm=(1.0, 1.0, 1.0))
+    document = archive.at("p1_b").get_json("zarr.json")
+    document["attributes"]["ome"] = ["not", "a", "mapping"]
+    archive.at("p1_b").put_json("zarr.json", document)
+    report = export_nifti(archive, None, pairs / "out")
+    assert report.done == ("half", "p1_a", "p2_a")
+    assert [fault.case for fault in report.failed] == ["p1_b"]
+    assert np.asanyarray(nib.load(pairs / "out" / "half.nii.gz").dataobj).dtype == np.float32

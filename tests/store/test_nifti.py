@@ -182,3 +182,10 @@ def test_a_flat_affine_is_refused():
 )
 def test_the_case_is_the_file_name_without_extensions(name, case):
     assert stem(name) == case
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(16_777_000, np.float32), (16_777_217, np.float64)])
+def test_whole_numbers_keep_their_value_when_they_are_scaled(value, dtype):
+    nifti = decode_nifti(_file(np.full((2, 3, 4), value, np.int32), slope=(1.0, 2.0)))
+    assert nifti.array.dtype == dtype
+    assert (nifti.array == value + 2).all()

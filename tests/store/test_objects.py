@@ -270,3 +270,27 @@ def test_the_sweep_spares_the_files_of_the_living(tmp_path):
     store.sweep()
     assert elsewhere.name not in _left(tmp_path)
     assert [info.key for info in store.list()] == ["x.partial"]
+
+
+def test_what_lies_behind_a_link_is_listed_once(tmp_path):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "disk" / "deep" / "x").write_bytes(b"1")
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "case").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "archive")
+    assert [info.key for info in Store.open(tmp_path / "archive").list()] == ["case/deep/x"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    store.put("a/x", b"1")
+    scan = os.scandir
+
+    def stale(path):
+        if str(path).endswith("/a"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", stale)
+    with pytest.raises(UnfitEnvironment, match=r"a: cannot be listed .*Stale file handle"):
+        list(store.list())
