@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.cases import CaseInfo, block_grid
+from raysegclean.core.cases import BlockCounts, CaseInfo, block_grid
 from raysegclean.core.geometry import Box, Index3
 from raysegclean.errors import ConfigError, InputError
 
@@ -48,6 +48,7 @@ IGNORE = -100
 """Channel index of voxels without a say in training: padding, and values outside the classes."""
 _NUMBERS = 7
 _UNIT = 2.0**-53
+_NOWHERE = BlockCounts(b"")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ def _class_blocks(cases: Sequence[CaseInfo], label: str, value: int) -> ClassBlo
     blocks: list[NDArray[np.int64]] = []
     running: list[NDArray[np.int64]] = []
     for number, info in enumerate(cases):
-        rows = np.array(info.label(label).blocks.get(value, ()), np.int64).reshape(-1, 2)
+        rows = info.label(label).blocks.get(value, _NOWHERE).rows()
         rows = rows[rows[:, 1] > 0]
         if len(rows):
             holders.append(number)

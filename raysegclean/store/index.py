@@ -18,7 +18,7 @@ from typing import Any, TypeVar, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
+from raysegclean.core.cases import BlockCounts, CaseInfo, Intensity, LabelSummary
 from raysegclean.errors import (
     CaseError,
     MissingObject,
@@ -48,9 +48,12 @@ TABLE = "cases.parquet"
 T = TypeVar("T")
 
 _FORMAT = 1
-_DAMAGE = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError)
+_DAMAGE = (
+    *(pa.ArrowException, OSError, KeyError, ValueError, OverflowError, TypeError, AttributeError),
+)
 """What reading a damaged table raises, by where the damage is."""
 _THREADS = 8
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -296,10 +299,16 @@ _SCHEMA = pa.schema(
 
 
 def _row(info: CaseInfo) -> dict[str, Any]:
-    row = asdict(info)
+    row = {name: getattr(info, name) for name in _SCHEMA.names if hasattr(info, name)}
+    row["intensity"] = asdict(info.intensity)
     row["label_names"] = [s.name for s in info.labels]
-    row["labels"] = json.dumps(row["labels"])
+    row["labels"] = json.dumps([_plain(summary) for summary in info.labels])
     return row
+
+
+def _plain(label: LabelSummary) -> dict[str, Any]:
+    blocks = {value: counts.rows().tolist() for value, counts in label.blocks.items()}
+    return {**vars(label), "blocks": blocks}
 
 
 def _saved(place: Store) -> tuple[CaseInfo, ...]:
@@ -312,7 +321,8 @@ def _saved(place: Store) -> tuple[CaseInfo, ...]:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
         if (table.schema.metadata or {}).get(b"raysegclean") != str(_FORMAT).encode():
             return ()
-        return tuple(_info(row) for row in table.to_pylist())
+        batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
+        return tuple(_info(row) for batch in batches for row in batch.to_pylist())
     except _DAMAGE:
         return ()
 
@@ -328,8 +338,5 @@ def _info(row: dict[str, Any]) -> CaseInfo:
 
 def _summary(label: dict[str, Any]) -> LabelSummary:
     voxels = {int(value): count for value, count in label["voxels"].items()}
-    blocks = {
-        int(value): tuple((flat, count) for flat, count in pairs)
-        for value, pairs in label["blocks"].items()
-    }
+    blocks = {int(value): BlockCounts.of(pairs) for value, pairs in label["blocks"].items()}
     return LabelSummary(label["name"], label["dtype"], voxels, blocks, label["version"])

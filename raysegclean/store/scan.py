@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from raysegclean.core.cases import BlockCount, Intensity, block_grid
+from raysegclean.core.cases import BlockCounts, Intensity, block_grid
 from raysegclean.core.geometry import Box, Grid
 from raysegclean.errors import InputError
 from raysegclean.store.arrays import Array, Volume
@@ -45,7 +45,7 @@ def scan_intensity(image: Volume) -> Intensity:
     return Intensity(float(low.min()), float(p005), float(p995), float(high.max()), centre, spread)
 
 
-def scan_values(label: Volume) -> tuple[dict[int, int], dict[int, tuple[BlockCount, ...]]]:
+def scan_values(label: Volume) -> tuple[dict[int, int], dict[int, BlockCounts]]:
     """Return voxels per value, and per value but 0 the 64^3 blocks that hold it.
 
     See `LabelSummary` for both. Raises InputError on a dtype that is no integer and on values
@@ -57,7 +57,7 @@ def scan_values(label: Volume) -> tuple[dict[int, int], dict[int, tuple[BlockCou
         )
     grid = block_grid(label.shape_zyx)
     voxels: Counter[int] = Counter()
-    blocks: dict[int, list[BlockCount]] = {}
+    blocks: dict[int, list[tuple[int, int]]] = {}
     for box, region in _regions(label):
         for flat, block in _blocks(grid, box, region):
             for value, count in _counts(block):
@@ -67,7 +67,7 @@ def scan_values(label: Volume) -> tuple[dict[int, int], dict[int, tuple[BlockCou
     if min(voxels) < 0:
         raise InputError(f"label holds {min(voxels)}. Labels start at 0: shift or map its values.")
     ordered = {value: voxels[value] for value in sorted(voxels)}
-    return ordered, {value: tuple(sorted(blocks[value])) for value in sorted(blocks)}
+    return ordered, {value: BlockCounts.of(blocks[value]) for value in sorted(blocks)}
 
 
 def _regions(volume: Volume) -> Iterator[tuple[Box, Array]]:

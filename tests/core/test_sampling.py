@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary, block_grid
+from raysegclean.core.cases import BlockCounts, CaseInfo, Intensity, LabelSummary, block_grid
 from raysegclean.core.geometry import Box
 from raysegclean.core.sampling import (
     IGNORE,
@@ -37,7 +37,8 @@ def info_of(case: str, label_zyx: np.ndarray) -> CaseInfo:
         if value
     }
     voxels = {value: int((label_zyx == value).sum()) for value in values}
-    summary = LabelSummary("organs", "uint8", voxels, blocks, "v1")
+    packed = {value: BlockCounts.of(pairs) for value, pairs in blocks.items()}
+    summary = LabelSummary("organs", "uint8", voxels, packed, "v1")
     intensity = Intensity(0, 0, 1, 1, 0.5, 0.1)
     return CaseInfo(
         case, case, None, None, label_zyx.shape, 1, "int16", (1, 1, 1), intensity, (summary,), "v1"
