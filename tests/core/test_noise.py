@@ -1,5 +1,8 @@
 """Noise is seeded, keeps dtype and classes, and does what its paper says."""
 
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -335,3 +338,14 @@ def test_a_seed_below_nothing_is_refused():
 def test_wrong_names_and_values_are_refused_with_a_remedy(noise, params, message):
     with pytest.raises(ConfigError, match=message):
         corrupt(two_touching_boxes(), noise, case_rng(0, "a"), ISOTROPIC, **params)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_the_page_names_every_parameter_with_its_default(name):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    for parameter in inspect.signature(NOISES[name]).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            value = "null" if parameter.default is None else parameter.default
+            shown = f"{value:g}" if isinstance(value, float) else value
+            assert f"`{parameter.name}={shown}`" in row
