@@ -21,7 +21,7 @@ from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.methods.base import Verdict
 from raysegclean.preparing import begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
-from raysegclean.stages.gathering import gather, voter_notes
+from raysegclean.stages.gathering import gather, learning_notes, voter_notes
 from raysegclean.stages.judging import judge
 from raysegclean.stages.proposing import propose
 from raysegclean.stages.session import Session
@@ -111,7 +111,9 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
     settlement = settle(session, proposals, verdict)
     if final and session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)
-    return _finish(session, verdict, settlement, voter_notes(session.plan, proposals.records))
+    notes = voter_notes(session.plan, proposals.records)
+    notes += learning_notes(session.plan, evidence)
+    return _finish(session, verdict, settlement, notes)
 
 
 def _finish(

@@ -9,6 +9,7 @@ from raysegclean.core.casescore import CaseScore
 from raysegclean.core.facts import BlockFacts, LabelFacts, label_facts
 from raysegclean.core.scores import case_score
 from raysegclean.core.stats import CaseStats
+from raysegclean.core.suspects import PolicyParams, is_learnt, of_key
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.netplan import network_notes
 from raysegclean.nets.inference import Seams
@@ -18,7 +19,10 @@ from raysegclean.stages.session import Session
 from raysegclean.stages.training import hook_reports
 from raysegclean.store.facts import about_case
 
-__all__ = ["StatsByCase", "case_offsets", "gather", "voter_notes"]
+__all__ = ["StatsByCase", "case_offsets", "gather", "learning_notes", "voter_notes"]
+
+NAMED = 20
+"""Classes that a note lists at most."""
 
 
 def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
@@ -104,6 +108,37 @@ def voter_notes(plan: RunPlan, records: Mapping[str, Mapping[str, Any]]) -> tupl
         error = math.sqrt(square / Seams.SCALE / shared)
         notes += (f"Windows differ by {error:.4f} in probability, on {shared} shared voxels.",)
     return notes
+
+
+def learning_notes(plan: RunPlan, evidence: ArchiveEvidence) -> tuple[str, ...]:
+    """Return which classes the voters have not learnt, in a sentence with the remedy, if any.
+
+    A network that a method brings may be worse by design, and says nothing here.
+    """
+    if not plan.voters.members or plan.voters.network:
+        return ()
+    params, channels = PolicyParams(), range(1, len(plan.classes))
+    unlearnt = [
+        plan.classes[channel]
+        for channel in channels
+        if not is_learnt(
+            of_key(evidence.scores, channel), of_key(evidence.trusted, channel), params
+        )
+    ]
+    if not unlearnt:
+        return ()
+    how = (
+        "Give a better file."
+        if plan.network.script
+        else f"Train longer (train.steps is {plan.train.steps}), or raise network.widths."
+    )
+    named = ", ".join(map(str, unlearnt[:NAMED])) + (", ..." if len(unlearnt) > NAMED else "")
+    note = (
+        f"The networks have not learnt {len(unlearnt)} of {len(channels)} classes ({named}), which "
+        "the default rules do not edit then: they agree with half of the labels by less than Dice "
+        f"{params.min_agreement}, or with a quarter by less than {params.min_lower_agreement}. "
+    )
+    return (note + how,)
 
 
 def case_offsets(
