@@ -318,11 +318,19 @@ class _Watch(tune.Callback):
         self.still_ours = still_ours
         self.asked = time.monotonic()
 
+    def __reduce__(self) -> tuple[type["_Watch"], tuple[Callable[[], None]]]:
+        """Leave out who is asked, which may hold a lock: Tune keeps copies that nobody reads."""
+        return _Watch, (_not_asked,)
+
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
         """Called by Tune on the driver; what it raises ends the search."""
         if time.monotonic() - self.asked > _ASK_S:
             self.asked = time.monotonic()
             self.still_ours()
+
+
+def _not_asked() -> None:
+    """Stands in for who is asked, in a copy."""
 
 
 def _reason(error: Exception) -> str:

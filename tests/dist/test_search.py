@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -137,9 +138,12 @@ def test_when_every_trial_fails_the_reason_is_told(cluster, tmp_path):
 def test_a_search_whose_run_was_taken_over_ends(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_ASK_S", 0.2)
 
+    lock = threading.Lock()  # as a run's own lock has, which cannot be pickled
+
     def taken_over():
-        if Marked(tmp_path).times("begun"):
-            raise RunOver("another driver has it")
+        with lock:
+            if Marked(tmp_path).times("begun"):
+                raise RunOver("another driver has it")
 
     objective = Marked(tmp_path, rounds=100, pause_s=0.2)
     with pytest.raises(RunOver, match="another driver has it"):
