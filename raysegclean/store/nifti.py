@@ -108,7 +108,9 @@ def _scaled(stored: Array, slope: float, inter: float) -> Array:
 
     Slice by slice, because a whole volume of float64 is four times the file.
     """
-    low, high = (abs(float(edge) * slope + inter) for edge in (stored.min(), stored.max()))
+    low, high = (
+        abs(float(edge) * slope + inter) for edge in (stored.min(initial=0), stored.max(initial=0))
+    )
     whole = stored.dtype.kind in "iu" and slope.is_integer() and inter.is_integer()
     kind = np.float64 if whole and max(low, high) > _EXACT_FLOAT32 else np.float32
     array = np.empty(stored.shape, kind, order="F")
