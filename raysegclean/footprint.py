@@ -65,13 +65,8 @@ def passes_of(plan: RunPlan) -> int:
     return members * max(1, voters.passes) * (1 + len(voters.views))
 
 
-def _largest(plan: RunPlan) -> Index3:
-    z, y, x = (max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3))
-    return z, y, x
-
-
 def _shard(plan: RunPlan) -> Index3:
-    z, y, x = (min(plan.shard_vox, edge) for edge in _largest(plan))
+    z, y, x = (min(plan.shard_vox, edge) for edge in plan.largest_zyx)
     return z, y, x
 
 
@@ -80,7 +75,7 @@ def _window(plan: RunPlan, core_zyx: Index3) -> Index3:
     z, y, x = (
         -(-min(core + 2 * halo, edge) // step) * step
         for core, halo, edge, step in zip(
-            core_zyx, plan.halo_vox, _largest(plan), plan.stride_zyx, strict=True
+            core_zyx, plan.halo_vox, plan.largest_zyx, plan.stride_zyx, strict=True
         )
     )
     return z, y, x

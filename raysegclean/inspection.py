@@ -104,9 +104,8 @@ def plan(config: Config) -> PlanReport:
 
 def _overhead(plan: RunPlan) -> float:
     """Return voxels of a window over voxels of its tile, for a tile inside a large case."""
-    largest = [max(case.shape_zyx[axis] for case in plan.cases) for axis in range(3)]
     ratio = 1.0
-    for tile, halo, edge in zip(plan.tile_zyx, plan.halo_vox, largest, strict=True):
+    for tile, halo, edge in zip(plan.tile_zyx, plan.halo_vox, plan.largest_zyx, strict=True):
         ratio *= min(tile + 2 * halo, edge) / min(tile, edge)
     return max(1.0, ratio)
 

@@ -126,6 +126,12 @@ class RunPlan:
         """How voters' windows are laid."""
         return Tiling(self.tile_zyx, self.halo_vox, self.stride_zyx, self.blended)
 
+    @cached_property
+    def largest_zyx(self) -> Index3:
+        """The longest edges that any case has, axis by axis."""
+        z, y, x = (max(case.shape_zyx[axis] for case in self.cases) for axis in range(3))
+        return z, y, x
+
     def case(self, name: str) -> CasePlan:
         """Return one case; raise InputError when the run has none of that name."""
         if name not in self._by_name:

@@ -241,7 +241,7 @@ def begin(
 
 def _planned(prepared: Prepared, config: Config, facts: ClusterFacts) -> RunPlan:
     """Return the plan for this cluster: `precision: auto` is bf16 where its GPUs have it."""
-    if config.train.precision == "auto" and not facts.has_bf16:
+    if config.train.precision == "auto" and facts.gpus and not facts.has_bf16:
         config = config.with_settings({"train.precision": "fp32"})
     return prepared.plan(config, gpu=facts.gpus > 0)
 

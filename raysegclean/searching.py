@@ -150,9 +150,9 @@ def trial_uri(run_uri: str, params: dict[str, Any]) -> str:
     return f"{run_uri}/search/run-{digest(params)}"
 
 
-def _adopt_networks(run: RunFolder, winner: str) -> None:
-    """Copy the winner's networks into the run, where training finds them finished."""
-    trial = RunFolder(winner)
+def _adopt_networks(run: RunFolder, uri: str) -> None:
+    """Copy a trial's networks into the run, where training finds them finished."""
+    trial = RunFolder(uri)
     for info in trial.store.list("models"):
         run.store.put(info.key, trial.store.get(info.key))
 
@@ -166,8 +166,7 @@ def _adopt_equal(session: Session, trials: Sequence[str]) -> None:
     for uri in trials:
         found = list(Store.open(uri).list(f"models/{session.train_key}"))
         if uri != session.run.uri and 0 < len(found) == wanted:
-            for info in found:
-                session.run.store.put(info.key, Store.open(uri).get(info.key))
+            _adopt_networks(session.run, uri)
             session.say(f"search: the networks of {uri} are trained alike and used again")
             return
 
@@ -181,13 +180,13 @@ class Objective:
 
     def __call__(self, params: dict[str, Any], report: Report) -> float:
         """Train, propose and decide with `params`; return the score, higher is better."""
-        config = trial_config(make_config(self.config), params, trial_uri(self.run, params))
+        whole = make_config(self.config)
+        config = trial_config(whole, params, trial_uri(self.run, params))
         prepared = prepare(config)
         job = (0, _never_taken, log.info)
         session = begin(config, RunFolder(config.run), prepared, connect(), job)
         session.fail(session.unusable)
-        trials = _trials(make_config(self.config))
-        _adopt_equal(session, [trial_uri(self.run, trial.params) for trial in trials])
+        _adopt_equal(session, [trial_uri(self.run, trial.params) for trial in _trials(whole)])
         models = train(session, prepared.infos, on_note=_Marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)

@@ -38,6 +38,7 @@ __all__ = [
     "cluster_share",
     "connect",
     "data_rules",
+    "live_nodes",
     "node_memory_bytes",
     "shared_by",
     "shutdown_if_ours",
@@ -175,7 +176,7 @@ def node_memory_bytes() -> int:
 
     What asks Ray for more waits for ever.
     """
-    return int(max((node["Resources"].get("memory", 0) for node in _nodes()), default=0))
+    return int(max((node["Resources"].get("memory", 0) for node in live_nodes()), default=0))
 
 
 def can_grow() -> bool:
@@ -242,7 +243,7 @@ def _unreachable(error: Exception, started_here: bool) -> str:
 
 
 def _facts(started_here: bool) -> ClusterFacts:
-    nodes, total, users = _nodes(), _resources(), _share.get()
+    nodes, total, users = live_nodes(), _resources(), _share.get()
     return ClusterFacts(
         cpus=total.get("CPU", 0.0) / users,
         gpus=total.get("GPU", 0.0) / users,
@@ -254,7 +255,7 @@ def _facts(started_here: bool) -> ClusterFacts:
     )
 
 
-def _nodes() -> list[dict[str, Any]]:
+def live_nodes() -> list[dict[str, Any]]:
     """Return the nodes that are up."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # no types in Ray
     return [node for node in nodes if node["Alive"]]

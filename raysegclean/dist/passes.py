@@ -24,7 +24,7 @@ from ray.data.block import BlockMetadata
 from raysegclean import errors
 from raysegclean.core.items import Item
 from raysegclean.dist.attempts import start_attempts, starting
-from raysegclean.dist.cluster import can_grow
+from raysegclean.dist.cluster import can_grow, live_nodes
 from raysegclean.dist.predict import device_numerics
 from raysegclean.dist.worker import ItemReport, ShardStage, run_item
 from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
@@ -34,6 +34,8 @@ from raysegclean.store.run import RunFolder
 __all__ = ["PassJob", "PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
 
 log = logging.getLogger("raysegclean")
+
+_SILENCE_S = 120.0
 
 Row = dict[str, Any]
 StageFactory = Callable[[Any], ShardStage[Any, Any]]
@@ -46,9 +48,6 @@ class PassJob(Protocol):
     def keys(self) -> Mapping[str, str]:
         """Case -> the key that is recorded with each of its shards."""
         ...
-
-
-_SILENCE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def _check_fits(resources: PassResources) -> None:
     Labels are not looked at, because a Ray that was started here has none.
     """
     needed = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_bytes or 0}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in live_nodes()]
     if can_grow() or any(all(n.get(k, 0) >= v for k, v in needed.items()) for n in nodes):
         return
     most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in needed}

@@ -49,7 +49,8 @@ T = TypeVar("T")
 
 _FORMAT = 1
 _DAMAGE = (
-    *(pa.ArrowException, OSError, KeyError, ValueError, OverflowError, TypeError, AttributeError),
+    pa.ArrowException,
+    *(OSError, KeyError, ValueError, OverflowError, TypeError, AttributeError),
 )
 """What reading a damaged table raises, by where the damage is."""
 _THREADS = 8
@@ -299,11 +300,12 @@ _SCHEMA = pa.schema(
 
 
 def _row(info: CaseInfo) -> dict[str, Any]:
-    row = {name: getattr(info, name) for name in _SCHEMA.names if hasattr(info, name)}
-    row["intensity"] = asdict(info.intensity)
-    row["label_names"] = [s.name for s in info.labels]
-    row["labels"] = json.dumps([_plain(summary) for summary in info.labels])
-    return row
+    return {
+        **vars(info),
+        "intensity": asdict(info.intensity),
+        "label_names": [summary.name for summary in info.labels],
+        "labels": json.dumps([_plain(summary) for summary in info.labels]),
+    }
 
 
 def _plain(label: LabelSummary) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 NIfTI indexes x, y, z; archives index z, y, x, so arrays are transposed on the way in and out.
 Integers without a scale are kept as they are stored; scaled ones become float32, where that can
-hold them. The geometry
-fields of the header travel as JSON, so that an exported file has the same affine, voxel sizes and
-codes as the file that came in. Text fields of the header, which may name a patient, do not.
+hold them. The geometry fields of the header travel as JSON, so that an exported file has the same
+affine, voxel sizes and codes as the file that came in. Text fields of the header, which may name a
+patient, do not.
 """
 
 import gzip

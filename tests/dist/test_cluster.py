@@ -49,8 +49,8 @@ def test_gpus_that_are_not_there_are_refused_with_the_remedy(cluster):
 @pytest.mark.parametrize(("model", "has"), [("A100", True), ("T4", False)])
 def test_gpus_that_only_emulate_bf16_are_known(cluster, monkeypatch, model, has):
     gpu = {"Resources": {"GPU": 1.0}, "Labels": {"ray.io/accelerator-type": model}}
-    nodes = [*module._nodes(), gpu]
-    monkeypatch.setattr(module, "_nodes", lambda: nodes)
+    nodes = [*module.live_nodes(), gpu]
+    monkeypatch.setattr(module, "live_nodes", lambda: nodes)
     monkeypatch.setattr(module, "_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
     facts = connect()
     assert (facts.has_bf16, facts.device_model) == (has, model)

@@ -252,8 +252,10 @@ def test_finished_folds_are_trained_again_where_the_others_find_other_labels(job
     store.put("models/abc/a.pt", b"finished")
     module._drop_changed(job, store, keys)
     assert store.head("models/abc/a.pt") is not None
+    assert [missing_networks(job, store, names) for names in keys] == [(), (0,)]
     module._drop_changed(replace(job, folds=(FOLDS[0][:2], FOLDS[1])), store, keys)
     assert store.head("models/abc/a.pt") is None
+    assert [missing_networks(job, store, names) for names in keys] == [(0,), (0,)]
 
 
 def test_a_training_whose_run_was_taken_over_writes_nothing(job, cluster):

@@ -241,6 +241,7 @@ def test_verify_misses_what_the_ledger_or_the_archive_has_lost(
     config = _lent(archive, tmp_path, "ensemble", 1, output={"label": "clean-lost"})
     clean(config)
     archive.withdraw_label("odd1", "clean-lost")
+    assert verify(config.run).failed == ("odd1: label 'clean-lost' is not published; run again",)
     archive.at("odd2").delete("labels/clean-lost/0/zarr.json")
     archive.at("odd3").put("labels/zarr.json", b"{")
     told = verify(config.run, recompute=0).failed
