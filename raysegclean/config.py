@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raysegclean.configproblems import nearest, problems_of, section_of, shown, type_problem
 from raysegclean.errors import ConfigError
+from raysegclean.names import BUILT_IN
 from raysegclean.store.objects import LABEL_NAME
 from raysegclean.yamlsource import (
     KeyPath,
@@ -53,20 +54,7 @@ __all__ = [
     "validate_params",
 ]
 
-METHODS = (
-    "adele",
-    "combine",
-    "confident",
-    "cores",
-    "coseg",
-    "coteaching",
-    "integrity",
-    "multisa",
-    "reweight",
-    "spatial",
-    "transition",
-    "uncertainty",
-)
+METHODS = tuple(BUILT_IN["method"])
 """The methods that come with the package; any other is named by import path, `package:Name`."""
 
 _IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from raysegclean import config as config_module
 from raysegclean.config import (
-    METHODS,
     Config,
     load_config,
     make_config,
@@ -21,7 +20,6 @@ from raysegclean.config import (
 from raysegclean.configproblems import settings_of
 from raysegclean.demo import CONFIG as DEMO_CONFIG
 from raysegclean.errors import ConfigError
-from raysegclean.methods.base import BUILT_IN
 from raysegclean.yamlsource import parse_scalar
 
 REQUIRED = {"archive": "a", "label": "organs", "run": "r"}
@@ -71,10 +69,6 @@ def test_without_a_file_the_run_of_the_demo_goes_on(tmp_path: Path) -> None:
 
 def test_every_setting_says_what_it_expects() -> None:
     assert all(settings_of(Config).values())
-
-
-def test_the_methods_are_those_of_the_package() -> None:
-    assert tuple(BUILT_IN) == METHODS
 
 
 def test_an_unknown_key_is_answered_with_file_line_and_the_nearest(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def script_at(path: Path, classes: int = 3) -> dict[str, str]:
 
 
 def test_a_method_that_brings_a_network_has_it_whatever_the_config_names() -> None:
-    voters = replace(VOTERS, network="raysegclean.nets.multisa:build")
+    voters = replace(VOTERS, network="multisa")
     plan = plan_of(voters, network={"name": "no.such.module:build", "widths": [2, 3]})
     assert plan.network.name == voters.network
     assert plan.network.widths == (2, 3), "its size is the user's affair"
@@ -102,7 +102,7 @@ def test_the_networks_are_others_when_the_file_is_another_and_only_then(tmp_path
 def test_what_a_torchscript_file_cannot_do_is_refused(tmp_path: Path) -> None:
     network = script_at(tmp_path / "net.pt")
     with pytest.raises(ConfigError, match="brings its own network"):
-        plan_of(replace(VOTERS, network="raysegclean.nets.multisa:build"), network=network)
+        plan_of(replace(VOTERS, network="multisa"), network=network)
     with pytest.raises(ConfigError, match=r"a TorchScript file.*has none"):
         plan_of(replace(VOTERS, passes=3), network=network)
     with pytest.raises(ConfigError, match="lends a TorchScript file, which is code"):

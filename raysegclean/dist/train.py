@@ -165,7 +165,7 @@ def _source(job: TrainJob, fold: int) -> PatchSource:
     if name is None or not trusted:
         raise InputError(
             f"training fold {fold}: none of its {len(infos)} training cases has a trusted label "
-            f"({name!r}), and hook {job.train.hook.path} learns from one. Give more cases an "
+            f"({name!r}), and hook {job.train.hook.name} learns from one. Give more cases an "
             "expert label."
         )
     view = LabelView(job.archive_uri, name)

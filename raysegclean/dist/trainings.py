@@ -80,7 +80,7 @@ class TrainJob:
             )
         if self.train.exchanges == "samples" and self.train.batch < 2 * self.workers:
             raise ConfigError(
-                f"train: hook {self.train.hook.path} chooses among the samples of a batch, and "
+                f"train: hook {self.train.hook.name} chooses among the samples of a batch, and "
                 f"batch {self.train.batch} leaves fewer than two to each of {self.workers} "
                 f"workers; set train.batch to at least {2 * self.workers}"
             )

@@ -78,7 +78,7 @@ class AdeleParams:
 
 def _voters(params: AdeleParams) -> Voters:
     hook = HookSpec.of(
-        "raysegclean.nets.adele:AdeleHook",
+        "adele",
         tau=params.tau,
         ratio=params.ratio,
         epochs=params.epochs,

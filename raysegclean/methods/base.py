@@ -6,7 +6,6 @@ rule (`core.rules.settle`) carries the actions out voxel by voxel. A user's own 
 value in a module outside the package, named in the config as `method: my_package:MY_METHOD`.
 """
 
-import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -19,10 +18,10 @@ from raysegclean.core.rules import Actions
 from raysegclean.core.scores import case_actions
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError, RaysegcleanError, told
+from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 
 __all__ = [
-    "BUILT_IN",
     "EPOCHS",
     "ArchiveEvidence",
     "Asking",
@@ -37,22 +36,6 @@ __all__ = [
 EPOCHS = 10
 """Into how many epochs every training is divided."""
 
-BUILT_IN: Mapping[str, str] = {
-    "adele": "raysegclean.methods.adele:ADELE",
-    "combine": "raysegclean.methods.combine:COMBINE",
-    "confident": "raysegclean.methods.confident:CONFIDENT",
-    "cores": "raysegclean.methods.cores:CORES",
-    "coseg": "raysegclean.methods.coseg:COSEG",
-    "coteaching": "raysegclean.methods.coteaching:COTEACHING",
-    "integrity": "raysegclean.methods.integrity:INTEGRITY",
-    "multisa": "raysegclean.methods.multisa:MULTISA",
-    "reweight": "raysegclean.methods.reweight:REWEIGHT",
-    "spatial": "raysegclean.methods.spatial:SPATIAL",
-    "transition": "raysegclean.methods.transition:TRANSITION",
-    "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
-}
-"""Names of the methods that ship with the package, and where they are."""
-
 
 @dataclass(frozen=True)
 class Voters:
@@ -63,7 +46,7 @@ class Voters:
     hook: HookSpec = PLAIN_HOOK
     """What the method does while training; hooks that exchange lessons make the members peers."""
     network: str = ""
-    """The network that the method brings, by import path; empty: the configured one."""
+    """The network that the method brings; empty: the configured one."""
     passes: int = 0
     """Dropout passes per member; 0 switches dropout off."""
     views: tuple[str, ...] = ()
@@ -156,12 +139,12 @@ def load_method(name: str) -> Method:
 
     Raises ConfigError when there is none, naming what was tried.
     """
-    module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        found = load("method", name)
     except Exception as error:  # whatever a module of the user's may raise
+        known = ", ".join(BUILT_IN["method"])
         raise ConfigError(
-            f"method: {name!r} cannot be loaded ({told(error)}). Use one of {', '.join(BUILT_IN)}, "
+            f"method: {name!r} cannot be loaded ({told(error)}). Use one of {known}, "
             "or package.module:NAME of a Method that this Python can import."
         ) from error
     if not isinstance(found, Method):

@@ -119,7 +119,7 @@ def sieve_score(stats: CaseStats) -> float:
 
 def _voters(params: CoresParams) -> Voters:
     hook = HookSpec.of(
-        "raysegclean.nets.cores:CoresHook",
+        "cores",
         beta=params.decided("beta"),
         level=params.decided("level"),
         sieve_from=params.sieve_from,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from raysegclean.core.policy import PolicyParams, decide, decide_worst
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
-from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
+from raysegclean.nets.hooks import HookSpec
 
 __all__ = ["COSEG", "CosegParams"]
 
@@ -50,7 +50,7 @@ def _voters(params: CosegParams) -> Voters:
     keep = params.keep if params.alpha is None else params.alpha
     return Voters(
         members=2,
-        hook=HookSpec.of(COSEG_HOOK, keep=keep, start_epoch=params.start_epoch),
+        hook=HookSpec.of("coseg", keep=keep, start_epoch=params.start_epoch),
         # The default solves its thresholds from the archive, which weighs disagreement better.
         needs_agreement=params.alpha is not None,
     )

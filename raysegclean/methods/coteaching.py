@@ -126,7 +126,7 @@ def without_largest(
 
 def _voters(params: CoteachingParams) -> Voters:
     hook = HookSpec.of(
-        "raysegclean.methods.coteaching:CoteachingHook",
+        "coteaching",
         forget=params.forget,
         ramp_epochs=params.ramp_epochs,
         by_class=params.rule == "default",

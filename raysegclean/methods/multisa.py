@@ -27,8 +27,8 @@ from raysegclean.nets.hooks import HookSpec
 __all__ = ["MULTISA", "MultisaParams"]
 
 RULES = ("rank", "pseudo")
-_NETWORK = "raysegclean.nets.multisa:build"
-_HOOK = "raysegclean.nets.presence:PresenceHook"
+_NETWORK = "multisa"
+_HOOK = "presence"
 
 
 @dataclass(frozen=True)

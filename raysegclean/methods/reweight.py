@@ -154,7 +154,7 @@ def helpfulness(net: torch.nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
 
 def _voters(params: ReweightParams) -> Voters:
     hook = HookSpec.of(
-        "raysegclean.methods.reweight:ReweightHook",
+        "reweight",
         rule=params.rule,
         start_epoch=params.start_epoch,
     )

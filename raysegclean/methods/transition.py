@@ -161,7 +161,7 @@ def _voters(params: TransitionParams) -> Voters:
     if params.loss == "plain":
         return Voters(members=params.members)
     hook = HookSpec.of(
-        "raysegclean.nets.transition:TransitionHook",
+        "transition",
         loss=params.loss,
         flip=params.flip or 0.0,
         divergence=params.divergence,

@@ -101,7 +101,7 @@ def _hook(params: UncertaintyParams) -> HookSpec:
         return PLAIN_HOOK
     rule = "published" if params.rule == "published" else "safe"
     return HookSpec.of(
-        "raysegclean.methods.relabelling:RelabelHook",
+        "relabel",
         start=params.relabel_from,
         rule=rule,
         delta=params.delta or FALLBACK_DELTA[rule],

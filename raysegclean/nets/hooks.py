@@ -10,7 +10,6 @@ Each network has a hook of its own; its state is saved with the checkpoint. A ho
 numbers but those keyed by the batch's step, so a resumed training goes on bit for bit.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -19,11 +18,11 @@ import torch
 
 from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
+from raysegclean.names import load
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.selection import SmallLoss
 
 __all__ = [
-    "COSEG_HOOK",
     "PLAIN_HOOK",
     "CosegHook",
     "Hook",
@@ -44,23 +43,23 @@ Exchanges = Literal["nothing", "samples", "voxels"]
 
 @dataclass(frozen=True)
 class HookSpec:
-    """Which hook, by import path, and its parameters: plain values that can be hashed."""
+    """Which hook, and its parameters: plain values that can be hashed."""
 
-    path: str = "raysegclean.nets.hooks:PlainHook"
+    name: str = "plain"
+    """One of `names.BUILT_IN`, or an import path."""
     params: tuple[tuple[str, float | int | str | bool], ...] = ()
 
     @classmethod
-    def of(cls, path: str, **params: float | str | bool) -> "HookSpec":
+    def of(cls, name: str, /, **params: float | str | bool) -> "HookSpec":
         """Return the spec with parameters by name.
 
         >>> HookSpec.of("my_package:MyHook", keep=0.8).params
         (('keep', 0.8),)
         """
-        return cls(path, tuple(sorted(params.items())))
+        return cls(name, tuple(sorted(params.items())))
 
 
 PLAIN_HOOK = HookSpec()
-COSEG_HOOK = "raysegclean.nets.hooks:CosegHook"
 
 
 @dataclass(frozen=True)
@@ -206,12 +205,11 @@ def hook_class(spec: HookSpec) -> Callable[..., Hook]:
 
     Raises ConfigError when it cannot be imported.
     """
-    module, _, name = spec.path.partition(":")
     try:
-        found: Callable[..., Hook] = getattr(importlib.import_module(module), name)
+        found: Callable[..., Hook] = load("hook", spec.name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"hook: {spec.path!r} cannot be loaded ({error}). Expected package.module:NAME of a "
+            f"hook: {spec.name!r} cannot be loaded ({error}). Expected package.module:NAME of a "
             "class that this Python, and every worker's, can import."
         ) from error
     return found
@@ -222,4 +220,4 @@ def make_hook(spec: HookSpec, context: HookContext) -> Hook:
     try:
         return hook_class(spec)(context, **dict(spec.params))
     except TypeError as error:
-        raise ConfigError(f"hook {spec.path}: {error}") from error
+        raise ConfigError(f"hook {spec.name}: {error}") from error

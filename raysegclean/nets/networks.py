@@ -16,7 +16,6 @@ A module that is named is imported: a name is only ever taken from the user's co
 package, never from a weights file.
 """
 
-import importlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
@@ -26,6 +25,7 @@ from torch import nn
 
 from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError, told
+from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.dropout import ChannelDropout
 from raysegclean.nets.unet import NetworkSpec
 
@@ -43,13 +43,11 @@ __all__ = [
 ]
 
 UNET = "unet"
-_SHIPPED = {UNET: "raysegclean.nets.unet:build"}
-_OWN_ROOM = "raysegclean.nets."
 
 
 def is_shipped(name: str) -> bool:
     """Tell whether the network comes with this package, so that naming it imports nothing else."""
-    return name in _SHIPPED or name.startswith(_OWN_ROOM)
+    return name in BUILT_IN["network"]
 
 
 def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
@@ -87,9 +85,8 @@ def _made(make: Callable[[NetworkSpec], Any], spec: NetworkSpec) -> Any:
 
 @lru_cache(maxsize=64)
 def _builder(name: str) -> Callable[[NetworkSpec], Any]:
-    module, _, attribute = _SHIPPED.get(name, name).partition(":")
     try:
-        found: Callable[[NetworkSpec], Any] = getattr(importlib.import_module(module), attribute)
+        found: Callable[[NetworkSpec], Any] = load("network", name)
     except Exception as error:  # whatever a module of the user's may raise
         raise ConfigError(
             f"network.name: {name!r} cannot be loaded ({told(error)}). Use {UNET}, or "

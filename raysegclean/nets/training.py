@@ -107,11 +107,11 @@ class TrainConfig:
             ),
             (
                 self.exchanges == "samples" and self.batch < 2,
-                f"batch must be at least 2 for {self.hook.path} to choose, got {self.batch}",
+                f"batch must be at least 2 for {self.hook.name} to choose, got {self.batch}",
             ),
             (
                 self.exchanges != "nothing" and self.peers < 2,
-                f"hook {self.hook.path} needs at least 2 peers; set peers: 2",
+                f"hook {self.hook.name} needs at least 2 peers; set peers: 2",
             ),
             (self.loss not in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {self.loss}"),
         )

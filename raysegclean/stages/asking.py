@@ -17,6 +17,7 @@ from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.looks import Answer, Ask, Look, Reviser, Revision
 from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
 from raysegclean.methods.base import Asking, Verdict
+from raysegclean.names import name_of
 from raysegclean.stages.proposing import Proposals, relabel_resources
 from raysegclean.stages.session import Session
 
@@ -103,5 +104,4 @@ def _keys(
 
 
 def _identity(looker: Look | Reviser) -> str:
-    kind = type(looker)
-    return digest(ALGORITHM_VERSIONS["look"], f"{kind.__module__}:{kind.__qualname__}", looker)
+    return digest(ALGORITHM_VERSIONS["look"], name_of("look", type(looker)), looker)

@@ -19,7 +19,7 @@ from raysegclean.dist.search import SearchFailed, candidates, search, trials_at_
 from raysegclean.dist.train import train_group
 from raysegclean.dist.trainings import TrainJob
 from raysegclean.errors import ConfigError, RunOver
-from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
+from raysegclean.nets.hooks import HookSpec
 from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 
@@ -227,7 +227,7 @@ class Trains:
         self.job = job
 
     def __call__(self, params, report):
-        config = replace(self.job.train, hook=HookSpec.of(COSEG_HOOK, keep=params["keep"]))
+        config = replace(self.job.train, hook=HookSpec.of("coseg", keep=params["keep"]))
         keys = train_group(replace(self.job, key=f"keep{params['keep']}", train=config))
         report(params["keep"], 1)
         return params["keep"] + len(keys)
@@ -235,7 +235,7 @@ class Trains:
 
 @pytest.mark.slow
 def test_trials_that_train_at_the_same_time_do_not_starve_each_other(cluster, balls, tmp_path):
-    config = TrainConfig(steps=12, batch=2, peers=2, hook=HookSpec.of(COSEG_HOOK, keep=0.5))
+    config = TrainConfig(steps=12, batch=2, peers=2, hook=HookSpec.of("coseg", keep=0.5))
     job = TrainJob(
         key="",
         run_uri=str(tmp_path / "run"),

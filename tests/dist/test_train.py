@@ -22,7 +22,7 @@ from raysegclean.dist.train import train_group
 from raysegclean.dist.train_loop import common_step
 from raysegclean.dist.trainings import TrainJob, at_once, missing_networks, trainings_of
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
-from raysegclean.nets.hooks import COSEG_HOOK, PLAIN_HOOK, HookSpec
+from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.training import (
     Batch,
@@ -44,7 +44,7 @@ COSEG = TrainConfig(
     steps=120,
     batch=3,
     peers=2,
-    hook=HookSpec.of(COSEG_HOOK, keep=0.7, start_epoch=1),
+    hook=HookSpec.of("coseg", keep=0.7, start_epoch=1),
     epoch_steps=12,
     checkpoint_every=10,
     seed=5,
@@ -270,7 +270,7 @@ def test_a_training_whose_run_was_taken_over_writes_nothing(job, cluster):
 REWEIGHT = TrainConfig(
     steps=20,
     batch=3,
-    hook=HookSpec.of("raysegclean.methods.reweight:ReweightHook", start_epoch=1),
+    hook=HookSpec.of("reweight", start_epoch=1),
     epoch_steps=4,
     checkpoint_every=10,
     seed=5,

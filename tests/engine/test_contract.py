@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.config import Config
-from raysegclean.methods.base import BUILT_IN
+from raysegclean.config import METHODS, Config
 from raysegclean.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
@@ -89,7 +88,7 @@ def plain_images(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     return write_scenes(tmp_path_factory.mktemp("plain") / "a", noise=0.0)
 
 
-@pytest.mark.parametrize("method", sorted(BUILT_IN))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_trained_twice_on_one_and_on_four_workers_it_publishes_the_same_bytes_and_resumes(
     noisy_images: Archive, tmp_path: Path, method: str
 ) -> None:
@@ -155,7 +154,7 @@ def lose_every_other_commit(run: RunFolder) -> None:
         run.store.put(info.key, b"".join(lines[::2]))
 
 
-@pytest.mark.parametrize("method", sorted(BUILT_IN))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_labels_that_equal_sure_predictions_stay_as_they_are(
     plain_images: Archive, tmp_path: Path, method: str
 ) -> None:

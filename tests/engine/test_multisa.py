@@ -32,7 +32,7 @@ def test_it_trains_its_own_network_and_changes_nothing(archive: Archive, tmp_pat
     report = clean(config)
     assert (report.exit_code, report.changed_vox) == (0, 0)
     frozen = RunFolder(config.run).resolved() or {}
-    assert frozen["plan"]["network"]["name"] == "raysegclean.nets.multisa:build"
+    assert frozen["plan"]["network"]["name"] == "multisa"
     actions = {row["action"] for row in RunFolder(config.run).read_table("cases.parquet")}
     assert actions <= {"keep", "review"}
 

@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 
 
 def hook(**params) -> HookSpec:
-    return HookSpec.of("raysegclean.nets.adele:AdeleHook", **params)
+    return HookSpec.of("adele", **params)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_by_default_a_class_that_was_never_on_goes_to_a_person_instead():
 
 def test_its_voters_train_with_the_hook_and_its_settings():
     voters = ADELE.voters(AdeleParams(tau=0.9, scales="1"))
-    assert voters.hook.path.endswith(":AdeleHook")
+    assert voters.hook.name == "adele"
     assert dict(voters.hook.params)["tau"] == 0.9
     assert voters.members == 1
     assert ADELE.corrects(AdeleParams())

@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 
 
 def hook(**params) -> HookSpec:
-    return HookSpec.of("raysegclean.nets.cores:CoresHook", **params)
+    return HookSpec.of("cores", **params)
 
 
 def context(steps: int = 100, classes: int = SPEC.classes) -> HookContext:

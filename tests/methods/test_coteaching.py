@@ -21,7 +21,7 @@ from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_
 
 torch.set_num_threads(1)
 
-PATH = "raysegclean.methods.coteaching:CoteachingHook"
+PATH = "coteaching"
 CONTEXT = HookContext(classes=3, steps=100, epoch_steps=10, loss=segmentation_loss)
 
 

@@ -10,14 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.config import make_config
+from raysegclean.config import METHODS, make_config
 from raysegclean.core.casescore import Action, CaseScore, ClassScore, Kind
 from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY, EvidenceSum
 from raysegclean.core.proposals import score_of
 from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import (
-    BUILT_IN,
     ArchiveEvidence,
     Verdict,
     Voters,
@@ -26,7 +25,7 @@ from raysegclean.methods.base import (
 )
 from raysegclean.methods.coseg import COSEG, CosegParams
 from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams, solve_delta
-from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
+from raysegclean.nets.hooks import HookSpec
 
 RNG = np.random.default_rng(0)
 
@@ -63,10 +62,10 @@ WITHOUT_NETWORKS = {"combine": {"labels": "first second"}, "integrity": {}}
 
 ONLY_RANKING = {"multisa"}
 
-LEARNED = [name for name in BUILT_IN if name not in {*WITHOUT_NETWORKS, *ONLY_RANKING}]
+LEARNED = [name for name in METHODS if name not in {*WITHOUT_NETWORKS, *ONLY_RANKING}]
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_of_the_package_is_found_by_its_name_and_keeps_the_contract(name):
     method = load_method(name)
     params = make_params(method, WITHOUT_NETWORKS.get(name, {}))
@@ -102,7 +101,7 @@ def test_a_decision_does_not_depend_on_the_order_of_the_cases(name):
 
 def test_coseg_has_two_peers_that_choose_each_others_samples():
     voters = COSEG.voters(CosegParams(start_epoch=5, keep=0.7))
-    hook = HookSpec.of(COSEG_HOOK, keep=0.7, start_epoch=5)
+    hook = HookSpec.of("coseg", keep=0.7, start_epoch=5)
     assert voters == Voters(members=2, hook=hook)
 
 
@@ -242,7 +241,7 @@ from dataclasses import dataclass
 
 from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
 from raysegclean.errors import ConfigError
-from raysegclean.nets.hooks import COSEG_HOOK, HookSpec
+from raysegclean.nets.hooks import HookSpec
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 
 

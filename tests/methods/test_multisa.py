@@ -41,8 +41,8 @@ def verdict_of(*odd: ClassScore, **params) -> Verdict:
 def test_it_brings_its_network_and_its_lesson_and_never_retrains_or_corrects() -> None:
     params = MultisaParams(fields=3)
     voters = MULTISA.voters(params)
-    assert voters.network == "raysegclean.nets.multisa:build"
-    assert voters.hook.path == "raysegclean.nets.presence:PresenceHook"
+    assert voters.network == "multisa"
+    assert voters.hook.name == "presence"
     assert dict(voters.hook.params) == {"fields": 3, "sharpness": 4.0, "skips_empty": False}
     assert dict(MULTISA.voters(MultisaParams(rule="pseudo")).hook.params)["skips_empty"]
     assert not MULTISA.retrains(params)

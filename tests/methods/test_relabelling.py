@@ -21,7 +21,7 @@ from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_
 
 torch.set_num_threads(1)
 
-PATH = "raysegclean.methods.relabelling:RelabelHook"
+PATH = "relabel"
 CONTEXT = HookContext(classes=3, steps=40, epoch_steps=4, loss=segmentation_loss)
 DROPPING = replace(SPEC, dropout=0.4)
 

@@ -25,7 +25,7 @@ from .training_scenes import SPEC, Scene, assert_resumes_alike, run, scene_at, t
 
 torch.set_num_threads(1)
 
-PATH = "raysegclean.methods.reweight:ReweightHook"
+PATH = "reweight"
 CONTEXT = HookContext(classes=3, steps=100, epoch_steps=10, loss=segmentation_loss)
 
 

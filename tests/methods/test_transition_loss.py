@@ -15,7 +15,7 @@ from raysegclean.nets.transition import TransitionHook
 
 from .training_scenes import Scene, assert_resumes_alike, run, scene_at, trainer_of
 
-HOOK = "raysegclean.nets.transition:TransitionHook"
+HOOK = "transition"
 STEPS = 160
 LOST, GAINED = 0.25, 0.04
 """How often class 1 is labelled background, and background class 2."""

@@ -17,7 +17,7 @@ from .test_blending import answer
 
 torch.set_num_threads(1)
 
-NAME = "raysegclean.nets.multisa:build"
+NAME = "multisa"
 SPECS = [
     NetworkSpec(classes=3, widths=(3, 4), strides=((2, 2, 2),), dropout=0.0, name=NAME),
     NetworkSpec(classes=4, widths=(2, 3, 4), strides=((1, 2, 2), (1, 2, 2)), name=NAME),

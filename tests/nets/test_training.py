@@ -12,7 +12,7 @@ import torch
 
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.nets.hooks import COSEG_HOOK, HookContext, HookSpec, Lesson, PlainHook
+from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, PlainHook
 from raysegclean.nets.training import (
     Batch,
     LocalExchange,
@@ -33,7 +33,7 @@ PLAIN = TrainConfig(steps=20, batch=4, seed=5)
 
 
 def coseg(keep: float) -> HookSpec:
-    return HookSpec.of(COSEG_HOOK, keep=keep, start_epoch=1)
+    return HookSpec.of("coseg", keep=keep, start_epoch=1)
 
 
 COSEG = replace(PLAIN, peers=2, hook=coseg(0.5), epoch_steps=3)

@@ -1,0 +1,71 @@
+"""Short names of what this package brings and a run folder mentions.
+
+What is written into run folders, and what digests are made of, outlives the layout of the code.
+There stands `adele`, not where ADELE's hook happens to live; code of users keeps its import path,
+`package.module:NAME`. A name that was given stays for ever: old runs know it.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+__all__ = ["BUILT_IN", "Kind", "load", "name_of"]
+
+Kind = Literal["method", "hook", "network", "look"]
+
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
+    "method": {
+        "adele": "raysegclean.methods.adele:ADELE",
+        "combine": "raysegclean.methods.combine:COMBINE",
+        "confident": "raysegclean.methods.confident:CONFIDENT",
+        "cores": "raysegclean.methods.cores:CORES",
+        "coseg": "raysegclean.methods.coseg:COSEG",
+        "coteaching": "raysegclean.methods.coteaching:COTEACHING",
+        "integrity": "raysegclean.methods.integrity:INTEGRITY",
+        "multisa": "raysegclean.methods.multisa:MULTISA",
+        "reweight": "raysegclean.methods.reweight:REWEIGHT",
+        "spatial": "raysegclean.methods.spatial:SPATIAL",
+        "transition": "raysegclean.methods.transition:TRANSITION",
+        "uncertainty": "raysegclean.methods.uncertainty:UNCERTAINTY",
+    },
+    "hook": {
+        "plain": "raysegclean.nets.hooks:PlainHook",
+        "adele": "raysegclean.nets.adele:AdeleHook",
+        "cores": "raysegclean.nets.cores:CoresHook",
+        "coseg": "raysegclean.nets.hooks:CosegHook",
+        "coteaching": "raysegclean.methods.coteaching:CoteachingHook",
+        "presence": "raysegclean.nets.presence:PresenceHook",
+        "relabel": "raysegclean.methods.relabelling:RelabelHook",
+        "reweight": "raysegclean.methods.reweight:ReweightHook",
+        "transition": "raysegclean.nets.transition:TransitionHook",
+    },
+    "network": {
+        "unet": "raysegclean.nets.unet:build",
+        "multisa": "raysegclean.nets.multisa:build",
+    },
+    "look": {
+        "bias": "raysegclean.core.spatial:BiasReviser",
+        "blend": "raysegclean.core.blending:BlendReviser",
+        "corrector": "raysegclean.core.corrector:CorrectorReviser",
+        "corrector-rows": "raysegclean.core.corrector:RowsLook",
+        "features": "raysegclean.core.reservoir:FeatureLook",
+        "posterior": "raysegclean.core.transition:PosteriorReviser",
+        "shells": "raysegclean.core.spatial:ShellLook",
+    },
+}
+"""Kind -> name -> import path. Looks are second looks and revisers (`core.looks`)."""
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Return what a name of this package, or an import path `package.module:NAME`, stands for.
+
+    Raises whatever the import raises, and AttributeError or ValueError for what is no such path.
+    """
+    module, _, attribute = BUILT_IN[kind].get(name, name).partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def name_of(kind: Kind, found: type) -> str:
+    """Return the name under which a class is known, its import path where it is a user's."""
+    path = f"{found.__module__}:{found.__qualname__}"
+    return next((name for name, place in BUILT_IN[kind].items() if place == path), path)
