@@ -18,7 +18,6 @@ from grid import METHODS, SCENARIOS
 from running import Key, clean_here, config_of, label_of
 from winners import chooses
 
-from raysegclean.core.geometry import Box
 from raysegclean.core.identity import digest
 from raysegclean.dist.cluster import connect
 from raysegclean.dist.predict import Predictor, VoteJob
@@ -31,6 +30,7 @@ from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import build_index
 from raysegclean.store.score import score_labels
+from raysegclean.voxels.geometry import Box
 
 __all__ = ["held_out", "held_out_path"]
 

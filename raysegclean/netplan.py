@@ -13,7 +13,6 @@ import torch
 
 from raysegclean.config import Config
 from raysegclean.core.cases import CaseInfo
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError, InputError, MissingObject
 from raysegclean.methods.base import Voters
 from raysegclean.nets.inference import Tiling
@@ -24,6 +23,7 @@ from raysegclean.nets.torchscript import Script, inspect_script
 from raysegclean.nets.unet import NetworkSpec, plan_strides
 from raysegclean.nets.views import halo_of_views, resolve_views
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "Lent",

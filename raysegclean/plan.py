@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 
 from raysegclean.config import Config
 from raysegclean.core.cases import CaseInfo, Intensity
-from raysegclean.core.geometry import Grid, Index3, output_shard_zyx
 from raysegclean.core.identity import digest
 from raysegclean.core.normalise import Normaliser, plan_normaliser
 from raysegclean.errors import ConfigError, InputError
@@ -28,6 +27,7 @@ from raysegclean.nets.inference import Tiling
 from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx
 
 __all__ = [
     "CasePlan",

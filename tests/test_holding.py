@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from raysegclean.core.casescore import Action, CaseDecision, ClassDecision, Kind
-from raysegclean.core.geometry import Box
 from raysegclean.core.proposals import Proposal
 from raysegclean.core.rules import Actions, settle
 from raysegclean.dist.settle import Loaded, change_counts
@@ -19,6 +18,7 @@ from raysegclean.stages.holding import held_back, misfits, objections
 from raysegclean.stages.proposing import _keys as _propose_keys
 from raysegclean.stages.settling import _generations
 from raysegclean.store.run import RunFolder
+from raysegclean.voxels.geometry import Box
 
 
 def counts(**of_class_1: int) -> dict[str, list[int]]:

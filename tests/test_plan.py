@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.config import make_config
-from raysegclean.core.boundary import OffsetSums
 from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
 from raysegclean.dist.propose import offset_fields
 from raysegclean.errors import ConfigError, InputError
@@ -25,6 +23,8 @@ from raysegclean.plan import (
     wanted_ids,
     with_current_cases,
 )
+from raysegclean.voxels.boundary import OffsetSums
+from raysegclean.voxels.geometry import Box, Index3
 
 VOTERS = Voters(members=2)
 edge = st.integers(6, 300)

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boundary import (
+from raysegclean.core.casescore import CaseScore, ClassScore
+from raysegclean.core.looks import VoterBlock
+from raysegclean.core.suspects import of_key
+from raysegclean.voxels.boundary import (
     OFFSET_LIMIT_VOX,
     Spacing,
     along_band,
     offset_halo_vox,
     signed_distance,
 )
-from raysegclean.core.casescore import CaseScore, ClassScore
-from raysegclean.core.geometry import Box, Index3
-from raysegclean.core.looks import VoterBlock
-from raysegclean.core.suspects import of_key
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = ["Blend", "BlendReviser", "blend_halo_vox", "blend_label", "solve_blends"]
 

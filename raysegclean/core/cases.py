@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.geometry import Grid, Index3
 from raysegclean.errors import CaseError
+from raysegclean.voxels.geometry import Grid, Index3
 
 __all__ = ["BLOCK_VOX", "BlockCounts", "CaseInfo", "Intensity", "LabelSummary", "block_grid"]
 

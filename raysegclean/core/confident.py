@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.components import BlockComponents, Component, block_components
-from raysegclean.core.geometry import Box
+from raysegclean.voxels.components import BlockComponents, Component, block_components
+from raysegclean.voxels.geometry import Box
 
 __all__ = [
     "ConfidentCounts",

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from raysegclean.core.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
-from raysegclean.core.geometry import Box, Index3
-from raysegclean.core.hashing import position_hash
 from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.voxels.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
+from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.hashing import position_hash
 
 __all__ = [
     "MAX_ROWS",

@@ -5,7 +5,7 @@ same facts however it was cut. Of each class: voxels per slice along every axis 
 centre, gaps and ends follow), connected components, and intensities inside and across its outline.
 
 Memory: 8 bytes per class and slice of the case while merging, plus components
-(`core.components`); a finished `LabelFacts` is about 1 kB per class.
+(`voxels.components`); a finished `LabelFacts` is about 1 kB per class.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boxes import IntLabel, class_boxes
 from raysegclean.core.cases import Intensity
-from raysegclean.core.components import BlockComponents, merge_components
-from raysegclean.core.geometry import Box, Index3
-from raysegclean.core.packing import arrays_to_text, text_to_arrays
-from raysegclean.core.regions import class_components
+from raysegclean.voxels.boxes import IntLabel, class_boxes
+from raysegclean.voxels.components import BlockComponents, merge_components
+from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.packing import arrays_to_text, text_to_arrays
+from raysegclean.voxels.regions import class_components
 
 __all__ = [
     "BIG_PART",

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from raysegclean.core.geometry import Grid, Index3
+from raysegclean.voxels.geometry import Grid, Index3
 
 __all__ = ["Item", "ShardTask", "plan_items"]
 

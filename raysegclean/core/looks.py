@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = ["Answer", "Ask", "Look", "Reviser", "Revision", "VoterBlock"]
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raysegclean.core.boxes import IntLabel, class_boxes
-from raysegclean.core.geometry import Box
-from raysegclean.core.surface import Spacing
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.boxes import IntLabel, class_boxes
+from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.surface import Spacing
 
 __all__ = ["face_neighbours", "markov"]
 

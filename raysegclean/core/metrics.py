@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raysegclean.core.boxes import IntLabel, class_boxes, united
-from raysegclean.core.geometry import Box
-from raysegclean.core.surface import Spacing, surface_distances
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.voxels.boxes import IntLabel, class_boxes, united
+from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.surface import Spacing, surface_distances
 
 __all__ = [
     "Changes",
@@ -115,7 +115,7 @@ def hd95_mm(
     *,
     classes: Sequence[int] | None = None,
 ) -> dict[int, float]:
-    """Return the 95 % Hausdorff distance in mm per class (definition: `core.surface`).
+    """Return the 95 % Hausdorff distance in mm per class (definition: `voxels.surface`).
 
     0 for a class that is in neither label, infinite for one that is in one label only.
     """
@@ -134,7 +134,7 @@ def nsd(
     *,
     classes: Sequence[int] | None = None,
 ) -> dict[int, float]:
-    """Return the normalised surface Dice at a tolerance per class (definition: `core.surface`).
+    """Return the normalised surface Dice at a tolerance per class (definition: `voxels.surface`).
 
     For a tolerance of one voxel along any axis pass a spacing of (1, 1, 1) and a tolerance of 1.
     """

@@ -31,12 +31,12 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boxes import IntLabel, class_boxes, united
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.markov import markov
 from raysegclean.core.outlines import polygon, smooth
-from raysegclean.core.surface import Spacing
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.boxes import IntLabel, class_boxes, united
+from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.surface import Spacing
 
 __all__ = [
     "NOISES",

@@ -18,10 +18,10 @@ from scipy import ndimage
 from skimage.draw import polygon as filled_polygon
 from skimage.measure import find_contours
 
-from raysegclean.core.boxes import IntLabel, class_boxes
-from raysegclean.core.geometry import Box
-from raysegclean.core.surface import Spacing
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.boxes import IntLabel, class_boxes
+from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.surface import Spacing
 
 __all__ = ["polygon", "smooth"]
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raysegclean.core.geometry import Index3
-from raysegclean.core.surface import Spacing
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.surface import Spacing
 
 __all__ = ["PHANTOM_CLASSES", "phantom_case"]
 

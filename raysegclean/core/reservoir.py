@@ -14,10 +14,10 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boundary import Spacing, axis_ratios, distance_halo_vox, fine_voxel_mm
-from raysegclean.core.geometry import Index3
-from raysegclean.core.hashing import position_hash
 from raysegclean.core.looks import Answer, VoterBlock
+from raysegclean.voxels.boundary import Spacing, axis_ratios, distance_halo_vox, fine_voxel_mm
+from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.hashing import position_hash
 
 __all__ = ["BAND_EDGES_MM", "FeatureLook", "band_halo_vox", "depth_bands"]
 

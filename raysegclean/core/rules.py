@@ -12,11 +12,11 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boundary import Spacing, shift_halo_vox, shift_label
 from raysegclean.core.casescore import Kind
 from raysegclean.core.evidence import LEVELS, threshold_level
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
+from raysegclean.voxels.boundary import Spacing, shift_halo_vox, shift_label
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = [
     "NO_ACTIONS",

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.cases import BlockCounts, CaseInfo, block_grid
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = [
     "IGNORE",

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from raysegclean.core.boundary import OffsetSums
 from raysegclean.core.casescore import (
     Action,
     CaseDecision,
@@ -16,6 +15,7 @@ from raysegclean.core.casescore import (
 )
 from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.stats import KINDS, NATS_SCALE, CaseStats
+from raysegclean.voxels.boundary import OffsetSums
 
 __all__ = ["case_actions", "case_score"]
 

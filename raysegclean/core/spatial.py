@@ -27,16 +27,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boundary import (
+from raysegclean.core.casescore import CaseScore, ClassScore
+from raysegclean.core.looks import Answer, VoterBlock
+from raysegclean.core.robust import offset_mode, robust_sd
+from raysegclean.voxels.boundary import (
     Spacing,
     distance_halo_vox,
     fine_voxel_mm,
     signed_distance,
 )
-from raysegclean.core.casescore import CaseScore, ClassScore
-from raysegclean.core.geometry import Index3
-from raysegclean.core.looks import Answer, VoterBlock
-from raysegclean.core.robust import offset_mode, robust_sd
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "LEAST_VOX",

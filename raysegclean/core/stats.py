@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from raysegclean.core.casescore import Kind
 from raysegclean.core.evidence import LEVELS, Evidence
-from raysegclean.core.packing import arrays_to_text, text_to_arrays
 from raysegclean.core.proposals import Proposal
+from raysegclean.voxels.packing import arrays_to_text, text_to_arrays
 
 __all__ = ["KINDS", "NATS_SCALE", "PROB_SCALE", "CaseStats", "block_stats"]
 

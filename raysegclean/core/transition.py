@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.core.boundary import Spacing
-from raysegclean.core.geometry import Index3
 from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.core.reservoir import BAND_EDGES_MM, band_halo_vox, depth_bands
+from raysegclean.voxels.boundary import Spacing
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "Consensus",

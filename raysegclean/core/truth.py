@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysegclean.core.boxes import IntLabel
 from raysegclean.core.metrics import Overlap, class_masks
-from raysegclean.core.surface import Spacing, surface_distances
+from raysegclean.voxels.boxes import IntLabel
+from raysegclean.voxels.surface import Spacing, surface_distances
 
 __all__ = ["TruthScore", "truth_scores"]
 

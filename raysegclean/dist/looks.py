@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.geometry import Box
 from raysegclean.core.items import ShardTask
 from raysegclean.core.looks import Answer, Look, Reviser, VoterBlock
 from raysegclean.dist.predict import Channels, Predictor, VoteJob, Window
@@ -22,6 +21,7 @@ from raysegclean.dist.proposals import CORRECTION, ProposalFolder, record_of
 from raysegclean.dist.propose import labels_of
 from raysegclean.errors import InputError
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Box
 
 __all__ = ["LookJob", "LookStage", "ReviseJob", "ReviseStage", "answer_key", "read_answer"]
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysegclean.core.evidence import EvidenceSum
-from raysegclean.core.geometry import Box
 from raysegclean.core.sampling import IGNORE, channels_of
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.errors import ConfigError, UnfitEnvironment
@@ -32,6 +31,7 @@ from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Box
 
 __all__ = ["Channels", "Predictor", "Reader", "VoteJob", "Window", "device_numerics"]
 

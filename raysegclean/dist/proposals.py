@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.geometry import Box, Index3, output_shard_zyx
 from raysegclean.core.items import ShardTask
 from raysegclean.core.proposals import Proposal
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, create_label_array, put_shard
+from raysegclean.voxels.geometry import Box, Index3, output_shard_zyx
 
 __all__ = ["CORRECTION", "ProposalFolder", "record_of"]
 

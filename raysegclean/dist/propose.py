@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.core.boundary import boundary_sums, offset_halo_vox
 from raysegclean.core.evidence import Evidence, EvidenceSum
-from raysegclean.core.geometry import Box
 from raysegclean.core.items import ShardTask
 from raysegclean.core.proposals import Proposal, propose
 from raysegclean.core.stats import CaseStats, block_stats
@@ -23,6 +21,8 @@ from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.nets.inference import Seams
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
+from raysegclean.voxels.boundary import boundary_sums, offset_halo_vox
+from raysegclean.voxels.geometry import Box
 
 __all__ = ["MeasureStage", "ProposeStage", "Proposed", "labels_of", "offset_fields"]
 

@@ -12,12 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boundary import distance_halo_vox, signed_distance
-from raysegclean.core.geometry import Box
 from raysegclean.core.items import ShardTask
-from raysegclean.core.packing import arrays_to_text
 from raysegclean.core.proposals import Proposal
-from raysegclean.core.regions import change_components
 from raysegclean.core.rules import (
     NO_ACTIONS,
     VOTE_BIT,
@@ -35,6 +31,10 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, put_shard
+from raysegclean.voxels.boundary import distance_halo_vox, signed_distance
+from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.packing import arrays_to_text
+from raysegclean.voxels.regions import change_components
 
 __all__ = ["REASON_SUFFIX", "SettleJob", "SettleStage", "change_counts"]
 

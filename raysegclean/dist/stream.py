@@ -28,7 +28,6 @@ from ray.data.datasource import ReadTask
 from ray.data.extensions import ArrowTensorArray
 
 from raysegclean.core.cases import Intensity
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.normalise import Normaliser
 from raysegclean.core.sampling import (
     IGNORE,
@@ -45,6 +44,7 @@ from raysegclean.dist.cluster import data_rules, node_memory_bytes
 from raysegclean.errors import InputError, MissingObject
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = ["LabelView", "PatchSource", "StepSource", "stream_rows"]
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysegclean.core.cases import CaseInfo
-from raysegclean.core.geometry import Index3
 from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.core.normalise import Normaliser
 from raysegclean.dist.cluster import can_grow, cluster_share
@@ -19,6 +18,7 @@ from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.nets.training import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Index3
 
 __all__ = ["TrainJob", "Training", "at_once", "check_fits", "missing_networks", "trainings_of"]
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 from raysegclean.core.facts import BlockFacts
-from raysegclean.core.geometry import Box
 from raysegclean.core.items import ShardTask
 from raysegclean.core.stats import block_stats
 from raysegclean.core.votes import count_votes
@@ -19,6 +18,7 @@ from raysegclean.plan import CasePlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.facts import read_affine, read_block_facts
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Box
 
 __all__ = ["LabelVoteStage"]
 

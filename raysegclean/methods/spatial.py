@@ -23,7 +23,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raysegclean.core.boundary import fine_voxel_mm
 from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision
 from raysegclean.core.looks import Ask, Revision
 from raysegclean.core.policy import PolicyParams, decide, two_ways
@@ -42,6 +41,7 @@ from raysegclean.core.spatial import (
 from raysegclean.core.suspects import is_learnt, of_key
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
+from raysegclean.voxels.boundary import fine_voxel_mm
 
 __all__ = ["SPATIAL", "SpatialParams"]
 

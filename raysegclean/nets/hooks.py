@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.names import load
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.selection import SmallLoss
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "PLAIN_HOOK",

@@ -32,10 +32,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.core.geometry import Box, Grid, Index3
 from raysegclean.core.sampling import pad_to_box
 from raysegclean.errors import ConfigError
 from raysegclean.nets.voters import Voter
+from raysegclean.voxels.geometry import Box, Grid, Index3
 
 __all__ = [
     "Seams",

@@ -15,10 +15,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from raysegclean.core.geometry import Index3
 from raysegclean.nets.networks import UNET, build_network
 from raysegclean.nets.receptive import Forward, total_stride
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.voxels.geometry import Index3
 
 __all__ = ["bytes_per_voxel", "forward_bytes_per_voxel", "window_bytes"]
 

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from raysegclean.core.geometry import Index3
 from raysegclean.nets.scales import resized
 from raysegclean.nets.unet import ConvUnit, NetworkSpec
+from raysegclean.voxels.geometry import Index3
 
 __all__ = ["LocalAttention", "MultisaNet", "build"]
 

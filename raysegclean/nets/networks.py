@@ -23,11 +23,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError, told
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.dropout import ChannelDropout
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "UNET",

@@ -27,10 +27,10 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.nets.networks import UNET, build_network, stride_of
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "Forward",

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from raysegclean.core.geometry import Index3
 from raysegclean.core.sampling import IGNORE
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "at_scales",

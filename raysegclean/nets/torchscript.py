@@ -23,12 +23,12 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.nets.memory import forward_bytes_per_voxel
 from raysegclean.nets.networks import forward_checked
 from raysegclean.nets.receptive import Geometry, measure, moves_with_image, reach_of
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.voxels.geometry import Index3
 
 __all__ = ["Script", "ScriptFacts", "ScriptVoter", "inspect_script"]
 

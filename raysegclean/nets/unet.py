@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import ChannelDropout
+from raysegclean.voxels.geometry import Index3
 
 __all__ = ["ConvUnit", "NetworkSpec", "UNet", "build", "fold_batchnorm", "plan_strides"]
 

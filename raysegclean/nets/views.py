@@ -19,9 +19,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.nets.voters import Voter
+from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "TRAINED_FLIPS",

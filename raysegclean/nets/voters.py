@@ -19,12 +19,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from raysegclean.core.geometry import Index3
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.networks import begin, deepen, has_dropout, prepare_network, stride_of
 from raysegclean.nets.receptive import receptive_radius
 from raysegclean.nets.unet import NetworkSpec, fold_batchnorm
+from raysegclean.voxels.geometry import Index3
 
 __all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter", "head_inputs"]
 

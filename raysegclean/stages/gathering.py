@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raysegclean.core.boundary import OffsetSums
 from raysegclean.core.casescore import CaseScore
 from raysegclean.core.facts import BlockFacts, LabelFacts, label_facts
 from raysegclean.core.scores import case_score
@@ -18,6 +17,7 @@ from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import hook_reports
 from raysegclean.store.facts import about_case
+from raysegclean.voxels.boundary import OffsetSums
 
 __all__ = ["StatsByCase", "case_offsets", "gather", "learning_notes", "voter_notes"]
 

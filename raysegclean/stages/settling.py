@@ -13,10 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raysegclean.core.casescore import Action, CaseDecision
-from raysegclean.core.components import BlockComponents
 from raysegclean.core.identity import digest
-from raysegclean.core.packing import text_to_arrays
-from raysegclean.core.regions import change_regions
 from raysegclean.core.rules import Actions, TakenBack, reason_name, reason_names
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
@@ -31,6 +28,9 @@ from raysegclean.stages.holding import (
 from raysegclean.stages.proposing import Proposals, relabel_resources
 from raysegclean.stages.session import Session
 from raysegclean.store.run import RunFolder
+from raysegclean.voxels.components import BlockComponents
+from raysegclean.voxels.packing import text_to_arrays
+from raysegclean.voxels.regions import change_regions
 
 __all__ = [
     "Settlement",

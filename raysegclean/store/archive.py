@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raysegclean.core.geometry import Index3, output_shard_zyx
 from raysegclean.errors import (
     AlreadyExists,
     CaseError,
@@ -36,6 +35,7 @@ from raysegclean.store.shards import (
     create_label_array,
     put_shard,
 )
+from raysegclean.voxels.geometry import Index3, output_shard_zyx
 
 __all__ = ["SUFFIX", "Archive", "as_label", "write_case"]
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
 
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.errors import InputError, MissingObject, UnfitEnvironment
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = ["Array", "PendingRead", "Volume", "read_padded"]
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from raysegclean.core.cases import Intensity
 from raysegclean.core.facts import BlockFacts, LabelFacts, block_facts, label_facts
-from raysegclean.core.geometry import Box, Grid, Index3
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
+from raysegclean.voxels.geometry import Box, Grid, Index3
 
 __all__ = ["KnownCase", "about_case", "collect_facts", "read_affine", "read_block_facts"]
 

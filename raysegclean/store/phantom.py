@@ -4,13 +4,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from raysegclean.core.geometry import Index3
 from raysegclean.core.phantom import phantom_case
-from raysegclean.core.surface import Spacing
 from raysegclean.errors import CaseError, ConfigError
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.each import for_each_case
 from raysegclean.store.index import load_index
+from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.surface import Spacing
 
 __all__ = ["PhantomReport", "write_phantom_archive"]
 

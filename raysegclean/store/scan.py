@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from raysegclean.core.cases import BlockCounts, Intensity, block_grid
-from raysegclean.core.geometry import Box, Grid
 from raysegclean.errors import InputError
 from raysegclean.store.arrays import Array, Volume
+from raysegclean.voxels.geometry import Box, Grid
 
 __all__ = ["scan_intensity", "scan_values"]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.core.boxes import IntLabel
 from raysegclean.core.metrics import Changes, changes, dice
-from raysegclean.core.surface import Spacing
 from raysegclean.core.truth import TruthScore, truth_scores
 from raysegclean.errors import CaseError
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
+from raysegclean.voxels.boxes import IntLabel
+from raysegclean.voxels.surface import Spacing
 
 __all__ = [
     "ChangeScore",

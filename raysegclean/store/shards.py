@@ -13,10 +13,10 @@ import google_crc32c
 import numpy as np
 import tensorstore as ts
 
-from raysegclean.core.geometry import Grid, Index3
 from raysegclean.errors import AlreadyExists, InputError, RunConflict
 from raysegclean.store.arrays import Array
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Grid, Index3
 
 __all__ = [
     "ArraySpec",

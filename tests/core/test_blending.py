@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from raysegclean.core.blending import Blend, blend_halo_vox, blend_label, solve_blends
 from raysegclean.core.casescore import CaseScore, ClassScore
-from raysegclean.core.geometry import Box, Grid
+from raysegclean.voxels.geometry import Box, Grid
 
 SHAPE = (28, 28, 28)
 WHOLE = Box.whole(SHAPE)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.boundary import (
+from raysegclean.errors import ConfigError
+from raysegclean.voxels.boundary import (
     OffsetSums,
     axis_ratios,
     boundary_sums,
@@ -17,8 +18,7 @@ from raysegclean.core.boundary import (
     shift_label,
     signed_distance,
 )
-from raysegclean.core.geometry import Box, Grid
-from raysegclean.errors import ConfigError
+from raysegclean.voxels.geometry import Box, Grid
 
 SPACINGS = [None, (1.0, 1.0, 1.0), (2.5, 0.7, 0.7), (0.8, 1.1, 3.0)]
 

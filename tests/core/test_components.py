@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raysegclean.core.components import BlockComponents, block_components, merge_components
-from raysegclean.core.geometry import Box, Grid
 from raysegclean.errors import InputError
+from raysegclean.voxels.components import BlockComponents, block_components, merge_components
+from raysegclean.voxels.geometry import Box, Grid
 
 
 def whole_volume_components(key_zyx, weight_zyx):

@@ -14,7 +14,6 @@ from cleanlab.segmentation.filter import find_label_issues as segmentation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.components import merge_components
 from raysegclean.core.confident import (
     ConfidentCounts,
     SelfSums,
@@ -30,7 +29,8 @@ from raysegclean.core.confident import (
     select,
     self_sums,
 )
-from raysegclean.core.geometry import Box, Grid
+from raysegclean.voxels.components import merge_components
+from raysegclean.voxels.geometry import Box, Grid
 
 
 def scene(seed, classes, shape=(3, 8, 9), noise=0.2, missing=None):

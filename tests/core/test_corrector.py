@@ -15,9 +15,9 @@ from raysegclean.core.corrector import (
     fit_corrector,
     sample_rows,
 )
-from raysegclean.core.geometry import Box, Grid
 from raysegclean.core.looks import VoterBlock
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.voxels.geometry import Box, Grid
 
 SPACINGS = [None, (2.5, 0.7, 0.7)]
 

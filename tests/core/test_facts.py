@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from raysegclean.core.cases import Intensity
 from raysegclean.core.facts import BlockFacts, LabelFacts, block_facts, label_facts
-from raysegclean.core.geometry import Box, Grid
+from raysegclean.voxels.geometry import Box, Grid
 
 INTENSITY = Intensity(-1000.0, -900.0, 900.0, 1000.0, 10.0, 100.0)
 

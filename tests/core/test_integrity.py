@@ -11,9 +11,9 @@ from raysegclean.core.anatomy import Frame, orientation
 from raysegclean.core.cases import Intensity
 from raysegclean.core.facts import LabelFacts, block_facts, label_facts
 from raysegclean.core.findings import Feature, IntegrityParams
-from raysegclean.core.geometry import Box
 from raysegclean.core.integrity import examine
 from raysegclean.core.oddities import nanmedian
+from raysegclean.voxels.geometry import Box
 
 SHAPE = (16, 40, 40)
 SPACING = (3.0, 1.0, 1.0)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import Grid, output_shard_zyx
 from raysegclean.core.identity import differing_parts, digest
 from raysegclean.core.items import Item, plan_items
+from raysegclean.voxels.geometry import Grid, output_shard_zyx
 
 edge = st.integers(1, 600)
 shapes = st.lists(st.tuples(edge, edge, edge), min_size=1, max_size=12)

@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.bootstrap import difference, paired_bootstrap
-from raysegclean.core.boxes import bounding_box, class_boxes
-from raysegclean.core.geometry import Box
 from raysegclean.core.metrics import (
     Changes,
     Overlap,
@@ -24,6 +22,8 @@ from raysegclean.core.metrics import (
 )
 from raysegclean.core.truth import truth_scores
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.voxels.boxes import bounding_box, class_boxes
+from raysegclean.voxels.geometry import Box
 
 SPACING = (3.0, 1.0, 0.7)
 

@@ -5,14 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core import evidence, regions
-from raysegclean.core.geometry import Box, Grid
-from raysegclean.core.regions import (
+from raysegclean.core import evidence
+from raysegclean.errors import InputError
+from raysegclean.voxels import regions
+from raysegclean.voxels.geometry import Box, Grid
+from raysegclean.voxels.regions import (
     change_components,
     change_regions,
     class_components,
 )
-from raysegclean.errors import InputError
 
 
 def regions_of(given_zyx, output_zyx, shard_zyx, **layers):

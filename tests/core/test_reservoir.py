@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raysegclean.core.geometry import Box, Grid
-from raysegclean.core.hashing import position_hash
 from raysegclean.core.looks import VoterBlock
 from raysegclean.core.reservoir import FeatureLook, band_halo_vox, depth_bands
+from raysegclean.voxels.geometry import Box, Grid
+from raysegclean.voxels.hashing import position_hash
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 0.7, 0.7), (4.0, 0.9, 0.9)]
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raysegclean.core.boundary import boundary_sums
 from raysegclean.core.casescore import Action, CaseScore, ClassScore
-from raysegclean.core.geometry import Box
 from raysegclean.core.noise import corrupt
 from raysegclean.core.policy import PolicyParams, decide, two_ways
 from raysegclean.core.rough import rough_groups
+from raysegclean.voxels.boundary import boundary_sums
+from raysegclean.voxels.geometry import Box
 
 
 def score(name, rough, offset=0.0, corruption=0.5):

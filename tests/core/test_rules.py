@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.casescore import Kind
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.core.proposals import Proposal
 from raysegclean.core.rules import (
     NO_ACTIONS,
@@ -17,6 +16,7 @@ from raysegclean.core.rules import (
     settle,
     take_back,
 )
+from raysegclean.voxels.geometry import Box, Index3
 
 SHAPE: Index3 = (8, 12, 12)
 WHOLE = Box.whole(SHAPE)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.cases import BlockCounts, CaseInfo, Intensity, LabelSummary, block_grid
-from raysegclean.core.geometry import Box
 from raysegclean.core.sampling import (
     IGNORE,
     build_table,
@@ -21,6 +20,7 @@ from raysegclean.core.sampling import (
     present_channels,
 )
 from raysegclean.errors import CaseError, ConfigError, InputError
+from raysegclean.voxels.geometry import Box
 
 
 def info_of(case: str, label_zyx: np.ndarray) -> CaseInfo:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.casescore import CaseScore, ClassScore
-from raysegclean.core.geometry import Box, Grid
 from raysegclean.core.looks import VoterBlock
 from raysegclean.core.spatial import (
     BiasReviser,
@@ -18,6 +17,7 @@ from raysegclean.core.spatial import (
     prediction_bias_mm,
     shell_heights,
 )
+from raysegclean.voxels.geometry import Box, Grid
 
 UNIT = (1.0, 1.0, 1.0)
 SPACINGS = [UNIT, (2.5, 0.7, 0.7), (0.8, 0.8, 1.6)]

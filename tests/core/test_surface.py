@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.metrics import hd95_mm, nsd
-from raysegclean.core.surface import surface_distances
+from raysegclean.voxels.surface import surface_distances
 
 SPACING = (3.0, 1.0, 0.7)
 

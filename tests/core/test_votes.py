@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.casescore import Kind
-from raysegclean.core.geometry import Box
 from raysegclean.core.rules import (
     Actions,
     Reason,
@@ -22,6 +21,7 @@ from raysegclean.core.rules import (
 )
 from raysegclean.core.votes import count_votes, vote_threshold
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.geometry import Box
 
 CLASSES = 4
 SHAPE = (2, 3, 5)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.geometry import Box
 from raysegclean.core.items import ShardTask
 from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
@@ -23,6 +22,7 @@ from raysegclean.plan import RunPlan
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
+from raysegclean.voxels.geometry import Box
 
 from ..engine.scenes import LABEL, Scene, config_for, lend_networks, write_archive
 

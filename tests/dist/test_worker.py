@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.core.geometry import Box
 from raysegclean.core.items import Item, ShardTask
 from raysegclean.core.proposals import Proposal
 from raysegclean.dist import passes
@@ -21,6 +20,7 @@ from raysegclean.errors import RunOver, UnfitEnvironment
 from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
+from raysegclean.voxels.geometry import Box
 
 KEYS = {"a": "now"}
 TASKS = tuple(ShardTask("a", (0, 0, x)) for x in range(3))

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from raysegclean.config import Config, make_config
-from raysegclean.core.geometry import Index3
 from raysegclean.dist.train_loop import model_key
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
@@ -23,6 +22,7 @@ from raysegclean.nets.weights import save_network
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
+from raysegclean.voxels.geometry import Index3
 
 LABEL = "organs"
 NETWORK = {"widths": [4, 8], "strides": [[1, 2, 2]], "dropout": 0.2}

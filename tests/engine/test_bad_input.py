@@ -26,7 +26,6 @@ import zarr
 
 from raysegclean.cli import main
 from raysegclean.config import Config
-from raysegclean.core.geometry import output_shard_zyx
 from raysegclean.dist.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunConflict, UnfitEnvironment
 from raysegclean.pipeline import RunReport, clean
@@ -35,6 +34,7 @@ from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import load_index
 from raysegclean.store.run import RunFolder
 from raysegclean.store.shards import LabelArraySpec, create_label_array, put_shard
+from raysegclean.voxels.geometry import output_shard_zyx
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs, write_archive
 

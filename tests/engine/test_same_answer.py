@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from raysegclean.config import Config
-from raysegclean.core.geometry import Box
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import RunConflict
@@ -20,6 +19,7 @@ from raysegclean.pipeline import clean
 from raysegclean.plan import RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
+from raysegclean.voxels.geometry import Box
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_archive
 

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from raysegclean.core.boundary import boundary_sums
 from raysegclean.core.casescore import Action, Kind
-from raysegclean.core.geometry import Box
 from raysegclean.core.rules import settle
 from raysegclean.core.scores import case_score
 from raysegclean.core.stats import CaseStats, block_stats
@@ -13,6 +11,8 @@ from raysegclean.core.votes import count_votes
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.methods.combine import COMBINE, CombineParams
+from raysegclean.voxels.boundary import boundary_sums
+from raysegclean.voxels.geometry import Box
 
 SHAPE = (6, 12, 12)
 SPACING = (1.0, 1.0, 1.0)

@@ -16,13 +16,13 @@ from raysegclean.core.confident import (
     self_sums,
 )
 from raysegclean.core.evidence import EvidenceSum
-from raysegclean.core.geometry import Box
 from raysegclean.core.proposals import propose
 from raysegclean.core.rules import settle
 from raysegclean.core.stats import CaseStats, block_stats
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.confident import CONFIDENT, ConfidentParams, cut_level
+from raysegclean.voxels.geometry import Box
 
 CLASSES = 3
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.nets.inference import Seams, Tiling, iter_tile_probs, needed_box, padded_shape
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import EnsembleVoter, NetworkVoter
+from raysegclean.voxels.geometry import Box, Index3
 
 from .own_networks import PATH
 

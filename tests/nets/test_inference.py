@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import Box
 from raysegclean.errors import ConfigError
 from raysegclean.nets.inference import Tiling, iter_tile_probs, padded_shape, read_window, tiles
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.receptive import receptive_radius, total_stride
 from raysegclean.nets.unet import NetworkSpec, UNet
 from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter
+from raysegclean.voxels.geometry import Box
 
 torch.set_num_threads(1)
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.geometry import Box
 from raysegclean.nets.inference import Seams, Tiling
 from raysegclean.nets.networks import build_network, check_network
 from raysegclean.nets.receptive import geometry_of
 from raysegclean.nets.training import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import NetworkVoter
+from raysegclean.voxels.geometry import Box
 
 from .own_networks import PATH
 from .test_blending import answer

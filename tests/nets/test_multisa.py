@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import Box
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.multisa import LocalAttention
 from raysegclean.nets.networks import build_network, check_network
 from raysegclean.nets.receptive import geometry_of
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import NetworkVoter
+from raysegclean.voxels.geometry import Box
 
 from .test_blending import answer
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.geometry import Box
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.networks import build_network, check_network
 from raysegclean.nets.receptive import geometry_of
 from raysegclean.nets.training import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import DropoutVoter
+from raysegclean.voxels.geometry import Box
 
 from .test_blending import answer
 from .test_networks import batch_of

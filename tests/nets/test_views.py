@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import Box
 from raysegclean.errors import ConfigError
 from raysegclean.nets.inference import Tiling, iter_tile_probs
 from raysegclean.nets.networks import build_network
@@ -20,6 +19,7 @@ from raysegclean.nets.views import (
     resolve_views,
 )
 from raysegclean.nets.voters import DropoutVoter, NetworkVoter, head_inputs
+from raysegclean.voxels.geometry import Box
 
 torch.set_num_threads(1)
 

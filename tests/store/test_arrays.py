@@ -8,10 +8,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import Box
 from raysegclean.errors import InputError, MissingObject
 from raysegclean.store.arrays import Volume, read_padded
 from raysegclean.store.objects import Store
+from raysegclean.voxels.geometry import Box
 
 LAYOUTS = {
     "unsharded": {"chunks": (16, 16, 16)},

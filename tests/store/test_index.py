@@ -9,7 +9,6 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import Box
 from raysegclean.store import index as index_module
 from raysegclean.store import scan
 from raysegclean.store.archive import Archive, write_case
@@ -17,6 +16,7 @@ from raysegclean.store.arrays import Volume
 from raysegclean.store.index import build_index, load_index, save_index
 from raysegclean.store.objects import Store
 from raysegclean.store.scan import scan_intensity, scan_values
+from raysegclean.voxels.geometry import Box
 
 
 def _archive(place, small_case, cases=("c1", "c2", "c3")):

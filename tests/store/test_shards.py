@@ -13,7 +13,6 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.geometry import output_shard_zyx
 from raysegclean.errors import InputError, RunConflict
 from raysegclean.store.arrays import Volume
 from raysegclean.store.ledger import Ledger
@@ -27,6 +26,7 @@ from raysegclean.store.shards import (
     put_shard,
     shard_key,
 )
+from raysegclean.voxels.geometry import output_shard_zyx
 
 
 def _label(shape, seed=0):

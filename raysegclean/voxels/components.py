@@ -6,7 +6,7 @@ through faces of voxels (6-connectivity) and only where their key is equal. The 
 for any cut of the case into blocks, because everything that is summed is an integer, and what is
 not summed is a minimum or a maximum.
 
-Two users: changed regions (`core.regions`, key = class from, class to, reason) and the components
+Two users: changed regions (`voxels.regions`, key = class from, class to, reason) and the components
 of a label class (key = class), of which no learned rule may delete the last one.
 
 Memory per block: about 12 bytes per voxel of the box that holds its keyed voxels. A record is
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from raysegclean.core.boxes import bounding_box
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.errors import InputError
+from raysegclean.voxels.boxes import bounding_box
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = ["BlockComponents", "Component", "block_components", "merge_components"]
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from raysegclean.core.boxes import bounding_box
+from raysegclean.voxels.boxes import bounding_box
 
 __all__ = ["Spacing", "SurfaceDistances", "surface_distances"]
 

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raysegclean.core.geometry import Box, Index3
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = [
     "OFFSET_LIMIT_VOX",

@@ -2,7 +2,7 @@
 
 A region is a 6-connected set of voxels that went from one class to another for one reason; it is
 what `changes.parquet` lists, what a reviewer accepts or refuses and what undo takes back. Regions
-are found per block and joined on the driver (`core.components`), so they do not depend on the cut.
+are found per block and joined on the driver (`voxels.components`), so they do not depend on the cut.
 """
 
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.boxes import IntLabel, bounding_box
-from raysegclean.core.components import (
+from raysegclean.errors import InputError
+from raysegclean.voxels.boxes import IntLabel, bounding_box
+from raysegclean.voxels.components import (
     BlockComponents,
     Component,
     block_components,
     merge_components,
 )
-from raysegclean.core.geometry import Box, Index3
-from raysegclean.core.surface import Spacing
-from raysegclean.errors import InputError
+from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.surface import Spacing
 
 __all__ = [
     "Region",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raysegclean.core.geometry import Box
+from raysegclean.voxels.geometry import Box
 
 __all__ = ["IntLabel", "bounding_box", "class_boxes", "united"]
 
