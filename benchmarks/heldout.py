@@ -18,11 +18,11 @@ from grid import METHODS, SCENARIOS
 from running import Key, clean_here, config_of, label_of
 from winners import chooses
 
-from raysegclean.core.identity import digest
 from raysegclean.dist.cluster import connect
 from raysegclean.dist.predict import Predictor, VoteJob
 from raysegclean.dist.train import train_group
 from raysegclean.dist.trainings import TrainJob
+from raysegclean.identity import digest
 from raysegclean.methods.base import Voters
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.plan import RunPlan

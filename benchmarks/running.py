@@ -41,9 +41,9 @@ from grid import (
 
 from raysegclean.check import check
 from raysegclean.config import Config, make_config
-from raysegclean.core.identity import digest
 from raysegclean.dist.cluster import connect
 from raysegclean.errors import ConfigError
+from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.pipeline import clean
 from raysegclean.preparing import begin, prepare

@@ -6,8 +6,8 @@ it line by line.
 
 from dataclasses import dataclass
 
-from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 
 

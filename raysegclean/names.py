@@ -53,7 +53,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "shells": "raysegclean.core.spatial:ShellLook",
     },
 }
-"""Kind -> name -> import path. Looks are second looks and revisers (`core.looks`)."""
+"""Kind -> name -> import path. Looks are second looks and revisers (`evidence.second_pass`)."""
 
 
 def load(kind: Kind, name: str) -> Any:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from raysegclean.config import Config
-from raysegclean.core.cases import CaseInfo
 from raysegclean.errors import ConfigError, InputError, MissingObject
+from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Voters
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.memory import bytes_per_voxel

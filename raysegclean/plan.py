@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from raysegclean.config import Config
-from raysegclean.core.cases import CaseInfo, Intensity
-from raysegclean.core.identity import digest
 from raysegclean.core.normalise import Normaliser, plan_normaliser
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.cases import CaseInfo, Intensity
+from raysegclean.identity import digest
 from raysegclean.methods.base import EPOCHS, Voters
 from raysegclean.netplan import Lent, plan_network
 from raysegclean.nets.inference import Tiling

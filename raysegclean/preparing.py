@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from raysegclean.config import Config
-from raysegclean.core.cases import CaseInfo
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Method, load_method, make_params
 from raysegclean.netplan import check_features
 from raysegclean.nets.hooks import HookContext, make_hook

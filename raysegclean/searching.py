@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from raysegclean.config import Config, Search, make_config
-from raysegclean.core.identity import differing_parts, digest
 from raysegclean.dist.cluster import cluster_share, connect
 from raysegclean.dist.progress import Progress
 from raysegclean.dist.search import Report, Trial, candidates, search, trials_at_once
 from raysegclean.errors import RunConflict
+from raysegclean.identity import differing_parts, digest
 from raysegclean.methods.base import ArchiveEvidence, Verdict, load_method, make_params
 from raysegclean.preparing import begin, prepare
 from raysegclean.stages.gathering import gather

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raysegclean.core.casescore import Action, CaseDecision, ClassDecision, Kind
-from raysegclean.core.proposals import Proposal
 from raysegclean.core.rules import Actions, settle
 from raysegclean.dist.settle import Loaded, change_counts
+from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision, Kind
+from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Verdict
 from raysegclean.stages import holding
 from raysegclean.stages.correcting import _corrected

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.config import make_config
-from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary
-from raysegclean.core.proposals import Proposal
 from raysegclean.dist.propose import offset_fields
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.cases import CaseInfo, Intensity, LabelSummary
+from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Voters
 from raysegclean.nets.receptive import receptive_radius, total_stride
 from raysegclean.plan import (

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.voxels.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.hashing import position_hash

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.cases import Intensity
+from raysegclean.evidence.cases import Intensity
 from raysegclean.voxels.boxes import IntLabel, class_boxes
 from raysegclean.voxels.components import BlockComponents, merge_components
 from raysegclean.voxels.geometry import Box, Index3

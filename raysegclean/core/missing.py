@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysegclean.core.casescore import ClassScore
 from raysegclean.core.robust import Values
 from raysegclean.core.suspects import Flags, PolicyParams
+from raysegclean.evidence.case_scores import ClassScore
 
 __all__ = ["elsewhere", "forgotten"]
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.cases import CaseInfo, Intensity
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.cases import CaseInfo, Intensity
 
 __all__ = ["Normaliser", "plan_normaliser"]
 

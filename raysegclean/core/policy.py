@@ -18,15 +18,6 @@ from math import ceil, isfinite
 
 import numpy as np
 
-from raysegclean.core.casescore import (
-    NEVER,
-    Action,
-    CaseDecision,
-    CaseScore,
-    ClassDecision,
-    ClassScore,
-    Kind,
-)
 from raysegclean.core.missing import elsewhere, forgotten
 from raysegclean.core.robust import Values
 from raysegclean.core.rough import rough_groups
@@ -47,6 +38,15 @@ from raysegclean.core.suspects import (
 )
 from raysegclean.core.ways import SecondWay, second_ways
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import (
+    NEVER,
+    Action,
+    CaseDecision,
+    CaseScore,
+    ClassDecision,
+    ClassScore,
+    Kind,
+)
 
 __all__ = [
     "NEVER",

@@ -14,7 +14,7 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.looks import Answer, VoterBlock
+from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.voxels.boundary import Spacing, axis_ratios, distance_halo_vox, fine_voxel_mm
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.hashing import position_hash

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysegclean.core.casescore import CaseScore, ClassScore
 from raysegclean.core.robust import Values
 from raysegclean.core.suspects import (
     FOREGROUND,
@@ -27,6 +26,7 @@ from raysegclean.core.suspects import (
     of_key,
     upper_group,
 )
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
 
 __all__ = ["rough_groups"]
 

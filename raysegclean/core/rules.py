@@ -12,9 +12,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.casescore import Kind
-from raysegclean.core.evidence import LEVELS, threshold_level
-from raysegclean.core.proposals import Proposal
+from raysegclean.evidence.case_scores import Kind
+from raysegclean.evidence.proposals import Proposal
+from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
 from raysegclean.voxels.boundary import Spacing, shift_halo_vox, shift_label
 from raysegclean.voxels.geometry import Box, Index3
 

@@ -25,8 +25,8 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.cases import BlockCounts, CaseInfo, block_grid
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.cases import BlockCounts, CaseInfo, block_grid
 from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = [

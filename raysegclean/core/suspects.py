@@ -21,9 +21,9 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.casescore import CaseScore, ClassScore, Kind
 from raysegclean.core.robust import Values, fit_mixture, offset_mode, robust_sd, thinned
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 
 __all__ = [
     "CORRUPTION",

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.evidence import Evidence, quantise
-from raysegclean.core.proposals import Proposal
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.proposals import Proposal
+from raysegclean.evidence.voxel_evidence import Evidence, quantise
 
 __all__ = ["MAX_LABELS", "Ballot", "count_votes", "vote_threshold"]
 

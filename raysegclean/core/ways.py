@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysegclean.core.casescore import CaseScore, ClassScore
 from raysegclean.core.robust import Values, fit_mixture
 from raysegclean.core.suspects import (
     FOREGROUND,
@@ -27,6 +26,7 @@ from raysegclean.core.suspects import (
     of_key,
     offsets_of,
 )
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
 
 __all__ = ["SecondWay", "second_ways"]
 

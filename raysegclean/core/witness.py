@@ -18,14 +18,14 @@ from math import log
 
 import numpy as np
 
-from raysegclean.core.casescore import (
+from raysegclean.core.robust import robust_sd
+from raysegclean.evidence.case_scores import (
     Action,
     CaseDecision,
     CaseScore,
     ClassDecision,
     ClassScore,
 )
-from raysegclean.core.robust import robust_sd
 
 __all__ = ["Witness"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.items import ShardTask
-from raysegclean.core.proposals import Proposal
+from raysegclean.evidence.proposals import Proposal
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store

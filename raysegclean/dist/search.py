@@ -28,9 +28,9 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 from scipy.stats import qmc
 
-from raysegclean.core.identity import digest
 from raysegclean.dist.cluster import cluster_share, data_rules, shared_by
 from raysegclean.errors import AlreadyExists, ConfigError, RaysegcleanError
+from raysegclean.identity import digest
 from raysegclean.store.objects import Store, as_json
 
 __all__ = [

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.items import ShardTask
-from raysegclean.core.proposals import Proposal
 from raysegclean.core.rules import (
     NO_ACTIONS,
     VOTE_BIT,
@@ -26,6 +25,7 @@ from raysegclean.core.rules import (
 )
 from raysegclean.core.sampling import channels_of
 from raysegclean.dist.proposals import ProposalFolder, record_of
+from raysegclean.evidence.proposals import Proposal
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume

@@ -27,7 +27,6 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from ray.data.extensions import ArrowTensorArray
 
-from raysegclean.core.cases import Intensity
 from raysegclean.core.normalise import Normaliser
 from raysegclean.core.sampling import (
     IGNORE,
@@ -42,6 +41,7 @@ from raysegclean.core.sampling import (
 )
 from raysegclean.dist.cluster import data_rules, node_memory_bytes
 from raysegclean.errors import InputError, MissingObject
+from raysegclean.evidence.cases import Intensity
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.voxels.geometry import Box, Index3

@@ -9,11 +9,11 @@ from typing import Any
 
 from raysegclean.core.facts import BlockFacts
 from raysegclean.core.items import ShardTask
-from raysegclean.core.stats import block_stats
 from raysegclean.core.votes import count_votes
 from raysegclean.dist.predict import Channels, Reader, VoteJob
 from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.dist.propose import Proposed, labels_of, offset_fields
+from raysegclean.evidence.stats import block_stats
 from raysegclean.plan import CasePlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.facts import read_affine, read_block_facts

@@ -19,9 +19,9 @@ instead of those of a patch.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.adele import other_scales
 from raysegclean.nets.hooks import HookSpec

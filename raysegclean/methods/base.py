@@ -10,14 +10,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from raysegclean.core.casescore import CaseDecision, CaseScore
 from raysegclean.core.facts import LabelFacts
-from raysegclean.core.looks import Answer, Ask, Revision
-from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
-from raysegclean.core.scores import case_actions
-from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError, RaysegcleanError, told
+from raysegclean.evidence.case_scores import CaseDecision, CaseScore
+from raysegclean.evidence.proposals import Score
+from raysegclean.evidence.scoring import case_actions
+from raysegclean.evidence.second_pass import Answer, Ask, Revision
+from raysegclean.evidence.stats import CaseStats
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 

@@ -9,11 +9,11 @@ Methods that share voters share mistakes: three labels made from one ensemble ar
 
 from dataclasses import dataclass, replace
 
-from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision, Kind
-from raysegclean.core.evidence import threshold_level
-from raysegclean.core.scores import case_actions
 from raysegclean.core.votes import MAX_LABELS, vote_threshold
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
+from raysegclean.evidence.scoring import case_actions
+from raysegclean.evidence.voxel_evidence import threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 
 __all__ = ["COMBINE", "CombineParams"]

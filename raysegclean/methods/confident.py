@@ -16,12 +16,12 @@ from typing import Literal
 
 import numpy as np
 
-from raysegclean.core.casescore import Action, CaseDecision, ClassDecision, Kind
-from raysegclean.core.evidence import LEVELS, threshold_level
 from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.rules import Actions
-from raysegclean.core.stats import KINDS, PROB_SCALE, CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision, Kind
+from raysegclean.evidence.stats import KINDS, PROB_SCALE, CaseStats
+from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 
 __all__ = ["CONFIDENT", "ConfidentParams", "count_issues", "cut_level", "mean_self_confidence"]

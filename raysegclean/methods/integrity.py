@@ -6,9 +6,9 @@ and why. Real archives hold gross errors (a heart in the abdomen, sides swapped,
 that no learned method models, and that this finds at the cost of reading the archive once.
 """
 
-from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision
 from raysegclean.core.findings import Finding, IntegrityParams
 from raysegclean.core.integrity import examine
+from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 
 __all__ = ["INTEGRITY"]

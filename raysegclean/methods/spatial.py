@@ -23,8 +23,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raysegclean.core.casescore import Action, CaseDecision, CaseScore, ClassDecision
-from raysegclean.core.looks import Ask, Revision
 from raysegclean.core.policy import PolicyParams, decide, two_ways
 from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.spatial import (
@@ -40,6 +38,8 @@ from raysegclean.core.spatial import (
 )
 from raysegclean.core.suspects import is_learnt, of_key
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
+from raysegclean.evidence.second_pass import Ask, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.voxels.boundary import fine_voxel_mm
 

@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
-from raysegclean.core.identity import digest
-from raysegclean.core.looks import Ask, Revision
 from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.reservoir import FeatureLook
 from raysegclean.core.rules import NO_ACTIONS, Actions, Reason
 from raysegclean.core.transition import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
+from raysegclean.evidence.second_pass import Ask, Revision
+from raysegclean.identity import digest
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.nets.hooks import HookSpec
 

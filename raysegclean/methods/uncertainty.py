@@ -16,13 +16,13 @@ from typing import Literal
 
 import numpy as np
 
-from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
-from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY
 from raysegclean.core.policy import PolicyParams, decide
-from raysegclean.core.proposals import Score
 from raysegclean.core.rules import Actions
-from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
+from raysegclean.evidence.proposals import Score
+from raysegclean.evidence.stats import CaseStats
+from raysegclean.evidence.voxel_evidence import LEVELS, MAX_UNCERTAINTY
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views

@@ -75,7 +75,7 @@ def corrected(
 def passes_sieve(logits: torch.Tensor, label: torch.Tensor, level: float = 0.5) -> torch.Tensor:
     """Return (B, Z, Y, X) bool: log p(label) >= mean of log p over {label, predicted, background}.
 
-    logits: (B, K, Z, Y, X). Each class counts once, as in `core.proposals.score_of`; voxels without
+    logits: (B, K, Z, Y, X). Each class counts once, as in `evidence.proposals.score_of`; voxels without
     a label pass. With two classes it is just "the prediction is the label". Below a `level` of one
     half a voxel passes unless it is disbelieved by so much: the level is that of the stored margin.
     """

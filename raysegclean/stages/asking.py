@@ -13,9 +13,9 @@ from functools import partial, reduce
 from itertools import repeat
 from typing import Any
 
-from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
-from raysegclean.core.looks import Answer, Ask, Look, Reviser, Revision
 from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
+from raysegclean.evidence.second_pass import Answer, Ask, Look, Reviser, Revision
+from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Asking, Verdict
 from raysegclean.names import name_of
 from raysegclean.stages.proposing import Proposals, relabel_resources

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from raysegclean.core.blending import BlendReviser, solve_blends
-from raysegclean.core.casescore import Action, CaseDecision, CaseScore
-from raysegclean.core.looks import Revision
-from raysegclean.core.scores import case_actions
 from raysegclean.core.speaking import Speaking
 from raysegclean.core.suspects import FOREGROUND, classes_of
+from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore
+from raysegclean.evidence.scoring import case_actions
+from raysegclean.evidence.second_pass import Revision
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.stages.asking import answered
 from raysegclean.stages.proposing import Proposals

@@ -11,12 +11,12 @@ from functools import reduce
 
 import numpy as np
 
-from raysegclean.core.casescore import Action, CaseDecision
 from raysegclean.core.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
-from raysegclean.core.looks import Answer, Ask, Revision
 from raysegclean.core.robust import offset_mode
 from raysegclean.core.rules import Actions
-from raysegclean.core.scores import case_actions
+from raysegclean.evidence.case_scores import Action, CaseDecision
+from raysegclean.evidence.scoring import case_actions
+from raysegclean.evidence.second_pass import Answer, Ask, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
 from raysegclean.stages.asking import answered
 from raysegclean.stages.proposing import Proposals

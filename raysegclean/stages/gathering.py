@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raysegclean.core.casescore import CaseScore
 from raysegclean.core.facts import BlockFacts, LabelFacts, label_facts
-from raysegclean.core.scores import case_score
-from raysegclean.core.stats import CaseStats
 from raysegclean.core.suspects import PolicyParams, is_learnt, of_key
+from raysegclean.evidence.case_scores import CaseScore
+from raysegclean.evidence.scoring import case_score
+from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.netplan import network_notes
 from raysegclean.nets.inference import Seams

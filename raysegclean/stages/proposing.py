@@ -4,12 +4,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysegclean.core.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.dist.passes import PassResources, ask_worker
 from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.propose import MeasureStage, ProposeStage
 from raysegclean.dist.votes import LabelVoteStage
 from raysegclean.footprint import PassKind, worker_bytes
+from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import Models
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raysegclean.core.cases import CaseInfo
-from raysegclean.core.identity import digest
 from raysegclean.dist.progress import Progress
 from raysegclean.dist.train import train_group
 from raysegclean.dist.train_loop import model_key
 from raysegclean.dist.trainings import TrainJob
 from raysegclean.errors import InputError
+from raysegclean.evidence.cases import CaseInfo
+from raysegclean.identity import digest
 from raysegclean.netplan import read_script
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.nets.torchscript import Script

@@ -18,7 +18,6 @@ from typing import Any, TypeVar, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysegclean.core.cases import BlockCounts, CaseInfo, Intensity, LabelSummary
 from raysegclean.errors import (
     CaseError,
     MissingObject,
@@ -26,6 +25,7 @@ from raysegclean.errors import (
     UnfitEnvironment,
     told,
 )
+from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSummary
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import ObjectInfo, Store

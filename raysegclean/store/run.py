@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysegclean.core.identity import differing_parts
 from raysegclean.errors import AlreadyExists, MissingObject, RunConflict
+from raysegclean.identity import differing_parts
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
 

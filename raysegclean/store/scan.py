@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from raysegclean.core.cases import BlockCounts, Intensity, block_grid
 from raysegclean.errors import InputError
+from raysegclean.evidence.cases import BlockCounts, Intensity, block_grid
 from raysegclean.store.arrays import Array, Volume
 from raysegclean.voxels.geometry import Box, Grid
 

@@ -68,7 +68,7 @@ def change_components(
 ) -> BlockComponents:
     """Return the changed components of one block; `box` is the block, without halo, in its case.
 
-    `confidence_zyx` holds levels (`core.evidence.quantise`). Raises InputError for a class outside
+    `confidence_zyx` holds levels (`evidence.voxel_evidence.quantise`). Raises InputError for a class outside
     0 .. 2^28 - 1 or a shape other than that of the box.
     """
     if given_zyx.shape != output_zyx.shape:

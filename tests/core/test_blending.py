@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from raysegclean.core.blending import Blend, blend_halo_vox, blend_label, solve_blends
-from raysegclean.core.casescore import CaseScore, ClassScore
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.voxels.geometry import Box, Grid
 
 SHAPE = (28, 28, 28)

@@ -1,7 +1,7 @@
 import pytest
 
-from raysegclean.core.cases import CaseInfo, Intensity, LabelSummary, block_grid
 from raysegclean.errors import CaseError
+from raysegclean.evidence.cases import CaseInfo, Intensity, LabelSummary, block_grid
 
 
 def _case(*names):

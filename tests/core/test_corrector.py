@@ -15,8 +15,8 @@ from raysegclean.core.corrector import (
     fit_corrector,
     sample_rows,
 )
-from raysegclean.core.looks import VoterBlock
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.second_pass import VoterBlock
 from raysegclean.voxels.geometry import Box, Grid
 
 SPACINGS = [None, (2.5, 0.7, 0.7)]

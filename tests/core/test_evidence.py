@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.evidence import EvidenceSum, quantise, threshold_level
 from raysegclean.errors import InputError
+from raysegclean.evidence.voxel_evidence import EvidenceSum, quantise, threshold_level
 
 
 def _passes(seed: int, count: int, classes: int) -> torch.Tensor:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.anatomy import Frame, orientation
-from raysegclean.core.cases import Intensity
 from raysegclean.core.facts import LabelFacts, block_facts, label_facts
 from raysegclean.core.findings import Feature, IntegrityParams
 from raysegclean.core.integrity import examine
 from raysegclean.core.oddities import nanmedian
+from raysegclean.evidence.cases import Intensity
 from raysegclean.voxels.geometry import Box
 
 SHAPE = (16, 40, 40)

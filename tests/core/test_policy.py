@@ -19,9 +19,9 @@ from raysegclean.core.policy import (
     decide,
     decide_worst,
 )
-from raysegclean.core.scores import case_actions
 from raysegclean.core.suspects import excess_threshold, is_learnt
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.scoring import case_actions
 
 LEVELS = 16
 

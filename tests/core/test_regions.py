@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core import evidence
 from raysegclean.errors import InputError
+from raysegclean.evidence import voxel_evidence as evidence
 from raysegclean.voxels import regions
 from raysegclean.voxels.geometry import Box, Grid
 from raysegclean.voxels.regions import (

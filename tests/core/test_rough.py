@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raysegclean.core.casescore import Action, CaseScore, ClassScore
 from raysegclean.core.noise import corrupt
 from raysegclean.core.policy import PolicyParams, decide, two_ways
 from raysegclean.core.rough import rough_groups
+from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
 from raysegclean.voxels.boundary import boundary_sums
 from raysegclean.voxels.geometry import Box
 

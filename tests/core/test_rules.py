@@ -5,8 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.casescore import Kind
-from raysegclean.core.proposals import Proposal
 from raysegclean.core.rules import (
     NO_ACTIONS,
     Actions,
@@ -16,6 +14,8 @@ from raysegclean.core.rules import (
     settle,
     take_back,
 )
+from raysegclean.evidence.case_scores import Kind
+from raysegclean.evidence.proposals import Proposal
 from raysegclean.voxels.geometry import Box, Index3
 
 SHAPE: Index3 = (8, 12, 12)

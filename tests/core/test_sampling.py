@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.cases import BlockCounts, CaseInfo, Intensity, LabelSummary, block_grid
 from raysegclean.core.sampling import (
     IGNORE,
     build_table,
@@ -20,6 +19,7 @@ from raysegclean.core.sampling import (
     present_channels,
 )
 from raysegclean.errors import CaseError, ConfigError, InputError
+from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSummary, block_grid
 from raysegclean.voxels.geometry import Box
 
 

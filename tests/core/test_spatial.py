@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.casescore import CaseScore, ClassScore
-from raysegclean.core.looks import VoterBlock
 from raysegclean.core.spatial import (
     BiasReviser,
     ShellLook,
@@ -17,6 +15,8 @@ from raysegclean.core.spatial import (
     prediction_bias_mm,
     shell_heights,
 )
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.second_pass import VoterBlock
 from raysegclean.voxels.geometry import Box, Grid
 
 UNIT = (1.0, 1.0, 1.0)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.evidence import LEVELS, EvidenceSum
-from raysegclean.core.proposals import propose
-from raysegclean.core.stats import MIN_PROB, NATS_SCALE, CaseStats, block_stats
+from raysegclean.evidence.proposals import propose
+from raysegclean.evidence.stats import MIN_PROB, NATS_SCALE, CaseStats, block_stats
+from raysegclean.evidence.voxel_evidence import LEVELS, EvidenceSum
 
 CLASSES = 3
 SHAPE = (6, 5, 4)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.casescore import Kind
 from raysegclean.core.rules import (
     Actions,
     Reason,
@@ -21,6 +20,7 @@ from raysegclean.core.rules import (
 )
 from raysegclean.core.votes import count_votes, vote_threshold
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Kind
 from raysegclean.voxels.geometry import Box
 
 CLASSES = 4
@@ -122,7 +122,7 @@ def test_more_labels_than_fit_a_byte_are_refused():
 
 @pytest.mark.parametrize("labels", range(1, 8))
 def test_a_threshold_lies_between_two_counts_whatever_the_rounding(labels):
-    from raysegclean.core.evidence import quantise, threshold_level
+    from raysegclean.evidence.voxel_evidence import quantise, threshold_level
 
     levels = quantise(np.arange(labels + 1, dtype=np.float32) / labels)
     for agree in range(1, labels + 1):

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from raysegclean.core.items import ShardTask
-from raysegclean.core.looks import Answer, VoterBlock
 from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
 from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
+from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.nets.weights import load_network
 from raysegclean.plan import RunPlan
 from raysegclean.preparing import prepare

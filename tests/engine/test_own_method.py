@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.pipeline import clean
 from raysegclean.store.archive import Archive

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from raysegclean.core.casescore import Action, Kind
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, Kind
 from raysegclean.methods.adele import ADELE, AdeleParams
 from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams
 from raysegclean.nets.adele import AdeleHook

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from raysegclean.core.casescore import Action, Kind
 from raysegclean.core.rules import settle
-from raysegclean.core.scores import case_score
-from raysegclean.core.stats import CaseStats, block_stats
 from raysegclean.core.votes import count_votes
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, Kind
+from raysegclean.evidence.scoring import case_score
+from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.methods.combine import COMBINE, CombineParams
 from raysegclean.voxels.boundary import boundary_sums

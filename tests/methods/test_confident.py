@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.casescore import CaseScore, ClassScore
 from raysegclean.core.confident import (
     confident_counts,
     confident_thresholds,
@@ -15,11 +14,12 @@ from raysegclean.core.confident import (
     select,
     self_sums,
 )
-from raysegclean.core.evidence import EvidenceSum
-from raysegclean.core.proposals import propose
 from raysegclean.core.rules import settle
-from raysegclean.core.stats import CaseStats, block_stats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.proposals import propose
+from raysegclean.evidence.stats import CaseStats, block_stats
+from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.confident import CONFIDENT, ConfidentParams, cut_level
 from raysegclean.voxels.geometry import Box

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysegclean.core.casescore import Action
-from raysegclean.core.evidence import LEVELS
 from raysegclean.core.sampling import IGNORE
-from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action
+from raysegclean.evidence.stats import CaseStats
+from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.methods.cores import CORES, CoresParams, sieve_score
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.cores import CoresHook

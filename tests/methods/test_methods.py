@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.config import METHODS, make_config
-from raysegclean.core.casescore import Action, CaseScore, ClassScore, Kind
-from raysegclean.core.evidence import LEVELS, MAX_UNCERTAINTY, EvidenceSum
-from raysegclean.core.proposals import score_of
-from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
+from raysegclean.evidence.proposals import score_of
+from raysegclean.evidence.stats import CaseStats
+from raysegclean.evidence.voxel_evidence import LEVELS, MAX_UNCERTAINTY, EvidenceSum
 from raysegclean.methods.base import (
     ArchiveEvidence,
     Verdict,
@@ -239,7 +239,7 @@ OWN_METHOD = '''
 
 from dataclasses import dataclass
 
-from raysegclean.core.casescore import Action, CaseDecision, ClassDecision
+from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.errors import ConfigError
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters

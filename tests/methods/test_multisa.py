@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.casescore import Action, CaseScore, ClassScore, Kind
 from raysegclean.core.noise import corrupt
 from raysegclean.core.phantom import phantom_case
-from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
+from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.multisa import MULTISA, MultisaParams
 from raysegclean.nets.batch import Batch

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.core.casescore import Action, CaseScore, ClassScore
-from raysegclean.core.looks import Ask
 from raysegclean.core.rules import Reason
 from raysegclean.core.spatial import BiasReviser, ShellLook
-from raysegclean.core.stats import CaseStats
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
+from raysegclean.evidence.second_pass import Ask
+from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.spatial import SPATIAL, SpatialParams
 

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.core.casescore import Action, CaseScore, ClassDecision, ClassScore, Kind
-from raysegclean.core.looks import Ask
 from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.reservoir import FeatureLook
 from raysegclean.core.rules import Actions, Reason
-from raysegclean.core.stats import CaseStats
 from raysegclean.core.transition import PosteriorReviser
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseScore, ClassDecision, ClassScore, Kind
+from raysegclean.evidence.second_pass import Ask
+from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.transition import (
     TRANSITION,

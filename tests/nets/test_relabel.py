@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.evidence import EvidenceSum
-from raysegclean.core.proposals import score_of
 from raysegclean.core.sampling import IGNORE
+from raysegclean.evidence.proposals import score_of
+from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.relabel import (
     batch_confusion,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.casescore import Kind
-from raysegclean.core.evidence import LEVELS, Evidence
-from raysegclean.core.proposals import Proposal
+from raysegclean.evidence.case_scores import Kind
+from raysegclean.evidence.proposals import Proposal
+from raysegclean.evidence.voxel_evidence import LEVELS, Evidence
 from raysegclean.voxels.packing import arrays_to_text, text_to_arrays
 
 __all__ = ["KINDS", "NATS_SCALE", "PROB_SCALE", "CaseStats", "block_stats"]

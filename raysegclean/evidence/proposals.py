@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.evidence import MAX_UNCERTAINTY, Evidence, quantise
+from raysegclean.evidence.voxel_evidence import MAX_UNCERTAINTY, Evidence, quantise
 
 __all__ = ["SCORES", "Proposal", "Score", "propose", "score_of"]
 
@@ -30,7 +30,7 @@ class Proposal:
     candidate_zyx: NDArray[np.uint8]
     """1 + the predicted channel where it differs from the given label, else 0."""
     confidence_zyx: NDArray[np.uint8]
-    """Level of the candidate's probability (`core.evidence.quantise`); 0 where the method asks
+    """Level of the candidate's probability (`evidence.voxel_evidence.quantise`); 0 where the method asks
     its voters to agree and they do not."""
     score_zyx: NDArray[np.uint8] | None
     """Level of the voxel's score (`score_of`), for methods that use one."""

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from raysegclean.core.casescore import (
+from raysegclean.core.rules import Actions, Reason
+from raysegclean.evidence.case_scores import (
     Action,
     CaseDecision,
     CaseScore,
@@ -13,8 +14,7 @@ from raysegclean.core.casescore import (
     Counts,
     Kind,
 )
-from raysegclean.core.rules import Actions, Reason
-from raysegclean.core.stats import KINDS, NATS_SCALE, CaseStats
+from raysegclean.evidence.stats import KINDS, NATS_SCALE, CaseStats
 from raysegclean.voxels.boundary import OffsetSums
 
 __all__ = ["case_actions", "case_score"]
