@@ -13,13 +13,13 @@ import numpy as np
 
 from raysegclean.config import Config, make_config
 from raysegclean.core.items import ShardTask
-from raysegclean.core.rules import TakenBack, reason_code, reason_names
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
 from raysegclean.footprint import passes_of, worker_bytes
 from raysegclean.netplan import network_notes, seam_error_of
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.plan import RunPlan
+from raysegclean.policy.apply import TakenBack, reason_code, reason_names
 from raysegclean.preparing import LATEST, prepare
 from raysegclean.stages.settling import job_from_json
 from raysegclean.store.archive import Archive

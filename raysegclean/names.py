@@ -45,9 +45,9 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "look": {
         "bias": "raysegclean.core.spatial:BiasReviser",
-        "blend": "raysegclean.core.blending:BlendReviser",
-        "corrector": "raysegclean.core.corrector:CorrectorReviser",
-        "corrector-rows": "raysegclean.core.corrector:RowsLook",
+        "blend": "raysegclean.policy.blending:BlendReviser",
+        "corrector": "raysegclean.policy.corrector:CorrectorReviser",
+        "corrector-rows": "raysegclean.policy.corrector:RowsLook",
         "features": "raysegclean.core.reservoir:FeatureLook",
         "posterior": "raysegclean.core.transition:PosteriorReviser",
         "shells": "raysegclean.core.spatial:ShellLook",

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysegclean.config import Config
-from raysegclean.core.rules import TakenBack
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Verdict
+from raysegclean.policy.apply import TakenBack
 from raysegclean.preparing import begin, gpus_needed, prepare
 from raysegclean.searching import with_searched_params
 from raysegclean.stages.gathering import gather, learning_notes, voter_notes

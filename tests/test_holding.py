@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raysegclean.core.rules import Actions, settle
 from raysegclean.dist.settle import Loaded, change_counts
 from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision, Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Verdict
+from raysegclean.policy.apply import Actions, settle
 from raysegclean.stages import holding
 from raysegclean.stages.correcting import _corrected
 from raysegclean.stages.holding import held_back, misfits, objections

@@ -2,8 +2,8 @@
 
 import pytest
 
-from raysegclean.core.rules import Reason
 from raysegclean.names import BUILT_IN, Kind, load, name_of
+from raysegclean.policy.apply import Reason
 
 PINNED: dict[Kind, str] = {
     "method": "adele combine confident cores coseg coteaching integrity multisa reweight spatial "

@@ -27,9 +27,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.robust import offset_mode, robust_sd
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.second_pass import Answer, VoterBlock
+from raysegclean.policy.robust import offset_mode, robust_sd
 from raysegclean.voxels.boundary import (
     Spacing,
     distance_halo_vox,

@@ -18,7 +18,6 @@ from math import log
 
 import numpy as np
 
-from raysegclean.core.robust import robust_sd
 from raysegclean.evidence.case_scores import (
     Action,
     CaseDecision,
@@ -26,6 +25,7 @@ from raysegclean.evidence.case_scores import (
     ClassDecision,
     ClassScore,
 )
+from raysegclean.policy.robust import robust_sd
 
 __all__ = ["Witness"]
 

@@ -13,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.items import ShardTask
-from raysegclean.core.rules import (
+from raysegclean.core.sampling import channels_of
+from raysegclean.dist.proposals import ProposalFolder, record_of
+from raysegclean.evidence.proposals import Proposal
+from raysegclean.plan import CasePlan, RunPlan
+from raysegclean.policy.apply import (
     NO_ACTIONS,
     VOTE_BIT,
     Actions,
@@ -23,10 +27,6 @@ from raysegclean.core.rules import (
     settle,
     take_back,
 )
-from raysegclean.core.sampling import channels_of
-from raysegclean.dist.proposals import ProposalFolder, record_of
-from raysegclean.evidence.proposals import Proposal
-from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store

@@ -45,7 +45,7 @@ class Action(StrEnum):
     FILL = "fill"
     """The label lacks the structure: it is taken from the networks."""
     BLEND = "blend"
-    """As replace; and the outline is drawn towards the networks' (`core.blending`)."""
+    """As replace; and the outline is drawn towards the networks' (`policy.blending`)."""
     CORRECT = "correct"
     """The voxel corrector took over."""
     REVIEW = "review"

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from raysegclean.core.rules import Actions, Reason
 from raysegclean.evidence.case_scores import (
     Action,
     CaseDecision,
@@ -15,6 +14,7 @@ from raysegclean.evidence.case_scores import (
     Kind,
 )
 from raysegclean.evidence.stats import KINDS, NATS_SCALE, CaseStats
+from raysegclean.policy.apply import Actions, Reason
 from raysegclean.voxels.boundary import OffsetSums
 
 __all__ = ["case_actions", "case_score"]

@@ -19,12 +19,12 @@ instead of those of a patch.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.adele import other_scales
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["ADELE", "AdeleParams"]
 

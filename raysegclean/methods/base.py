@@ -2,7 +2,7 @@
 
 `params` is a frozen dataclass of the method's settings, `voters` says which networks vote and how
 they are trained, `policy` turns the evidence of the whole archive into actions per case, and the
-rule (`core.rules.settle`) carries the actions out voxel by voxel. A user's own method is the same
+rule (`policy.apply.settle`) carries the actions out voxel by voxel. A user's own method is the same
 value in a module outside the package, named in the config as `method: my_package:MY_METHOD`.
 """
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raysegclean.core.facts import LabelFacts
-from raysegclean.core.rules import Actions
 from raysegclean.errors import ConfigError, RaysegcleanError, told
 from raysegclean.evidence.case_scores import CaseDecision, CaseScore
 from raysegclean.evidence.proposals import Score
@@ -20,6 +19,7 @@ from raysegclean.evidence.second_pass import Answer, Ask, Revision
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
+from raysegclean.policy.apply import Actions
 
 __all__ = [
     "EPOCHS",

@@ -27,14 +27,14 @@ from typing import Literal
 
 import numpy as np
 
-from raysegclean.core.policy import PolicyParams, decide
-from raysegclean.core.rules import Actions
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.policy.apply import Actions
+from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["CORES", "CoresParams", "sieve_score"]
 

@@ -6,15 +6,15 @@ the score is divided by the labelled voxels, so that large organs do not rank hi
 that judge a case never trained on it.
 
 Default (`alpha: null`, the noise level is not known): the peers are the voters and the policy
-finds out which cases are wrong, and how (`core.policy.decide`).
+finds out which cases are wrong, and how (`policy.default.decide`).
 """
 
 from dataclasses import dataclass
 
-from raysegclean.core.policy import PolicyParams, decide, decide_worst
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.policy.default import PolicyParams, decide, decide_worst
 
 __all__ = ["COSEG", "CosegParams"]
 

@@ -3,7 +3,7 @@
 Each network ranks the voxels of a batch by its cross-entropy and passes on those that it explains
 best, R(t) = 1 - forget x min(t / ramp, 1) of them at epoch t; its peer learns from these alone.
 What is dropped is not relabelled: Co-teaching makes voters, and the policy decides which cases are
-wrong, and how (`core.policy.decide`), under either rule.
+wrong, and how (`policy.default.decide`), under either rule.
 
 `rule: published` ranks all voxels of a batch together. Background is explained best, so small
 organs are dropped first. `rule: default` repairs that: voxels are ranked within their given class.
@@ -20,13 +20,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import Exchanges, HookContext, HookSpec, Lesson, PlainHook
 from raysegclean.nets.losses import voxel_entropy
+from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["COTEACHING", "CoteachingHook", "CoteachingParams", "without_largest"]
 

@@ -17,12 +17,12 @@ training (`nets.presence`) and thresholds are ours.
 from dataclasses import dataclass
 from typing import Literal
 
-from raysegclean.core.rules import Actions
 from raysegclean.core.witness import Witness
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.policy.apply import Actions
 
 __all__ = ["MULTISA", "MultisaParams"]
 

@@ -17,7 +17,7 @@ only from trusted cases that they do not judge. A step with weights takes two to
 as a plain one; the trial is in fp32 and without dropout.
 
 Reweighting makes voters and writes no labels: under either rule the policy decides which cases are
-wrong, and how (`core.policy.decide`). Not guaranteed: that weights are small where labels are wrong
+wrong, and how (`policy.default.decide`). Not guaranteed: that weights are small where labels are wrong
 in a way that no trusted case resembles. The public code passes trusted masks where images belong.
 """
 
@@ -27,7 +27,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.func import functional_call, grad, jvp
 
-from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
@@ -35,6 +34,7 @@ from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, Loss, PlainHook
 from raysegclean.nets.losses import segmentation_loss, voxel_entropy
 from raysegclean.nets.scales import unmoved_statistics
+from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["REWEIGHT", "ReweightHook", "ReweightParams", "averaging_one", "helpfulness"]
 

@@ -7,11 +7,11 @@ without a bias keeps the given label, where the published code replaces it by th
 `rule: shift` needs no network, and trains none: the bias of the given labels, measured against the
 trusted ones, is undone in all cases. On biased annotations this simple baseline is hard to beat.
 
-`rule: default` decides by case. What `core.policy.decide` says stands, with one addition: where the
+`rule: default` decides by case. What `policy.default.decide` says stands, with one addition: where the
 trusted cases agree on a bias, cases whose given outline lies off the prediction as far as theirs
 does are wrong in the same way, and are shifted by it. So a bias that all cases share becomes
 visible, and a case that does not share it is left alone. Where an archive is drawn in two ways, the
-bias of one of them, the policy alone says which cases share it (`core.ways`).
+bias of one of them, the policy alone says which cases share it (`policy.annotator_styles`).
 
 Not seen: outlines that lie 5 voxels of the finest axis or more apart (`boundary.OFFSET_LIMIT_VOX`)
 have no offset, so a bias of more than about 3 is measured too small; and one number per class
@@ -23,8 +23,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raysegclean.core.policy import PolicyParams, decide, two_ways
-from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.spatial import (
     LEAST_VOX,
     BiasReviser,
@@ -36,11 +34,13 @@ from raysegclean.core.spatial import (
     prediction_bias_mm,
     shell_heights,
 )
-from raysegclean.core.suspects import is_learnt, of_key
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
 from raysegclean.evidence.second_pass import Ask, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
+from raysegclean.policy.apply import Actions, Reason
+from raysegclean.policy.default import PolicyParams, decide, two_ways
+from raysegclean.policy.outlier_cases import is_learnt, of_key
 from raysegclean.voxels.boundary import fine_voxel_mm
 
 __all__ = ["SPATIAL", "SpatialParams"]

@@ -4,7 +4,7 @@ T[i, j] = P(given j | true i), per band of depth, is estimated from features and
 (`core.transition`); the label becomes the class i of largest p_i T[i, given].
 
 `rule: published` estimates T on up to `cases` cases of the archive and relabels all of them.
-`rule: default` asks first which cases are wrong (`core.policy.decide`). Cases that are off by a
+`rule: default` asks first which cases are wrong (`policy.default.decide`). Cases that are off by a
 shift are shifted; where candidates would be taken, T of the flagged cases decides in their stead.
 Of a class of which they hold too few voxels to estimate T, the candidates of the policy stay.
 
@@ -17,9 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.reservoir import FeatureLook
-from raysegclean.core.rules import NO_ACTIONS, Actions, Reason
 from raysegclean.core.transition import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
@@ -27,6 +25,8 @@ from raysegclean.evidence.second_pass import Ask, Revision
 from raysegclean.identity import digest
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.policy.apply import NO_ACTIONS, Actions, Reason
+from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["TRANSITION", "TransitionParams"]
 

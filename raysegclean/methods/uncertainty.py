@@ -4,7 +4,7 @@
 even where network and label agree: it is there for repeating the paper. `rule: safe` is its repair:
 a voxel changes only where the prediction differs from the label and the total uncertainty, which
 grows where voters contradict each other, is below delta, for any number of classes. `rule: default`
-asks the policy which cases are wrong, and how, before any voxel changes (`core.policy.decide`).
+asks the policy which cases are wrong, and how, before any voxel changes (`policy.default.decide`).
 
 `relabel_from` also relabels what the networks learn, from an epoch on (`methods.relabelling`), by
 the same delta: as published with `rule: published`, else as its repair.
@@ -16,8 +16,6 @@ from typing import Literal
 
 import numpy as np
 
-from raysegclean.core.policy import PolicyParams, decide
-from raysegclean.core.rules import Actions
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.evidence.proposals import Score
@@ -26,6 +24,8 @@ from raysegclean.evidence.voxel_evidence import LEVELS, MAX_UNCERTAINTY
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views
+from raysegclean.policy.apply import Actions
+from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
 

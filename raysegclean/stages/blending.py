@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysegclean.core.blending import BlendReviser, solve_blends
-from raysegclean.core.speaking import Speaking
-from raysegclean.core.suspects import FOREGROUND, classes_of
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore
 from raysegclean.evidence.scoring import case_actions
 from raysegclean.evidence.second_pass import Revision
 from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.policy.blending import BlendReviser, solve_blends
+from raysegclean.policy.finding_scope import Speaking
+from raysegclean.policy.outlier_cases import FOREGROUND, classes_of
 from raysegclean.stages.asking import answered
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session

@@ -11,13 +11,13 @@ from functools import reduce
 
 import numpy as np
 
-from raysegclean.core.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
-from raysegclean.core.robust import offset_mode
-from raysegclean.core.rules import Actions
 from raysegclean.evidence.case_scores import Action, CaseDecision
 from raysegclean.evidence.scoring import case_actions
 from raysegclean.evidence.second_pass import Answer, Ask, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
+from raysegclean.policy.apply import Actions
+from raysegclean.policy.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
+from raysegclean.policy.robust import offset_mode
 from raysegclean.stages.asking import answered
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from raysegclean.core.facts import BlockFacts, LabelFacts, label_facts
-from raysegclean.core.suspects import PolicyParams, is_learnt, of_key
 from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats
@@ -13,6 +12,7 @@ from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.netplan import network_notes
 from raysegclean.nets.inference import Seams
 from raysegclean.plan import RunPlan
+from raysegclean.policy.outlier_cases import PolicyParams, is_learnt, of_key
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import hook_reports

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from raysegclean.core.rules import NO_ACTIONS, Actions, TakenBack
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Verdict
+from raysegclean.policy.apply import NO_ACTIONS, Actions, TakenBack
 from raysegclean.stages.proposing import Proposals, relabel_resources
 from raysegclean.stages.session import Session
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raysegclean.core.rules import Actions, TakenBack, reason_name, reason_names
 from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.evidence.case_scores import Action, CaseDecision
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
+from raysegclean.policy.apply import Actions, TakenBack, reason_name, reason_names
 from raysegclean.stages.holding import (
     held_back,
     output_keys,

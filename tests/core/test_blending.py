@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raysegclean.core.blending import Blend, blend_halo_vox, blend_label, solve_blends
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.policy.blending import Blend, blend_halo_vox, blend_label, solve_blends
 from raysegclean.voxels.geometry import Box, Grid
 
 SHAPE = (28, 28, 28)

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.corrector import (
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.policy.corrector import (
     CorrectorBlock,
     CorrectorReviser,
     CorrectorRows,
@@ -15,8 +17,6 @@ from raysegclean.core.corrector import (
     fit_corrector,
     sample_rows,
 )
-from raysegclean.errors import ConfigError, InputError
-from raysegclean.evidence.second_pass import VoterBlock
 from raysegclean.voxels.geometry import Box, Grid
 
 SPACINGS = [None, (2.5, 0.7, 0.7)]

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.policy import (
+from raysegclean.errors import ConfigError
+from raysegclean.evidence.scoring import case_actions
+from raysegclean.policy.default import (
     NEVER,
     Action,
     CaseDecision,
@@ -19,9 +21,7 @@ from raysegclean.core.policy import (
     decide,
     decide_worst,
 )
-from raysegclean.core.suspects import excess_threshold, is_learnt
-from raysegclean.errors import ConfigError
-from raysegclean.evidence.scoring import case_actions
+from raysegclean.policy.outlier_cases import excess_threshold, is_learnt
 
 LEVELS = 16
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
-from raysegclean.core.robust import fit_mixture, offset_mode, robust_sd, thinned
+from raysegclean.policy.robust import fit_mixture, offset_mode, robust_sd, thinned
 
 finite = st.floats(-50, 50).map(lambda v: round(v, 3))
 

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.rules import (
+from raysegclean.evidence.case_scores import Kind
+from raysegclean.evidence.proposals import Proposal
+from raysegclean.policy.apply import (
     NO_ACTIONS,
     Actions,
     Reason,
@@ -14,8 +16,6 @@ from raysegclean.core.rules import (
     settle,
     take_back,
 )
-from raysegclean.evidence.case_scores import Kind
-from raysegclean.evidence.proposals import Proposal
 from raysegclean.voxels.geometry import Box, Index3
 
 SHAPE: Index3 = (8, 12, 12)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from raysegclean.core.policy import PolicyParams, decide, two_ways
 from raysegclean.core.spatial import like_trusted
-from raysegclean.core.speaking import Speaking
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
+from raysegclean.policy.default import PolicyParams, decide, two_ways
+from raysegclean.policy.finding_scope import Speaking
 
 NONE = float("nan")
 LEVELS = 64

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.rules import (
+from raysegclean.core.votes import count_votes, vote_threshold
+from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Kind
+from raysegclean.policy.apply import (
     Actions,
     Reason,
     TakenBack,
@@ -18,9 +21,6 @@ from raysegclean.core.rules import (
     take_back,
     vote_reason,
 )
-from raysegclean.core.votes import count_votes, vote_threshold
-from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Kind
 from raysegclean.voxels.geometry import Box
 
 CLASSES = 4

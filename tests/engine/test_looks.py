@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from raysegclean.config import Config
-from raysegclean.core.rules import Reason
 from raysegclean.errors import ConfigError
 from raysegclean.inspection import verify
 from raysegclean.pipeline import clean
+from raysegclean.policy.apply import Reason
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

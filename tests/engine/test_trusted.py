@@ -15,8 +15,8 @@ import pytest
 from scipy import ndimage
 
 from raysegclean.config import Config
-from raysegclean.core.rules import Reason
 from raysegclean.pipeline import clean
+from raysegclean.policy.apply import Reason
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 

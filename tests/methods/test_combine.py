@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from raysegclean.core.rules import settle
 from raysegclean.core.votes import count_votes
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, Kind
@@ -11,6 +10,7 @@ from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.methods.combine import COMBINE, CombineParams
+from raysegclean.policy.apply import settle
 from raysegclean.voxels.boundary import boundary_sums
 from raysegclean.voxels.geometry import Box
 

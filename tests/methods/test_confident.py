@@ -14,7 +14,6 @@ from raysegclean.core.confident import (
     select,
     self_sums,
 )
-from raysegclean.core.rules import settle
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.proposals import propose
@@ -22,6 +21,7 @@ from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.confident import CONFIDENT, ConfidentParams, cut_level
+from raysegclean.policy.apply import settle
 from raysegclean.voxels.geometry import Box
 
 CLASSES = 3

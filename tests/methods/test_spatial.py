@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.core.rules import Reason
 from raysegclean.core.spatial import BiasReviser, ShellLook
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
@@ -14,6 +13,7 @@ from raysegclean.evidence.second_pass import Ask
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.spatial import SPATIAL, SpatialParams
+from raysegclean.policy.apply import Reason
 
 
 def score(case: str, offset_vox: float, nats: float = 100.0) -> CaseScore:

@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.core.policy import PolicyParams, decide
 from raysegclean.core.reservoir import FeatureLook
-from raysegclean.core.rules import Actions, Reason
 from raysegclean.core.transition import PosteriorReviser
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassDecision, ClassScore, Kind
@@ -20,6 +18,8 @@ from raysegclean.methods.transition import (
     TransitionParams,
     _relabelled,
 )
+from raysegclean.policy.apply import Actions, Reason
+from raysegclean.policy.default import PolicyParams, decide
 
 T = np.array([[0.9, 0.1], [0.3, 0.7]])
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysegclean.core.robust import Values, fit_mixture
-from raysegclean.core.suspects import (
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.policy.outlier_cases import (
     FOREGROUND,
     LEAST_SHIFT_VOX,
     Flags,
@@ -26,7 +26,7 @@ from raysegclean.core.suspects import (
     of_key,
     offsets_of,
 )
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.policy.robust import Values, fit_mixture
 
 __all__ = ["SecondWay", "second_ways"]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysegclean.core.robust import Values
-from raysegclean.core.suspects import Flags, PolicyParams
 from raysegclean.evidence.case_scores import ClassScore
+from raysegclean.policy.outlier_cases import Flags, PolicyParams
+from raysegclean.policy.robust import Values
 
 __all__ = ["elsewhere", "forgotten"]
 

@@ -18,11 +18,21 @@ from math import ceil, isfinite
 
 import numpy as np
 
-from raysegclean.core.missing import elsewhere, forgotten
-from raysegclean.core.robust import Values
-from raysegclean.core.rough import rough_groups
-from raysegclean.core.speaking import Speaking
-from raysegclean.core.suspects import (
+from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import (
+    NEVER,
+    Action,
+    CaseDecision,
+    CaseScore,
+    ClassDecision,
+    ClassScore,
+    Kind,
+)
+from raysegclean.policy.annotator_styles import SecondWay, second_ways
+from raysegclean.policy.contour_roughness import rough_groups
+from raysegclean.policy.finding_scope import Speaking
+from raysegclean.policy.omitted import elsewhere, forgotten
+from raysegclean.policy.outlier_cases import (
     CORRUPTION,
     FOREGROUND,
     ROUGHNESS,
@@ -36,17 +46,7 @@ from raysegclean.core.suspects import (
     is_learnt,
     of_key,
 )
-from raysegclean.core.ways import SecondWay, second_ways
-from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import (
-    NEVER,
-    Action,
-    CaseDecision,
-    CaseScore,
-    ClassDecision,
-    ClassScore,
-    Kind,
-)
+from raysegclean.policy.robust import Values
 
 __all__ = [
     "NEVER",
@@ -71,13 +71,13 @@ def decide(
 ) -> dict[str, CaseDecision]:
     """Return the decision of the default policy for every case.
 
-    (a) Of two ways of drawing the wrong one is moved onto the other (`core.ways`). (b) Cases that
-    are rough (`core.rough`), or form a noisy group by their rate of candidates or by corruption
+    (a) Of two ways of drawing the wrong one is moved onto the other (`policy.annotator_styles`). (b) Cases that
+    are rough (`policy.contour_roughness`), or form a noisy group by their rate of candidates or by corruption
     score, take the candidates that the group has in excess of the clean cases
-    (`suspects.excess_threshold`), and are open to `core.blending`. (c) Where the boundary of the
+    (`suspects.excess_threshold`), and are open to `policy.blending`. (c) Where the boundary of the
     foreground, or of one class, lies off the archive's central offset by more than max(floor, sds x
     robust sd), it is shifted back, unless the outline is rough. (d) A class that the label lacks,
-    and the networks see at its usual size, is taken from them (`core.missing`). (e) One that
+    and the networks see at its usual size, is taken from them (`policy.omitted`). (e) One that
     it has nothing of near where they see it goes to a person. (f) All others are kept.
     A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its
     cases go to a person. Where they have learnt no more than half of the classes, no candidate is
@@ -110,7 +110,7 @@ def decide(
 def two_ways(
     scores: Sequence[CaseScore], params: PolicyParams, trusted: Sequence[CaseScore] = ()
 ) -> dict[int, SecondWay]:
-    """Return, for each class that is drawn in two ways, the wrong one (`core.ways`).
+    """Return, for each class that is drawn in two ways, the wrong one (`policy.annotator_styles`).
 
     Cases that lack a class, or are rough, were not drawn in one of two ways.
     """

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysegclean.core.robust import Values
-from raysegclean.core.suspects import FOREGROUND, Flags, classes_of, of_key
 from raysegclean.evidence.case_scores import CaseScore
+from raysegclean.policy.outlier_cases import FOREGROUND, Flags, classes_of, of_key
+from raysegclean.policy.robust import Values
 
 __all__ = ["Speaking"]
 

@@ -5,7 +5,7 @@ by from voxel to voxel is therefore mostly the label's own, and says more surely
 count of candidates whether it was drawn like the others: outlines that wander, were clicked with a
 few points or were cut off are rough, hard cases are not. An outline that is wider or narrower as a
 whole is as rough as before, so these cases are looked for first, and take no part in the search for
-two ways of drawing (`core.ways`).
+two ways of drawing (`policy.annotator_styles`).
 
 Not guaranteed: that rough is wrong. Where some cases have a finer outline than the rest, by a hand
 or an image of its own, and the networks do not follow it, they look the same.
@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysegclean.core.robust import Values
-from raysegclean.core.suspects import (
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.policy.outlier_cases import (
     FOREGROUND,
     ROUGHNESS,
     Group,
@@ -26,7 +26,7 @@ from raysegclean.core.suspects import (
     of_key,
     upper_group,
 )
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.policy.robust import Values
 
 __all__ = ["rough_groups"]
 

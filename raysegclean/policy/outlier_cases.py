@@ -1,6 +1,6 @@
 """Which cases stand out from the archive, by which evidence: a pure function of their scores.
 
-Beside roughness (`core.rough`), three kinds of evidence, from the strongest to the weakest:
+Beside roughness (`policy.contour_roughness`), three kinds of evidence, from the strongest to the weakest:
 
 - the mean offset of the boundary against the archive's central offset;
 - the rate of candidates of one kind (added, removed) per voxel of boundary: an outline that was
@@ -21,9 +21,9 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.robust import Values, fit_mixture, offset_mode, robust_sd, thinned
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
+from raysegclean.policy.robust import Values, fit_mixture, offset_mode, robust_sd, thinned
 
 __all__ = [
     "CORRUPTION",
@@ -101,7 +101,7 @@ class PolicyParams:
     min_shifted: float = 0.05
     """When a smaller share of the cases is off, that is no way of drawing but a few odd cases."""
     min_way_separation: float = 3.5
-    """Ashman's D from which two heaps of offsets are two ways of drawing (`core.ways`)."""
+    """Ashman's D from which two heaps of offsets are two ways of drawing (`policy.annotator_styles`)."""
     min_way_share: float = 0.3
     """Share of the cases that each heap must hold; fewer are cases that are off."""
     min_way_misfit: float = 0.75

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.suspects import of_key
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.policy.outlier_cases import of_key
 from raysegclean.voxels.boundary import (
     OFFSET_LIMIT_VOX,
     Spacing,
