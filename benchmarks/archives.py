@@ -12,12 +12,12 @@ import numpy as np
 from cells import LABEL, NIFTI, SCOREBOARD, TRUTH, ingest
 from grid import DATA, PHANTOM, TRUSTED, Scenario
 
-from raysegclean.core.noise import NOISES
 from raysegclean.errors import MissingObject, RaysegcleanError
+from raysegclean.simulate.noise import NOISES
+from raysegclean.simulate.noisy_archive import load_simulated, simulate
+from raysegclean.simulate.phantom_archive import write_phantom_archive
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import load_index
-from raysegclean.store.phantom import write_phantom_archive
-from raysegclean.store.simulate import load_simulated, simulate
 
 __all__ = ["EXPERT", "MAJORITY", "Unavailable", "noisy_cases", "open_archive", "trusted_cases"]
 

@@ -302,8 +302,8 @@ def _simulate_arguments(parser: Parser) -> None:
 
 def _simulate(options: Options) -> int:
     from raysegclean.config import parse_params
+    from raysegclean.simulate.noisy_archive import simulate
     from raysegclean.store.archive import Archive
-    from raysegclean.store.simulate import simulate
 
     report = simulate(
         Archive.open(options.source),

@@ -11,9 +11,9 @@ import pytest
 
 from raysegclean.check import CheckReport, check, save_findings
 from raysegclean.cli import main
-from raysegclean.core.noise import case_rng, corrupt
-from raysegclean.core.phantom import phantom_case
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.simulate.noise import case_rng, corrupt
+from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case
 
 SHAPE, SPACING = (20, 64, 64), (3.0, 2.0, 2.0)

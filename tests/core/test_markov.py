@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raysegclean.core.markov import face_neighbours, markov
-from raysegclean.core.noise import bias, case_rng
+from raysegclean.simulate.markov import face_neighbours, markov
+from raysegclean.simulate.noise import bias, case_rng
 
 REPEATS = 16
 Y, X = np.mgrid[:256, :256].astype(float)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.metrics import dice
-from raysegclean.core.noise import (
+from raysegclean.errors import ConfigError
+from raysegclean.simulate.noise import (
     NOISES,
     bias,
     boundary,
@@ -21,7 +22,6 @@ from raysegclean.core.noise import (
     smooth,
     swap,
 )
-from raysegclean.errors import ConfigError
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 KEEPS_CLASSES = ("boundary", "bias", "markov", "polygon", "smooth", "shift")

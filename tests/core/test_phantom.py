@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from raysegclean.core import phantom
-from raysegclean.core.phantom import PHANTOM_CLASSES, phantom_case
 from raysegclean.errors import ConfigError
+from raysegclean.simulate import phantom
+from raysegclean.simulate.phantom import PHANTOM_CLASSES, phantom_case
 
 SHAPE = (24, 64, 64)
 SPACING = (2.5, 1.5, 1.5)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raysegclean.core.noise import corrupt
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
 from raysegclean.policy.contour_roughness import rough_groups
 from raysegclean.policy.default import PolicyParams, decide, two_ways
+from raysegclean.simulate.noise import corrupt
 from raysegclean.voxels.boundary import boundary_sums
 from raysegclean.voxels.geometry import Box
 

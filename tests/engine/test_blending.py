@@ -8,9 +8,9 @@ import pytest
 from scipy import ndimage
 
 from raysegclean.config import Config
-from raysegclean.core.noise import case_rng, corrupt
 from raysegclean.pipeline import clean
 from raysegclean.policy.apply import Reason
+from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 

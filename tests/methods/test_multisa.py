@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.noise import corrupt
-from raysegclean.core.phantom import phantom_case
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
 from raysegclean.evidence.stats import CaseStats
@@ -14,6 +12,8 @@ from raysegclean.methods.multisa import MULTISA, MultisaParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.training import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.simulate.noise import corrupt
+from raysegclean.simulate.phantom import phantom_case
 
 torch.set_num_threads(1)
 

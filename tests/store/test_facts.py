@@ -5,7 +5,7 @@ import pytest
 
 import raysegclean.store.facts as module
 from raysegclean.core.facts import label_facts
-from raysegclean.core.phantom import phantom_case
+from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.facts import about_case, collect_facts
 from raysegclean.store.index import load_index

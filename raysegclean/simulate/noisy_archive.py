@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from raysegclean.core.metrics import dice
-from raysegclean.core.noise import case_rng, choose_cases, corrupt
 from raysegclean.errors import CaseError, ConfigError, MissingObject
+from raysegclean.simulate.noise import case_rng, choose_cases, corrupt
 from raysegclean.store.archive import Archive, as_label, write_case
 from raysegclean.store.each import for_each_case
 from raysegclean.store.index import load_index, source_versions
@@ -74,7 +74,7 @@ def simulate(
 ) -> SimulateReport:
     """Copy the cases of `src` (default: all) and corrupt `label` in a fraction of them.
 
-    `noise` and `params` are those of `core.noise.corrupt`. Images, other given labels, spacing,
+    `noise` and `params` are those of `simulate.noise.corrupt`. Images, other given labels, spacing,
     affine, patient, site and annotator are kept; labels made by runs are not copied. Raises
     ConfigError for an impossible noise or target, InputError when there is no case at all,
     UnfitEnvironment when nothing can be written.

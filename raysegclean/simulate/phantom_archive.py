@@ -1,11 +1,11 @@
-"""Archives of phantoms (`core.phantom`), of any number and size, for demos and scale tests."""
+"""Archives of phantoms (`simulate.phantom`), of any number and size, for demos and scale tests."""
 
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from raysegclean.core.phantom import phantom_case
 from raysegclean.errors import CaseError, ConfigError
+from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.each import for_each_case
 from raysegclean.store.index import load_index

@@ -6,7 +6,7 @@ and 3D, any number of classes and any integer dtype, which is kept:
 - `boundary`: a case is eroded or dilated by a random amount (Co-Seg Type I, Huang et al. 2021;
   "DE" of Spatial Correction, Yao et al. 2023);
 - `bias`: the same over- or under-segmentation for every case (a stand-in for Co-Seg Type II);
-- `markov`: outlines wander off, biased and rough (J1, J2 of Spatial Correction; `core.markov`);
+- `markov`: outlines wander off, biased and rough (J1, J2 of Spatial Correction; `simulate.markov`);
 - `polygon`: outlines become polygons of a few vertices (Redekop & Chernyavskiy 2021);
 - `smooth`: outlines keep their lowest Fourier descriptors (same source);
 - `drop`: a structure is missing;
@@ -31,9 +31,9 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.markov import markov
-from raysegclean.core.outlines import polygon, smooth
 from raysegclean.errors import ConfigError
+from raysegclean.simulate.contours import polygon, smooth
+from raysegclean.simulate.markov import markov
 from raysegclean.voxels.boxes import IntLabel, class_boxes, united
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.surface import Spacing
