@@ -20,11 +20,11 @@ from grid import REVISION
 from numpy.typing import NDArray
 
 from raysegclean.dist.proposals import ProposalFolder
+from raysegclean.evaluate.score import ScoreRow, score_labels
 from raysegclean.plan import RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.ingest import ingest_nifti
 from raysegclean.store.run import RunFolder
-from raysegclean.store.score import ScoreRow, score_labels
 from raysegclean.voxels.boundary import shift_label, signed_distance
 from raysegclean.voxels.geometry import Box
 

@@ -22,6 +22,7 @@ from raysegclean.dist.cluster import connect
 from raysegclean.dist.predict import Predictor, VoteJob
 from raysegclean.dist.train import train_group
 from raysegclean.dist.trainings import TrainJob
+from raysegclean.evaluate.score import score_labels
 from raysegclean.identity import digest
 from raysegclean.methods.base import Voters
 from raysegclean.nets.hooks import PLAIN_HOOK
@@ -29,7 +30,6 @@ from raysegclean.plan import RunPlan
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import build_index
-from raysegclean.store.score import score_labels
 from raysegclean.voxels.geometry import Box
 
 __all__ = ["held_out", "held_out_path"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from raysegclean.core.bootstrap import Interval, paired_bootstrap
-from raysegclean.core.metrics import CleanSummary, clean_summary, error_removed
+from raysegclean.evaluate.metrics import CleanSummary, clean_summary, error_removed
 
 __all__ = [
     "Row",

@@ -36,10 +36,10 @@ from cells import (
 from grid import TRAIN
 from results import write_page
 
+from raysegclean.evaluate.score import score_archive
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
-from raysegclean.store.score import score_archive
 
 __all__ = ["main"]
 

@@ -17,7 +17,7 @@ from measures import (
     told,
 )
 
-from raysegclean.core.metrics import recovered_share
+from raysegclean.evaluate.metrics import recovered_share
 
 __all__ = ["write_page"]
 

@@ -43,6 +43,7 @@ from raysegclean.check import check
 from raysegclean.config import Config, make_config
 from raysegclean.dist.cluster import connect
 from raysegclean.errors import ConfigError
+from raysegclean.evaluate.score import score_archive
 from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.pipeline import clean
@@ -51,7 +52,6 @@ from raysegclean.stages.training import train
 from raysegclean.store.archive import Archive
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
-from raysegclean.store.score import score_archive
 
 __all__ = ["Key", "clean_here", "config_of", "label_of", "measure", "suspicions"]
 

@@ -433,8 +433,8 @@ def _score_arguments(parser: Parser) -> None:
 
 
 def _score(options: Options) -> int:
+    from raysegclean.evaluate.score import score_archive
     from raysegclean.store.archive import Archive
-    from raysegclean.store.score import score_archive
 
     archive = Archive.open(options.archive)
     return _show(options, score_archive(archive, options.label, options.truth, given=options.given))

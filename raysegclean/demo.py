@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from raysegclean.errors import RaysegcleanError
+from raysegclean.evaluate.score import ScoreRow, score_archive
 from raysegclean.report.contours import Panel, draw_panels, most_changed_slice
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
 from raysegclean.simulate.phantom import PHANTOM_CLASSES
 from raysegclean.simulate.phantom_archive import write_phantom_archive
 from raysegclean.store.archive import Archive
-from raysegclean.store.score import ScoreRow, score_archive
 
 __all__ = ["DemoReport", "prepare_archive", "run_demo"]
 

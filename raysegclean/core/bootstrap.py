@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raysegclean.core.metrics import error_removed
 from raysegclean.errors import InputError
+from raysegclean.evaluate.metrics import error_removed
 
 __all__ = ["Interval", "difference", "paired_bootstrap"]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.core.metrics import dice
 from raysegclean.errors import CaseError, ConfigError, MissingObject
+from raysegclean.evaluate.metrics import dice
 from raysegclean.simulate.noise import case_rng, choose_cases, corrupt
 from raysegclean.store.archive import Archive, as_label, write_case
 from raysegclean.store.each import for_each_case

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.core.bootstrap import difference, paired_bootstrap
-from raysegclean.core.metrics import (
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.evaluate.metrics import (
     Changes,
     Overlap,
     changes,
@@ -20,8 +21,7 @@ from raysegclean.core.metrics import (
     overlaps,
     recovered_share,
 )
-from raysegclean.core.truth import truth_scores
-from raysegclean.errors import ConfigError, InputError
+from raysegclean.evaluate.reference import truth_scores
 from raysegclean.voxels.boxes import bounding_box, class_boxes
 from raysegclean.voxels.geometry import Box
 

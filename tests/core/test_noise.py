@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.metrics import dice
 from raysegclean.errors import ConfigError
+from raysegclean.evaluate.metrics import dice
 from raysegclean.simulate.noise import (
     NOISES,
     bias,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.metrics import hd95_mm, nsd
+from raysegclean.evaluate.metrics import hd95_mm, nsd
 from raysegclean.voxels.surface import surface_distances
 
 SPACING = (3.0, 1.0, 0.7)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from raysegclean.config import make_config
+from raysegclean.evaluate.score import score_archive
 from raysegclean.pipeline import clean
 from raysegclean.simulate.noisy_archive import simulate
 from raysegclean.store.archive import Archive
 from raysegclean.store.export import export_nifti
 from raysegclean.store.ingest import ingest_nifti
-from raysegclean.store.score import score_archive
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("RAYSEGCLEAN_DATA", ROOT.parent / "shared" / "data"))

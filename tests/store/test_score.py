@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from raysegclean.core.metrics import changes, dice, hd95_mm, nsd
 from raysegclean.errors import InputError
+from raysegclean.evaluate.metrics import changes, dice, hd95_mm, nsd
+from raysegclean.evaluate.score import score_archive, score_labels, summarise
 from raysegclean.store.archive import Archive, write_case
-from raysegclean.store.score import score_archive, score_labels, summarise
 
 SHAPE, SPACING = (6, 16, 16), (3.0, 1.0, 1.0)
 

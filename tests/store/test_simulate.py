@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from raysegclean.core.metrics import dice
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.evaluate.metrics import dice
+from raysegclean.evaluate.score import score_archive
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
 from raysegclean.simulate.phantom_archive import write_phantom_archive
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.arrays import Volume
 from raysegclean.store.index import load_index
-from raysegclean.store.score import score_archive
 
 SHAPE, SPACING = (8, 32, 32), (5.0, 2.0, 2.0)
 AFFINE = np.diag([-2.0, 2.0, 5.0, 1.0])

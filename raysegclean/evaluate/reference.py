@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysegclean.core.metrics import Overlap, class_masks
+from raysegclean.evaluate.metrics import Overlap, class_masks
 from raysegclean.voxels.boxes import IntLabel
 from raysegclean.voxels.surface import Spacing, surface_distances
 
@@ -14,7 +14,7 @@ __all__ = ["TruthScore", "truth_scores"]
 
 @dataclass(frozen=True)
 class TruthScore:
-    """How well one class of one case matches the truth (definitions: `core.metrics`)."""
+    """How well one class of one case matches the truth (definitions: `evaluate.metrics`)."""
 
     label_value: int
     label_voxels: int

@@ -1,6 +1,6 @@
 """Scores of one label of an archive against another, per case and class.
 
-The measures are those of `core.metrics`; this module only reads, in parallel, and puts them into
+The measures are those of `evaluate.metrics`; this module only reads, in parallel, and puts them into
 rows that are plain JSON. With the given label at hand the rows also say what the cleaning did.
 Memory is that of the labels of two cases.
 """
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.core.metrics import Changes, changes, dice
-from raysegclean.core.truth import TruthScore, truth_scores
 from raysegclean.errors import CaseError
+from raysegclean.evaluate.metrics import Changes, changes, dice
+from raysegclean.evaluate.reference import TruthScore, truth_scores
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
 from raysegclean.voxels.boxes import IntLabel
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ChangeScore:
-    """What a cleaning did to one class of one case (definitions: `core.metrics`)."""
+    """What a cleaning did to one class of one case (definitions: `evaluate.metrics`)."""
 
     dice_given: float
     """Dice of the given label to the truth."""
