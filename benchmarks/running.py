@@ -39,7 +39,6 @@ from grid import (
     owner,
 )
 
-from raysegclean.check import check
 from raysegclean.config import Config, make_config
 from raysegclean.dist.cluster import connect
 from raysegclean.errors import ConfigError
@@ -48,6 +47,7 @@ from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.pipeline import clean
 from raysegclean.preparing import begin, prepare
+from raysegclean.qc.check import check
 from raysegclean.stages.training import train
 from raysegclean.store.archive import Archive
 from raysegclean.store.lock import RunLock

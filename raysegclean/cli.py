@@ -332,7 +332,7 @@ def _check_arguments(parser: Parser) -> None:
 
 
 def _check(options: Options) -> int:
-    from raysegclean.check import check, check_table_name, save_findings
+    from raysegclean.qc.check import check, check_table_name, save_findings
 
     if options.out is not None:
         check_table_name(options.out)

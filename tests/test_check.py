@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raysegclean.check import CheckReport, check, save_findings
 from raysegclean.cli import main
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.qc.check import CheckReport, check, save_findings
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from raysegclean.core.facts import BlockFacts
 from raysegclean.core.items import ShardTask
 from raysegclean.core.votes import count_votes
 from raysegclean.dist.predict import Channels, Reader, VoteJob
@@ -15,8 +14,9 @@ from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.dist.propose import Proposed, labels_of, offset_fields
 from raysegclean.evidence.stats import block_stats
 from raysegclean.plan import CasePlan
+from raysegclean.qc.collect import read_affine, read_block_facts
+from raysegclean.qc.label_statistics import BlockFacts
 from raysegclean.store.archive import Archive
-from raysegclean.store.facts import read_affine, read_block_facts
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Box
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from raysegclean.core.facts import LabelFacts
 from raysegclean.errors import ConfigError, RaysegcleanError, told
 from raysegclean.evidence.case_scores import CaseDecision, CaseScore
 from raysegclean.evidence.proposals import Score
@@ -20,6 +19,7 @@ from raysegclean.evidence.stats import CaseStats
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.policy.apply import Actions
+from raysegclean.qc.label_statistics import LabelFacts
 
 __all__ = [
     "EPOCHS",
@@ -58,7 +58,7 @@ class Voters:
     labels: tuple[str, ...] = ()
     """Labels of the archive that vote in place of networks; then `members` is 0."""
     facts: bool = False
-    """Whether the facts of the given labels are wanted (`core.facts`); then `members` is 0."""
+    """Whether the facts of the given labels are wanted (`qc.label_statistics`); then `members` is 0."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Integrity: no network, no change; cases that break the archive's own rules go to a person.
 
-The checks are those of `raysegclean check` (`core.integrity`), run on the cluster. The label that
+The checks are those of `raysegclean check` (`qc.integrity`), run on the cluster. The label that
 is published equals the given one; `cases.parquet` says which classes of which cases to look at,
 and why. Real archives hold gross errors (a heart in the abdomen, sides swapped, a level left out)
 that no learned method models, and that this finds at the cost of reading the archive once.
 """
 
-from raysegclean.core.findings import Finding, IntegrityParams
-from raysegclean.core.integrity import examine
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.qc.findings import Finding, IntegrityParams
+from raysegclean.qc.integrity import examine
 
 __all__ = ["INTEGRITY"]
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raysegclean.core.facts import BlockFacts, LabelFacts, label_facts
 from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats
@@ -13,10 +12,11 @@ from raysegclean.netplan import network_notes
 from raysegclean.nets.inference import Seams
 from raysegclean.plan import RunPlan
 from raysegclean.policy.outlier_cases import PolicyParams, is_learnt, of_key
+from raysegclean.qc.collect import about_case
+from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, label_facts
 from raysegclean.stages.proposing import Proposals
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import hook_reports
-from raysegclean.store.facts import about_case
 from raysegclean.voxels.boundary import OffsetSums
 
 __all__ = ["StatsByCase", "case_offsets", "gather", "learning_notes", "voter_notes"]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raysegclean.core.facts import BlockFacts, LabelFacts, block_facts, label_facts
 from raysegclean.evidence.cases import Intensity
+from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, block_facts, label_facts
 from raysegclean.voxels.geometry import Box, Grid
 
 INTENSITY = Intensity(-1000.0, -900.0, 900.0, 1000.0, 10.0, 100.0)

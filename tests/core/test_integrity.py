@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.anatomy import Frame, orientation
-from raysegclean.core.facts import LabelFacts, block_facts, label_facts
-from raysegclean.core.findings import Feature, IntegrityParams
-from raysegclean.core.integrity import examine
-from raysegclean.core.oddities import nanmedian
 from raysegclean.evidence.cases import Intensity
+from raysegclean.qc.features import nanmedian
+from raysegclean.qc.findings import Feature, IntegrityParams
+from raysegclean.qc.integrity import examine
+from raysegclean.qc.label_statistics import LabelFacts, block_facts, label_facts
+from raysegclean.qc.orientation import Frame, orientation
 from raysegclean.voxels.geometry import Box
 
 SHAPE = (16, 40, 40)

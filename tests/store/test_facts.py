@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import raysegclean.store.facts as module
-from raysegclean.core.facts import label_facts
+import raysegclean.qc.collect as module
+from raysegclean.qc.collect import about_case, collect_facts
+from raysegclean.qc.label_statistics import label_facts
 from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case
-from raysegclean.store.facts import about_case, collect_facts
 from raysegclean.store.index import load_index
 
 SHAPE, SPACING = (12, 70, 66), (3.0, 2.0, 1.5)

@@ -1,7 +1,7 @@
 """Check an archive without any network: what cannot be used, and what looks wrong.
 
-The facts of every case are collected in one pass (`store.facts`) and judged together
-(`core.integrity`). Findings are ranked: grave ones first, then by how far from usual they are. A
+The facts of every case are collected in one pass (`qc.collect`) and judged together
+(`qc.integrity`). Findings are ranked: grave ones first, then by how far from usual they are. A
 case that cannot be read is itself a finding and never stops the others.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysegclean.core.facts import LabelFacts
-from raysegclean.core.findings import Finding, ranked
-from raysegclean.core.integrity import examine
 from raysegclean.errors import ConfigError
+from raysegclean.qc.collect import collect_facts
+from raysegclean.qc.findings import Finding, ranked
+from raysegclean.qc.integrity import examine
+from raysegclean.qc.label_statistics import LabelFacts
 from raysegclean.render import as_text
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
-from raysegclean.store.facts import collect_facts
 from raysegclean.store.index import load_index
 from raysegclean.store.objects import Store
 

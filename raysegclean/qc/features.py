@@ -12,9 +12,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.anatomy import Frame
-from raysegclean.core.facts import ClassFacts, LabelFacts
-from raysegclean.core.findings import Feature, Finding, IntegrityParams
+from raysegclean.qc.findings import Feature, Finding, IntegrityParams
+from raysegclean.qc.label_statistics import ClassFacts, LabelFacts
+from raysegclean.qc.orientation import Frame
 
 __all__ = ["ArchiveFacts", "box_words", "class_findings", "nanmedian"]
 

@@ -2,7 +2,7 @@
 
 Two kinds of rules. Exact ones: the label's values against the archive's, geometry against the
 affine, empty labels, slices that were skipped, cases that occur twice. And robust ones: what a case
-has otherwise than the archive (`core.oddities`), and pairs of classes in the wrong order. Nothing
+has otherwise than the archive (`qc.features`), and pairs of classes in the wrong order. Nothing
 is known here of anatomy; the archive itself says what is usual, so an error that most cases share
 is not seen.
 """
@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysegclean.core.anatomy import orientation, spacing_of_affine
-from raysegclean.core.facts import LabelFacts
-from raysegclean.core.findings import Finding, IntegrityParams, ranked
-from raysegclean.core.oddities import (
+from raysegclean.qc.features import (
     ArchiveFacts,
     box_words,
     class_findings,
     nanmedian,
 )
+from raysegclean.qc.findings import Finding, IntegrityParams, ranked
+from raysegclean.qc.label_statistics import LabelFacts
+from raysegclean.qc.orientation import orientation, spacing_of_affine
 
 __all__ = ["Examination", "examine"]
 

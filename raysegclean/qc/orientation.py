@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.facts import LabelFacts
+from raysegclean.qc.label_statistics import LabelFacts
 
 __all__ = ["Frame", "orientation", "spacing_of_affine"]
 

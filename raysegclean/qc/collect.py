@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from raysegclean.core.facts import BlockFacts, LabelFacts, block_facts, label_facts
 from raysegclean.evidence.cases import Intensity
+from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, block_facts, label_facts
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.voxels.geometry import Box, Grid, Index3
