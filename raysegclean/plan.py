@@ -17,14 +17,14 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from raysegclean.config import Config
-from raysegclean.core.normalise import Normaliser, plan_normaliser
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo, Intensity
 from raysegclean.identity import digest
 from raysegclean.methods.base import EPOCHS, Voters
 from raysegclean.netplan import Lent, plan_network
 from raysegclean.nets.inference import Tiling
-from raysegclean.nets.training import TrainConfig
+from raysegclean.nets.normalise import Normaliser, plan_normaliser
+from raysegclean.nets.trainer import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx

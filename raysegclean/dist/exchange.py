@@ -14,7 +14,7 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from raysegclean.errors import ConfigError
-from raysegclean.nets.training import Batch
+from raysegclean.nets.trainer import Batch
 
 __all__ = ["MeshExchange", "MeshReplicas", "PeerMesh"]
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysegclean.core.sampling import IGNORE, channels_of
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
 from raysegclean.nets.numerics import fix_numerics, numeric_class, usable_gpu
+from raysegclean.nets.sampling import IGNORE, channels_of
 from raysegclean.nets.torchscript import Script, ScriptVoter
 from raysegclean.nets.views import ViewsVoter
 from raysegclean.nets.voters import (

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.core.items import ShardTask
-from raysegclean.core.sampling import channels_of
 from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.evidence.proposals import Proposal
+from raysegclean.nets.sampling import channels_of
 from raysegclean.plan import CasePlan, RunPlan
 from raysegclean.policy.apply import (
     NO_ACTIONS,

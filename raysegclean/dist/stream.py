@@ -1,6 +1,6 @@
 """The training feed: patches cut anywhere on the cluster, in the order of the steps.
 
-What comes at a step is a pure function of (seed, step), see `core.sampling`; how it gets there is
+What comes at a step is a pure function of (seed, step), see `nets.sampling`; how it gets there is
 not. A Ray Data source emits one read task per few steps; the task cuts the patches where it runs
 and only finished patches of one fixed shape travel. So reading scales apart from training, and a
 resumed training starts at any step with exactly the patches it would have had. All data-parallel
@@ -27,8 +27,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from ray.data.extensions import ArrowTensorArray
 
-from raysegclean.core.normalise import Normaliser
-from raysegclean.core.sampling import (
+from raysegclean.dist.cluster import data_rules, node_memory_bytes
+from raysegclean.errors import InputError, MissingObject
+from raysegclean.evidence.cases import Intensity
+from raysegclean.nets.normalise import Normaliser
+from raysegclean.nets.sampling import (
     IGNORE,
     PatchDraw,
     SamplingTable,
@@ -39,9 +42,6 @@ from raysegclean.core.sampling import (
     place_patch,
     present_channels,
 )
-from raysegclean.dist.cluster import data_rules, node_memory_bytes
-from raysegclean.errors import InputError, MissingObject
-from raysegclean.evidence.cases import Intensity
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.voxels.geometry import Box, Index3

@@ -26,7 +26,6 @@ from ray.train.backend import BackendConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from raysegclean.core.sampling import build_table
 from raysegclean.dist.cluster import can_grow, cluster_share
 from raysegclean.dist.progress import Fault, Progress, progress_line, start_board
 from raysegclean.dist.stream import LabelView, PatchSource
@@ -41,7 +40,8 @@ from raysegclean.dist.trainings import (
 )
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError, RunOver
 from raysegclean.evidence.cases import CaseInfo
-from raysegclean.nets.training import TrainingDiverged, member_seed
+from raysegclean.nets.sampling import build_table
+from raysegclean.nets.trainer import TrainingDiverged, member_seed
 from raysegclean.store.lock import check_epoch
 from raysegclean.store.objects import Store
 

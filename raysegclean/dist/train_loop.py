@@ -7,7 +7,7 @@ killed worker, a killed driver and a lost node are one code path, on files and o
 and a training may go on with its networks in one process that began with them in two ranks.
 
 Guaranteed on CPU: the weights of an interrupted training are those of an undisturbed one, bit for
-bit (see `nets.training`); each data-parallel rank gets back the memory of its own hooks.
+bit (see `nets.trainer`); each data-parallel rank gets back the memory of its own hooks.
 """
 
 import os
@@ -30,7 +30,7 @@ from raysegclean.dist.progress import Fault, Progress
 from raysegclean.dist.stream import PatchSource, Rows, stream_rows
 from raysegclean.errors import ConfigError, InputError, RunOver
 from raysegclean.nets.numerics import fix_numerics, usable_gpu
-from raysegclean.nets.training import (
+from raysegclean.nets.trainer import (
     Batch,
     LocalExchange,
     Place,

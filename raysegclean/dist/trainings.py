@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raysegclean.core.normalise import Normaliser
 from raysegclean.dist.cluster import can_grow, cluster_share
 from raysegclean.dist.train_loop import common_step
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
-from raysegclean.nets.training import TrainConfig
+from raysegclean.nets.normalise import Normaliser
+from raysegclean.nets.trainer import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Index3

@@ -20,12 +20,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import Exchanges, HookContext, HookSpec, Lesson, PlainHook
 from raysegclean.nets.losses import voxel_entropy
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["COTEACHING", "CoteachingHook", "CoteachingParams", "without_largest"]

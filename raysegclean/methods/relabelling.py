@@ -20,12 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
 from raysegclean.nets.networks import begin, deepen, has_dropout
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import unmoved_statistics
 
 __all__ = ["RelabelHook", "relabelled", "start_epoch"]

@@ -27,12 +27,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.func import functional_call, grad, jvp
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, Loss, PlainHook
 from raysegclean.nets.losses import segmentation_loss, voxel_entropy
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import unmoved_statistics
 from raysegclean.policy.default import PolicyParams, decide
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
 from raysegclean.nets.relabel import masked_mean, passes_sieve
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import at_scales, disturbed
 
 __all__ = ["CoresHook"]

@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.core.sampling import pad_to_box
 from raysegclean.errors import ConfigError
+from raysegclean.nets.sampling import pad_to_box
 from raysegclean.nets.voters import Voter
 from raysegclean.voxels.geometry import Box, Grid, Index3
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from raysegclean.core.sampling import IGNORE
+from raysegclean.nets.sampling import IGNORE
 
 __all__ = [
     "LOSSES",

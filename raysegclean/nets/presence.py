@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
+from raysegclean.nets.sampling import IGNORE
 
 __all__ = ["PresenceHook", "presence_loss"]
 

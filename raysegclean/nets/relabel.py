@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.nets.batch import Batch
+from raysegclean.nets.sampling import IGNORE
 
 __all__ = ["batch_confusion", "corrected", "masked_mean", "passes_sieve", "present_classes"]
 

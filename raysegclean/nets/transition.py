@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from raysegclean.core.reservoir import BAND_EDGES_MM, depth_bands
-from raysegclean.core.sampling import IGNORE
 from raysegclean.core.transition import Samples, estimate
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import unmoved_statistics
 
 __all__ = ["TransitionHook"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from raysegclean.core.normalise import Normaliser, plan_normaliser
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo, Intensity
+from raysegclean.nets.normalise import Normaliser, plan_normaliser
 
 
 def info(values: np.ndarray) -> CaseInfo:

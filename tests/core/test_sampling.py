@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.sampling import (
+from raysegclean.errors import CaseError, ConfigError, InputError
+from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSummary, block_grid
+from raysegclean.nets.sampling import (
     IGNORE,
     build_table,
     channels_of,
@@ -18,8 +20,6 @@ from raysegclean.core.sampling import (
     place_patch,
     present_channels,
 )
-from raysegclean.errors import CaseError, ConfigError, InputError
-from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSummary, block_grid
 from raysegclean.voxels.geometry import Box
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from raysegclean.core.normalise import plan_normaliser
 from raysegclean.dist.cluster import connect, shutdown_if_ours
+from raysegclean.nets.normalise import plan_normaliser
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import build_index
 

@@ -20,7 +20,7 @@ from raysegclean.dist.train import train_group
 from raysegclean.dist.trainings import TrainJob
 from raysegclean.errors import ConfigError, RunOver
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.nets.training import TrainConfig
+from raysegclean.nets.trainer import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 
 SPACE = {"alpha": [0.6, 0.95], "start_epoch": [1, 6], "loss": ["ce", "dice", "both"]}

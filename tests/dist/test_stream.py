@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.core.sampling import IGNORE, build_table, draw, place_patch
 from raysegclean.dist import stream
 from raysegclean.dist.stream import LabelView, PatchSource, StepSource, stream_rows
+from raysegclean.nets.sampling import IGNORE, build_table, draw, place_patch
 from raysegclean.store.archive import Archive, write_case
 
 PATCH = (16, 24, 20)

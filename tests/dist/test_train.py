@@ -24,7 +24,7 @@ from raysegclean.dist.trainings import TrainJob, at_once, missing_networks, trai
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
-from raysegclean.nets.training import (
+from raysegclean.nets.trainer import (
     Batch,
     LocalExchange,
     Place,

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, Kind
 from raysegclean.methods.adele import ADELE, AdeleParams
@@ -15,6 +14,7 @@ from raysegclean.nets.adele import AdeleHook
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import segmentation_loss
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.weights import save_network
 from raysegclean.stages.training import hook_reports
 from raysegclean.store.run import RunFolder

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action
 from raysegclean.evidence.stats import CaseStats
@@ -18,6 +17,7 @@ from raysegclean.nets.batch import Batch
 from raysegclean.nets.cores import CoresHook
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import LOSSES
+from raysegclean.nets.sampling import IGNORE
 
 from .test_methods import evidence_of, score, ten_cases
 from .training_scenes import SPEC, assert_resumes_alike, run, trainer_of

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.methods.coteaching import COTEACHING, CoteachingParams, without_largest
 from raysegclean.nets.hooks import HookContext, HookSpec, make_hook
 from raysegclean.nets.losses import segmentation_loss
-from raysegclean.nets.training import Batch, Place, TrainConfig, Trainer
+from raysegclean.nets.sampling import IGNORE
+from raysegclean.nets.trainer import Batch, Place, TrainConfig, Trainer
 
 from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_of
 

@@ -10,7 +10,7 @@ from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.multisa import MULTISA, MultisaParams
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.training import TrainConfig, Trainer
+from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.simulate.noise import corrupt
 from raysegclean.simulate.phantom import phantom_case

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError
 from raysegclean.methods.relabelling import RelabelHook, relabelled, start_epoch
 from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams
@@ -16,6 +15,7 @@ from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.hooks import PLAIN_HOOK, HookContext, HookSpec, make_hook
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.networks import build_network
+from raysegclean.nets.sampling import IGNORE
 
 from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_of
 

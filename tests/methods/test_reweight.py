@@ -8,7 +8,6 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.methods.reweight import (
@@ -20,6 +19,7 @@ from raysegclean.methods.reweight import (
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, make_hook
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.networks import build_network
+from raysegclean.nets.sampling import IGNORE
 
 from .training_scenes import SPEC, Scene, assert_resumes_alike, run, scene_at, trainer_of
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.nets.hooks import HookSpec, Lesson
-from raysegclean.nets.training import Batch, TrainConfig, Trainer
+from raysegclean.nets.sampling import IGNORE
+from raysegclean.nets.trainer import Batch, TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_state
 

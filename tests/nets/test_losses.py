@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.nets.losses import (
     LOSSES,
     generalised_cross_entropy,
@@ -17,6 +16,7 @@ from raysegclean.nets.losses import (
     t_loss,
     voxel_entropy,
 )
+from raysegclean.nets.sampling import IGNORE
 
 torch.set_num_threads(1)
 

@@ -7,7 +7,7 @@ import torch
 from raysegclean.nets.inference import Seams, Tiling
 from raysegclean.nets.networks import build_network, check_network
 from raysegclean.nets.receptive import geometry_of
-from raysegclean.nets.training import TrainConfig, Trainer
+from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import NetworkVoter
 from raysegclean.voxels.geometry import Box

@@ -10,7 +10,7 @@ from raysegclean.nets.batch import Batch
 from raysegclean.nets.memory import bytes_per_voxel
 from raysegclean.nets.networks import build_network, check_network, has_dropout
 from raysegclean.nets.receptive import geometry_of, receptive_radius, seam_error, total_stride
-from raysegclean.nets.training import TrainConfig, Trainer
+from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import DropoutVoter, NetworkVoter
 from raysegclean.nets.weights import load_network, load_state, save_network, save_state

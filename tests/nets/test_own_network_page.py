@@ -12,7 +12,7 @@ import torch
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.networks import build_network, check_network
 from raysegclean.nets.receptive import geometry_of
-from raysegclean.nets.training import TrainConfig, Trainer
+from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import DropoutVoter
 from raysegclean.voxels.geometry import Box

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.evidence.proposals import score_of
 from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.nets.batch import Batch
@@ -17,6 +16,7 @@ from raysegclean.nets.relabel import (
     passes_sieve,
     present_classes,
 )
+from raysegclean.nets.sampling import IGNORE
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.sampling import IGNORE
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import (
     at_scales,
     disagreement,
@@ -15,7 +15,7 @@ from raysegclean.nets.scales import (
     scaled_shape,
     unmoved_statistics,
 )
-from raysegclean.nets.training import TrainConfig, Trainer
+from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 
 torch.set_num_threads(1)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, PlainHook
-from raysegclean.nets.training import (
+from raysegclean.nets.sampling import IGNORE
+from raysegclean.nets.trainer import (
     Batch,
     LocalExchange,
     Place,

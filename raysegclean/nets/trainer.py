@@ -30,7 +30,6 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from raysegclean.core.sampling import IGNORE
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.dropout import dropout_masks
@@ -46,6 +45,7 @@ from raysegclean.nets.hooks import (
 from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.networks import UNET, build_network, prepare_network
 from raysegclean.nets.receptive import total_stride
+from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.unet import NetworkSpec
 
 __all__ = [
