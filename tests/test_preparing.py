@@ -10,7 +10,7 @@ from raysegclean import preparing
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method
-from raysegclean.methods.coseg import COSEG
+from raysegclean.methods.coseg.method import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.plan import with_current_cases
 from raysegclean.preparing import begin, prepare

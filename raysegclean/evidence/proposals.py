@@ -16,7 +16,7 @@ __all__ = ["SCORES", "Proposal", "Score", "propose", "score_of"]
 
 Score = Literal["", "aleatoric", "total", "given_prob", "margin", "who"]
 """Which quantity of every voxel is stored beside the candidates; empty: none. `who` is no number:
-its bits say which labels voted (`core.votes`)."""
+its bits say which labels voted (`methods.combine.votes`)."""
 
 SCORES: tuple[Score, ...] = ("aleatoric", "total", "given_prob", "margin")
 

@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 
 from raysegclean.errors import ConfigError
+from raysegclean.methods.coseg.selection import SmallLoss
 from raysegclean.names import load
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.selection import SmallLoss
 from raysegclean.voxels.geometry import Index3
 
 __all__ = [

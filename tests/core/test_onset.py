@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.onset import LEAST_POINTS, Curve, IouWatch, fit_curve, onset_epoch
+from raysegclean.methods.adele.onset import LEAST_POINTS, Curve, IouWatch, fit_curve, onset_epoch
 
 EPOCHS = np.arange(1, 101.0)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raysegclean.core.reservoir import FeatureLook, band_halo_vox, depth_bands
 from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.methods.transition.reservoir import FeatureLook, band_halo_vox, depth_bands
 from raysegclean.voxels.geometry import Box, Grid
 from raysegclean.voxels.hashing import position_hash
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.spatial import (
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.methods.spatial.bias import (
     BiasReviser,
     ShellLook,
     label_bias_mm,
@@ -15,8 +17,6 @@ from raysegclean.core.spatial import (
     prediction_bias_mm,
     shell_heights,
 )
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.evidence.second_pass import VoterBlock
 from raysegclean.voxels.geometry import Box, Grid
 
 UNIT = (1.0, 1.0, 1.0)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.reservoir import depth_bands
-from raysegclean.core.transition import (
+from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.methods.transition.matrix import (
     Consensus,
     PosteriorReviser,
     Samples,
@@ -15,7 +15,7 @@ from raysegclean.core.transition import (
     neighbour_labels,
     solve,
 )
-from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.methods.transition.reservoir import depth_bands
 from raysegclean.voxels.geometry import Box, Grid
 
 T = np.array([[0.8, 0.2], [0.3, 0.7]])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.votes import count_votes, vote_threshold
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Kind
+from raysegclean.methods.combine.votes import count_votes, vote_threshold
 from raysegclean.policy.apply import (
     Actions,
     Reason,

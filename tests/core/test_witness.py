@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.core.witness import Witness
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
+from raysegclean.methods.multisa.localisation import Witness
 
 LIMITS = {"sds": 4.0, "found": 0.5, "min_cases": 8}
 

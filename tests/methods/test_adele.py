@@ -8,9 +8,9 @@ import torch
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, Kind
-from raysegclean.methods.adele import ADELE, AdeleParams
-from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams
-from raysegclean.nets.adele import AdeleHook
+from raysegclean.methods.adele.hook import AdeleHook
+from raysegclean.methods.adele.method import ADELE, AdeleParams
+from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import segmentation_loss

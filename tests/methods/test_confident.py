@@ -20,7 +20,7 @@ from raysegclean.evidence.proposals import propose
 from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.methods.base import ArchiveEvidence, Verdict
-from raysegclean.methods.confident import CONFIDENT, ConfidentParams, cut_level
+from raysegclean.methods.confident.method import CONFIDENT, ConfidentParams, cut_level
 from raysegclean.policy.apply import settle
 from raysegclean.voxels.geometry import Box
 

@@ -12,9 +12,9 @@ from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS
-from raysegclean.methods.cores import CORES, CoresParams, sieve_score
+from raysegclean.methods.cores.hook import CoresHook
+from raysegclean.methods.cores.method import CORES, CoresParams, sieve_score
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.cores import CoresHook
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.sampling import IGNORE

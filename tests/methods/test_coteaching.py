@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import load_method, make_params
-from raysegclean.methods.coteaching import COTEACHING, CoteachingParams, without_largest
+from raysegclean.methods.coteaching.method import COTEACHING, CoteachingParams, without_largest
 from raysegclean.nets.hooks import HookContext, HookSpec, make_hook
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.sampling import IGNORE

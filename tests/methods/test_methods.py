@@ -23,8 +23,8 @@ from raysegclean.methods.base import (
     load_method,
     make_params,
 )
-from raysegclean.methods.coseg import COSEG, CosegParams
-from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams, solve_delta
+from raysegclean.methods.coseg.method import COSEG, CosegParams
+from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams, solve_delta
 from raysegclean.nets.hooks import HookSpec
 
 RNG = np.random.default_rng(0)
@@ -310,9 +310,12 @@ def test_a_users_own_method_gets_its_parameters_checked_before_anything_runs(own
     [
         ("cosegg", r"'cosegg' cannot be loaded.*coseg, .*uncertainty"),
         ("no_such_package:M", r"no_such_package.*package\.module:NAME"),
-        ("raysegclean.methods.coseg:NOTHING", "NOTHING"),
-        ("raysegclean.methods.coseg:CosegParams", "is a type, expected a raysegclean Method"),
-        ("raysegclean.methods.coseg", "cannot be loaded"),
+        ("raysegclean.methods.coseg.method:NOTHING", "NOTHING"),
+        (
+            "raysegclean.methods.coseg.method:CosegParams",
+            "is a type, expected a raysegclean Method",
+        ),
+        ("raysegclean.methods.coseg.method", "cannot be loaded"),
         ("tests.methods.broken_method:MINE", r"NameError: name 'undefined' is not defined"),
     ],
 )

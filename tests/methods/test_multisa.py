@@ -8,7 +8,7 @@ from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
-from raysegclean.methods.multisa import MULTISA, MultisaParams
+from raysegclean.methods.multisa.method import MULTISA, MultisaParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec

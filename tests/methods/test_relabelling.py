@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
-from raysegclean.methods.relabelling import RelabelHook, relabelled, start_epoch
-from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams
+from raysegclean.methods.uncertainty.hook import RelabelHook, relabelled, start_epoch
+from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.hooks import PLAIN_HOOK, HookContext, HookSpec, make_hook
 from raysegclean.nets.losses import segmentation_loss

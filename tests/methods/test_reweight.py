@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import load_method, make_params
-from raysegclean.methods.reweight import (
+from raysegclean.methods.reweight.method import (
     REWEIGHT,
     ReweightParams,
     averaging_one,

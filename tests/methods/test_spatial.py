@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.core.spatial import BiasReviser, ShellLook
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
 from raysegclean.evidence.second_pass import Ask
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
-from raysegclean.methods.spatial import SPATIAL, SpatialParams
+from raysegclean.methods.spatial.bias import BiasReviser, ShellLook
+from raysegclean.methods.spatial.method import SPATIAL, SpatialParams
 from raysegclean.policy.apply import Reason
 
 

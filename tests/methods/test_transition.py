@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.core.reservoir import FeatureLook
-from raysegclean.core.transition import PosteriorReviser
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassDecision, ClassScore, Kind
 from raysegclean.evidence.second_pass import Ask
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
-from raysegclean.methods.transition import (
+from raysegclean.methods.transition.matrix import PosteriorReviser
+from raysegclean.methods.transition.method import (
     TRANSITION,
     TransitionParams,
     _relabelled,
 )
+from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.policy.apply import Actions, Reason
 from raysegclean.policy.default import PolicyParams, decide
 

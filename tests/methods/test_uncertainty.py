@@ -4,7 +4,7 @@ import pytest
 
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import Voters
-from raysegclean.methods.uncertainty import UNCERTAINTY, UncertaintyParams
+from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams
 
 
 def test_views_vote_only_where_they_are_asked_for() -> None:

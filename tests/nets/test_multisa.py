@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysegclean.methods.multisa.network import LocalAttention
 from raysegclean.nets.inference import Tiling
-from raysegclean.nets.multisa import LocalAttention
 from raysegclean.nets.networks import build_network, check_network
 from raysegclean.nets.receptive import geometry_of
 from raysegclean.nets.unet import NetworkSpec

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from raysegclean.methods.multisa.hook import PresenceHook, presence_loss
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext
 from raysegclean.nets.losses import LOSSES
-from raysegclean.nets.presence import PresenceHook, presence_loss
 from raysegclean.nets.sampling import IGNORE
 
 torch.set_num_threads(1)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from raysegclean.errors import ConfigError
+from raysegclean.methods.coseg.selection import SmallLoss
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.selection import SmallLoss
 
 torch.set_num_threads(1)
 

@@ -1,15 +1,15 @@
 """ADELE while a network learns: correct the labels of a class once it has been learnt.
 
 Source: Liu et al., CVPR 2022, sections 4.1 and 4.2. What differs, and why, is said in
-`methods.adele`. Not guaranteed: that a correction is right; it is what the network itself believes.
+`methods.adele.method`. Not guaranteed: that a correction is right; it is what the network itself believes.
 """
 
 from typing import Any
 
 import torch
 
-from raysegclean.core.onset import IouWatch
 from raysegclean.errors import ConfigError
+from raysegclean.methods.adele.onset import IouWatch
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
 from raysegclean.nets.relabel import batch_confusion, corrected, present_classes

@@ -1,6 +1,6 @@
 """CORES (Cheng et al., ICLR 2021): a confident network sieves out the labels that it disbelieves.
 
-While the networks train, `nets.cores` subtracts from the loss what any other label would cost,
+While the networks train, `methods.cores.hook` subtracts from the loss what any other label would cost,
 drawn from a prior of labels, which makes predictions confident; then it leaves out the voxels whose
 given label is less probable than the classes on average (the sieve), anew at every step. What was
 sieved out is left to a consistency loss: the network must say the same of a disturbed image there.

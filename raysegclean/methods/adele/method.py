@@ -1,7 +1,7 @@
 """ADELE (Liu et al., CVPR 2022): correct the labels of a class once it has been learnt.
 
-While the networks train, `nets.adele` follows the IoU of each class with the given labels. Where
-the curve bends (`core.onset`), early learning of that class is over: from then on its confident
+While the networks train, `methods.adele.hook` follows the IoU of each class with the given labels. Where
+the curve bends (`methods.adele.onset`), early learning of that class is over: from then on its confident
 predictions replace the given label in what is learnt, from the given label anew at every step. A
 second loss asks that the image at other sizes gets the same answer.
 
@@ -21,8 +21,8 @@ from typing import Literal
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
+from raysegclean.methods.adele.hook import other_scales
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.nets.adele import other_scales
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.default import PolicyParams, decide
 

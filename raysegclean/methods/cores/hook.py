@@ -1,7 +1,7 @@
 """CORES while a network learns: a confidence regulariser, a sieve, consistency on what it drops.
 
 Source: Cheng et al., ICLR 2021, sections 3 and 4, for voxels in place of images. What differs, and
-why, is said in `methods.cores`. Not guaranteed: that what is sieved out is wrong; a class that is
+why, is said in `methods.cores.method`. Not guaranteed: that what is sieved out is wrong; a class that is
 hard to see is disbelieved too.
 """
 

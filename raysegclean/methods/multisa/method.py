@@ -1,26 +1,26 @@
 """Multi-SA: a network that is only told which classes are present, as a weak witness.
 
-The network (`nets.multisa`) never sees an outline, so it cannot learn a wrong one. Its maps are too
+The network (`methods.multisa.network`) never sees an outline, so it cannot learn a wrong one. Its maps are too
 coarse to correct a label, but they say where a structure must be. So by default nothing is edited:
 cases are ranked, and what lies elsewhere, is missing, or is labelled where the map never looks goes
 to a person with a sentence that says so.
 
-What stands out is measured in `core.witness`, from the counts of given and predicted voxels that
+What stands out is measured in `methods.multisa.localisation`, from the counts of given and predicted voxels that
 every method has. `posterior` ranks: above one half a case goes to a person.
 
 `rule: pseudo` does what the source does: the maps become the label of cases that have none.
 
 Source: the abstract of Multi-SA (multi-layer self-attention for weakly supervised segmentation);
-training (`nets.presence`) and thresholds are ours.
+training (`methods.multisa.hook`) and thresholds are ours.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from raysegclean.core.witness import Witness
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.multisa.localisation import Witness
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
 

@@ -1,14 +1,14 @@
 """Transition matrices: Beyond Images (Zhu et al., ICML 2022) on the consensus of HOC (ICML 2021).
 
 T[i, j] = P(given j | true i), per band of depth, is estimated from features and given labels alone
-(`core.transition`); the label becomes the class i of largest p_i T[i, given].
+(`methods.transition.matrix`); the label becomes the class i of largest p_i T[i, given].
 
 `rule: published` estimates T on up to `cases` cases of the archive and relabels all of them.
 `rule: default` asks first which cases are wrong (`policy.default.decide`). Cases that are off by a
 shift are shifted; where candidates would be taken, T of the flagged cases decides in their stead.
 Of a class of which they hold too few voxels to estimate T, the candidates of the policy stay.
 
-`loss` corrects training, forward or backward (`nets.transition`), with a T that is estimated while
+`loss` corrects training, forward or backward (`methods.transition.hook`), with a T that is estimated while
 the network learns, or with one of which the diagonal is 1 - `flip`. Wrong labels are not spread
 evenly in space as any T has it, so `plain` is the default.
 """
@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from raysegclean.core.reservoir import FeatureLook
-from raysegclean.core.transition import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.evidence.second_pass import Ask, Revision
 from raysegclean.identity import digest
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
+from raysegclean.methods.transition.matrix import Estimate, PosteriorReviser, Samples, estimate
+from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import NO_ACTIONS, Actions, Reason
 from raysegclean.policy.default import PolicyParams, decide

@@ -3,7 +3,7 @@
 With T[i, j] = P(given j | true i): forward is the loss of T^T p; backward applies T^-1 to the
 losses of all classes, which is unbiased and may be negative (Patrini et al., CVPR 2017).
 
-T is estimated once per network, per band of depth (`core.transition`), on features of its own that
+T is estimated once per network, per band of depth (`methods.transition.matrix`), on features of its own that
 are gathered from the training patches of one epoch; it corrects the loss from the next one on. That
 epoch is late enough for features to tell classes apart, and early enough for the network not to
 have memorised what is wrong. Until then the given labels are learnt as they are.
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.core.reservoir import BAND_EDGES_MM, depth_bands
-from raysegclean.core.transition import Samples, estimate
+from raysegclean.methods.transition.matrix import Samples, estimate
+from raysegclean.methods.transition.reservoir import BAND_EDGES_MM, depth_bands
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
 from raysegclean.nets.sampling import IGNORE

@@ -6,7 +6,7 @@ a voxel changes only where the prediction differs from the label and the total u
 grows where voters contradict each other, is below delta, for any number of classes. `rule: default`
 asks the policy which cases are wrong, and how, before any voxel changes (`policy.default.decide`).
 
-`relabel_from` also relabels what the networks learn, from an epoch on (`methods.relabelling`), by
+`relabel_from` also relabels what the networks learn, from an epoch on (`methods.uncertainty.hook`), by
 the same delta: as published with `rule: published`, else as its repair.
 """
 

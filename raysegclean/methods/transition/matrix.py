@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.core.reservoir import BAND_EDGES_MM, band_halo_vox, depth_bands
 from raysegclean.evidence.second_pass import Answer, VoterBlock
+from raysegclean.methods.transition.reservoir import BAND_EDGES_MM, band_halo_vox, depth_bands
 from raysegclean.voxels.boundary import Spacing
 from raysegclean.voxels.geometry import Index3
 

@@ -9,12 +9,12 @@ Methods that share voters share mistakes: three labels made from one ensemble ar
 
 from dataclasses import dataclass, replace
 
-from raysegclean.core.votes import MAX_LABELS, vote_threshold
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
 from raysegclean.evidence.scoring import case_actions
 from raysegclean.evidence.voxel_evidence import threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.combine.votes import MAX_LABELS, vote_threshold
 
 __all__ = ["COMBINE", "CombineParams"]
 

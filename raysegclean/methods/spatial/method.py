@@ -1,7 +1,7 @@
 """Spatial Correction (Yao et al., ICLR 2023): a few trusted cases show what all cases share.
 
 `rule: published`: the bias of the predicted boundary against trusted labels is taken out of the
-logits, and the label is replaced by what comes out (`core.spatial`). Repaired here: a class
+logits, and the label is replaced by what comes out (`methods.spatial.bias`). Repaired here: a class
 without a bias keeps the given label, where the published code replaces it by the prediction.
 
 `rule: shift` needs no network, and trains none: the bias of the given labels, measured against the
@@ -23,7 +23,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raysegclean.core.spatial import (
+from raysegclean.errors import ConfigError
+from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
+from raysegclean.evidence.second_pass import Ask, Revision
+from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
+from raysegclean.methods.spatial.bias import (
     LEAST_VOX,
     BiasReviser,
     Height,
@@ -34,10 +38,6 @@ from raysegclean.core.spatial import (
     prediction_bias_mm,
     shell_heights,
 )
-from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
-from raysegclean.evidence.second_pass import Ask, Revision
-from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.policy.apply import Actions, Reason
 from raysegclean.policy.default import PolicyParams, decide, two_ways
 from raysegclean.policy.outlier_cases import is_learnt, of_key
