@@ -39,7 +39,7 @@ from grid import (
     owner,
 )
 
-from raysegclean.config import Config, make_config
+from raysegclean.config.settings import Config, make_config
 from raysegclean.dist.cluster import connect
 from raysegclean.errors import ConfigError
 from raysegclean.evaluate.score import score_archive

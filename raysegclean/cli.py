@@ -301,7 +301,7 @@ def _simulate_arguments(parser: Parser) -> None:
 
 
 def _simulate(options: Options) -> int:
-    from raysegclean.config import parse_params
+    from raysegclean.config.settings import parse_params
     from raysegclean.simulate.noisy_archive import simulate
     from raysegclean.store.archive import Archive
 
@@ -362,7 +362,7 @@ def _plan_arguments(parser: Parser) -> None:
 
 
 def _plan(options: Options) -> int:
-    from raysegclean.config import load_config
+    from raysegclean.config.settings import load_config
     from raysegclean.inspection import plan
 
     return _show(options, plan(load_config(options.config, options.sets)))
@@ -380,7 +380,7 @@ def _clean_arguments(parser: Parser) -> None:
 
 
 def _clean(options: Options) -> int:
-    from raysegclean.config import load_config
+    from raysegclean.config.settings import load_config
 
     config = load_config(options.config, options.sets)
     from raysegclean.pipeline import clean

@@ -11,7 +11,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from raysegclean.config import Config, make_config
+from raysegclean.config.settings import Config, make_config
 from raysegclean.core.items import ShardTask
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError

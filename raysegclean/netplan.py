@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError, MissingObject
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Voters

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.evidence.cases import CaseInfo

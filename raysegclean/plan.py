@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo, Intensity
 from raysegclean.identity import digest

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.config import Config, Search, make_config
+from raysegclean.config.settings import Config, Search, make_config
 from raysegclean.dist.cluster import cluster_share, connect
 from raysegclean.dist.progress import Progress
 from raysegclean.dist.search import Report, Trial, candidates, search, trials_at_once

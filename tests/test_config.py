@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from raysegclean import config as config_module
-from raysegclean.config import (
+from raysegclean.config.problems import settings_of
+from raysegclean.config.settings import (
     Config,
     load_config,
     make_config,
     parse_params,
     validate_params,
 )
-from raysegclean.configproblems import settings_of
+from raysegclean.config.yaml_source import parse_scalar
 from raysegclean.demo import CONFIG as DEMO_CONFIG
 from raysegclean.errors import ConfigError
-from raysegclean.yamlsource import parse_scalar
 
 REQUIRED = {"archive": "a", "label": "organs", "run": "r"}
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "clean.yaml"

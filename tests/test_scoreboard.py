@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.config import METHODS as REGISTERED
+from raysegclean.config.settings import METHODS as REGISTERED
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import load_method, make_params
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.core.items import Item, plan_items
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.dist.passes import PassJob, PassResources, StageFactory, remaining, run_pass

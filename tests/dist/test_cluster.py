@@ -258,7 +258,7 @@ def test_images_are_named_by_digest_and_ask_for_nothing_they_do_not_need():
 
 
 def test_the_config_in_the_kubernetes_example_is_a_valid_one():
-    from raysegclean.config import make_config
+    from raysegclean.config.settings import make_config
 
     _, settings = shipped("deploy/rayjob.yaml")
     make_config(yaml.safe_load(settings["data"]["clean.yaml"]))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from raysegclean.config import Config, make_config
+from raysegclean.config.settings import Config, make_config
 from raysegclean.dist.train_loop import model_key
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec

@@ -25,7 +25,7 @@ import pytest
 import zarr
 
 from raysegclean.cli import main
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.dist.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunConflict, UnfitEnvironment
 from raysegclean.pipeline import RunReport, clean

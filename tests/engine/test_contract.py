@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.config import METHODS, Config
+from raysegclean.config.settings import METHODS, Config
 from raysegclean.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

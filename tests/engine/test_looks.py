@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError
 from raysegclean.inspection import verify
 from raysegclean.pipeline import clean

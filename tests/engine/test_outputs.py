@@ -11,7 +11,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels
 from scipy import ndimage
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.pipeline import clean
 from raysegclean.policy.apply import Reason
 from raysegclean.store.archive import Archive

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError, RunConflict
 from raysegclean.inspection import plan
 from raysegclean.nets.networks import build_network

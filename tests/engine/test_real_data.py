@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from raysegclean.config import make_config
+from raysegclean.config.settings import make_config
 from raysegclean.evaluate.score import score_archive
 from raysegclean.pipeline import clean
 from raysegclean.simulate.noisy_archive import simulate

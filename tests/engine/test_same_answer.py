@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import RunConflict

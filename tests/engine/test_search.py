@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RunConflict
 from raysegclean.pipeline import clean

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.pipeline import clean
 from raysegclean.policy.apply import Reason
 from raysegclean.store.archive import Archive, write_case

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysegclean.config import Config
+from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.inspection import plan, undo, verify
 from raysegclean.pipeline import clean

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.config import METHODS, make_config
+from raysegclean.config.settings import METHODS, make_config
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
 from raysegclean.evidence.proposals import score_of

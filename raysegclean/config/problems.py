@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from raysegclean.yamlsource import KeyPath, Source, dotted
+from raysegclean.config.yaml_source import KeyPath, Source, dotted
 
 __all__ = ["nearest", "problems_of", "section_of", "settings_of", "shown", "type_problem"]
 

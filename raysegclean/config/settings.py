@@ -19,11 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raysegclean.configproblems import nearest, problems_of, section_of, shown, type_problem
-from raysegclean.errors import ConfigError
-from raysegclean.names import BUILT_IN
-from raysegclean.store.objects import LABEL_NAME
-from raysegclean.yamlsource import (
+from raysegclean.config.problems import nearest, problems_of, section_of, shown, type_problem
+from raysegclean.config.yaml_source import (
     KeyPath,
     Source,
     dotted,
@@ -31,6 +28,9 @@ from raysegclean.yamlsource import (
     parse_settings,
     read_yaml,
 )
+from raysegclean.errors import ConfigError
+from raysegclean.names import BUILT_IN
+from raysegclean.store.objects import LABEL_NAME
 
 __all__ = [
     "DEMO_VALUES",
