@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.evaluate.score import ScoreRow, score_labels
-from raysegclean.plan import RunPlan
+from raysegclean.planning.plan import RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.ingest import ingest_nifti
 from raysegclean.store.run import RunFolder

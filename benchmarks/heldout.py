@@ -26,7 +26,7 @@ from raysegclean.evaluate.score import score_labels
 from raysegclean.identity import digest
 from raysegclean.methods.base import Voters
 from raysegclean.nets.hooks import PLAIN_HOOK
-from raysegclean.plan import RunPlan
+from raysegclean.planning.plan import RunPlan
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import build_index

@@ -12,13 +12,13 @@ import google_crc32c
 import numpy as np
 
 from raysegclean.config.settings import Config, make_config
-from raysegclean.core.items import ShardTask
 from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
-from raysegclean.footprint import passes_of, worker_bytes
-from raysegclean.netplan import network_notes, seam_error_of
 from raysegclean.pipeline import RunReport, clean
-from raysegclean.plan import RunPlan
+from raysegclean.planning.items import ShardTask
+from raysegclean.planning.network_plan import network_notes, seam_error_of
+from raysegclean.planning.plan import RunPlan
+from raysegclean.planning.worker_memory import passes_of, worker_bytes
 from raysegclean.policy.apply import TakenBack, reason_code, reason_names
 from raysegclean.preparing import LATEST, prepare
 from raysegclean.stages.settling import job_from_json
@@ -66,7 +66,7 @@ class PlanReport:
 
 def plan(config: Config) -> PlanReport:
     """Return what `config` would do; raise what is wrong with it."""
-    from raysegclean.core.items import plan_items
+    from raysegclean.planning.items import plan_items
 
     prepared = prepare(config)
     whole = prepared.plan(config, gpu=False)

@@ -11,11 +11,11 @@ from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Method, load_method, make_params
-from raysegclean.netplan import check_features
 from raysegclean.nets.hooks import HookContext, make_hook
 from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.receptive import total_stride
-from raysegclean.plan import (
+from raysegclean.planning.network_plan import check_features
+from raysegclean.planning.plan import (
     RunPlan,
     make_plan,
     named_cases,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.footprint import worker_bytes
 from raysegclean.pipeline import clean
-from raysegclean.plan import RunPlan
+from raysegclean.planning.plan import RunPlan
+from raysegclean.planning.worker_memory import worker_bytes
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive, write_case
 
@@ -20,12 +20,12 @@ from .engine.scenes import LABEL, Scene, config_for, lend_networks, write_archiv
 
 PROPOSE = """
 import sys
-from raysegclean.core.items import ShardTask
+from raysegclean.planning.items import ShardTask
 from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.propose import ProposeStage
 from raysegclean.dist.train_loop import model_key
 from raysegclean.pipeline import clean
-from raysegclean.plan import RunPlan
+from raysegclean.planning.plan import RunPlan
 from raysegclean.store.run import RunFolder
 
 run = RunFolder(sys.argv[1])

@@ -14,7 +14,7 @@ from raysegclean.methods.base import Voters
 from raysegclean.nets.memory import window_bytes
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
-from raysegclean.plan import RunPlan, make_plan
+from raysegclean.planning.plan import RunPlan, make_plan
 
 from .test_plan import VOTERS, _config, _info
 

@@ -15,7 +15,7 @@ from raysegclean.evidence.cases import CaseInfo, Intensity, LabelSummary
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Voters
 from raysegclean.nets.receptive import receptive_radius, total_stride
-from raysegclean.plan import (
+from raysegclean.planning.plan import (
     CasePlan,
     RunPlan,
     make_plan,

@@ -22,13 +22,13 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
 from raysegclean import errors
-from raysegclean.core.items import Item
 from raysegclean.dist.attempts import start_attempts, starting
 from raysegclean.dist.cluster import can_grow, live_nodes
 from raysegclean.dist.predict import device_numerics
 from raysegclean.dist.worker import ItemReport, ShardStage, run_item
 from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
 from raysegclean.nets.voters import Precision
+from raysegclean.planning.items import Item
 from raysegclean.store.run import RunFolder
 
 __all__ = ["PassJob", "PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]

@@ -27,7 +27,7 @@ from raysegclean.nets.voters import (
     head_inputs,
 )
 from raysegclean.nets.weights import load_network
-from raysegclean.plan import CasePlan, RunPlan
+from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.items import ShardTask
 from raysegclean.evidence.proposals import Proposal
-from raysegclean.plan import CasePlan, RunPlan
+from raysegclean.planning.items import ShardTask
+from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, create_label_array, put_shard

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.core.items import ShardTask
 from raysegclean.dist.predict import Channels, Predictor, Reader, VoteJob, Window
 from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.evidence.proposals import Proposal, propose
 from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import Evidence, EvidenceSum
 from raysegclean.nets.inference import Seams
-from raysegclean.plan import CasePlan, RunPlan
+from raysegclean.planning.items import ShardTask
+from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
 from raysegclean.voxels.boundary import boundary_sums, offset_halo_vox
 from raysegclean.voxels.geometry import Box

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.core.items import ShardTask
 from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.nets.sampling import channels_of
-from raysegclean.plan import CasePlan, RunPlan
+from raysegclean.planning.items import ShardTask
+from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.policy.apply import (
     NO_ACTIONS,
     VOTE_BIT,

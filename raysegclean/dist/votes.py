@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from raysegclean.core.items import ShardTask
 from raysegclean.dist.predict import Channels, Reader, VoteJob
 from raysegclean.dist.proposals import ProposalFolder, record_of
 from raysegclean.dist.propose import Proposed, labels_of, offset_fields
 from raysegclean.evidence.stats import block_stats
 from raysegclean.methods.combine.votes import count_votes
-from raysegclean.plan import CasePlan
+from raysegclean.planning.items import ShardTask
+from raysegclean.planning.plan import CasePlan
 from raysegclean.qc.collect import read_affine, read_block_facts
 from raysegclean.qc.label_statistics import BlockFacts
 from raysegclean.store.archive import Archive

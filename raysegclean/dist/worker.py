@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar
 
 import ray
 
-from raysegclean.core.items import Item, ShardTask
 from raysegclean.dist.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunOver, UnfitEnvironment, told
+from raysegclean.planning.items import Item, ShardTask
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.lock import check_epoch
 

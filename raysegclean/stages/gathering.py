@@ -8,9 +8,9 @@ from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
-from raysegclean.netplan import network_notes
 from raysegclean.nets.inference import Seams
-from raysegclean.plan import RunPlan
+from raysegclean.planning.network_plan import network_notes
+from raysegclean.planning.plan import RunPlan
 from raysegclean.policy.outlier_cases import PolicyParams, is_learnt, of_key
 from raysegclean.qc.collect import about_case
 from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, label_facts

@@ -8,8 +8,8 @@ from raysegclean.dist.passes import PassResources, ask_worker
 from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.propose import MeasureStage, ProposeStage
 from raysegclean.dist.votes import LabelVoteStage
-from raysegclean.footprint import PassKind, worker_bytes
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.planning.worker_memory import PassKind, worker_bytes
 from raysegclean.stages.session import Session
 from raysegclean.stages.training import Models
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysegclean.config.settings import Config
-from raysegclean.core.items import Item, plan_items
 from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.dist.passes import PassJob, PassResources, StageFactory, remaining, run_pass
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.methods.base import Method
-from raysegclean.plan import RunPlan
+from raysegclean.planning.items import Item, plan_items
+from raysegclean.planning.plan import RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

@@ -11,10 +11,10 @@ from raysegclean.dist.trainings import TrainJob
 from raysegclean.errors import InputError
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.identity import digest
-from raysegclean.netplan import read_script
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.nets.torchscript import Script
 from raysegclean.nets.weights import load_facts
+from raysegclean.planning.network_plan import read_script
 from raysegclean.stages.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store

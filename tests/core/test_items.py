@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysegclean.core.items import Item, plan_items
 from raysegclean.identity import differing_parts, digest
+from raysegclean.planning.items import Item, plan_items
 from raysegclean.voxels.geometry import Grid, output_shard_zyx
 
 edge = st.integers(1, 600)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.core.items import ShardTask
 from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
 from raysegclean.dist.predict import VoteJob
 from raysegclean.dist.proposals import ProposalFolder
@@ -18,7 +17,8 @@ from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import InputError
 from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.nets.weights import load_network
-from raysegclean.plan import RunPlan
+from raysegclean.planning.items import ShardTask
+from raysegclean.planning.plan import RunPlan
 from raysegclean.preparing import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder

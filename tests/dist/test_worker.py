@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.core.items import Item, ShardTask
 from raysegclean.dist import passes
 from raysegclean.dist.attempts import start_attempts
 from raysegclean.dist.passes import PassResources, run_pass
@@ -17,6 +16,7 @@ from raysegclean.dist.proposals import ProposalFolder
 from raysegclean.dist.worker import run_item
 from raysegclean.errors import RunOver, UnfitEnvironment
 from raysegclean.evidence.proposals import Proposal
+from raysegclean.planning.items import Item, ShardTask
 from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder

@@ -8,8 +8,8 @@ as if all of it were held at once. Not counted: the object store, which Ray keep
 import math
 from typing import Literal
 
-from raysegclean.netplan import SUMS_BYTES
-from raysegclean.plan import RunPlan
+from raysegclean.planning.network_plan import SUMS_BYTES
+from raysegclean.planning.plan import RunPlan
 from raysegclean.voxels.geometry import Index3
 
 __all__ = ["PassKind", "passes_of", "window_bytes", "worker_bytes"]

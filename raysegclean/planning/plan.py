@@ -21,11 +21,11 @@ from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo, Intensity
 from raysegclean.identity import digest
 from raysegclean.methods.base import EPOCHS, Voters
-from raysegclean.netplan import Lent, plan_network
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.normalise import Normaliser, plan_normaliser
 from raysegclean.nets.trainer import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.planning.network_plan import Lent, plan_network
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx
 
