@@ -19,7 +19,7 @@ import numpy as np
 from grid import REVISION
 from numpy.typing import NDArray
 
-from raysegclean.dist.proposals import ProposalFolder
+from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.evaluate.score import ScoreRow, score_labels
 from raysegclean.planning.plan import RunPlan
 from raysegclean.store.archive import Archive

@@ -18,10 +18,10 @@ from grid import METHODS, SCENARIOS
 from running import Key, clean_here, config_of, label_of
 from winners import chooses
 
-from raysegclean.dist.cluster import connect
-from raysegclean.dist.predict import Predictor, VoteJob
-from raysegclean.dist.train import train_group
-from raysegclean.dist.trainings import TrainJob
+from raysegclean.cluster.connection import connect
+from raysegclean.cluster.predict import Predictor, VoteJob
+from raysegclean.cluster.train_groups import train_group
+from raysegclean.cluster.train_jobs import TrainJob
 from raysegclean.evaluate.score import score_labels
 from raysegclean.identity import digest
 from raysegclean.methods.base import Voters

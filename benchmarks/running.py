@@ -39,8 +39,8 @@ from grid import (
     owner,
 )
 
+from raysegclean.cluster.connection import connect
 from raysegclean.config.settings import Config, make_config
-from raysegclean.dist.cluster import connect
 from raysegclean.errors import ConfigError
 from raysegclean.evaluate.score import score_archive
 from raysegclean.identity import digest

@@ -11,8 +11,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from raysegclean.cluster.apply import SettleJob, SettleStage
 from raysegclean.config.settings import Config, make_config
-from raysegclean.dist.settle import SettleJob, SettleStage
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.planning.items import ShardTask

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.config.settings import Config
-from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Verdict

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.config.settings import Config
-from raysegclean.dist.cluster import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Method, load_method, make_params

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from raysegclean.cluster.connection import cluster_share, connect
+from raysegclean.cluster.search import Report, Trial, candidates, search, trials_at_once
+from raysegclean.cluster.training_progress import Progress
 from raysegclean.config.settings import Config, Search, make_config
-from raysegclean.dist.cluster import cluster_share, connect
-from raysegclean.dist.progress import Progress
-from raysegclean.dist.search import Report, Trial, candidates, search, trials_at_once
 from raysegclean.errors import RunConflict
 from raysegclean.identity import differing_parts, digest
 from raysegclean.methods.base import ArchiveEvidence, Verdict, load_method, make_params

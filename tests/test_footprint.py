@@ -21,9 +21,9 @@ from .engine.scenes import LABEL, Scene, config_for, lend_networks, write_archiv
 PROPOSE = """
 import sys
 from raysegclean.planning.items import ShardTask
-from raysegclean.dist.predict import VoteJob
-from raysegclean.dist.propose import ProposeStage
-from raysegclean.dist.train_loop import model_key
+from raysegclean.cluster.predict import VoteJob
+from raysegclean.cluster.propose import ProposeStage
+from raysegclean.cluster.train_worker import model_key
 from raysegclean.pipeline import clean
 from raysegclean.planning.plan import RunPlan
 from raysegclean.store.run import RunFolder

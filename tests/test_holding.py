@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raysegclean.dist.settle import Loaded, change_counts
+from raysegclean.cluster.apply import Loaded, change_counts
 from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision, Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Verdict

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysegclean.cluster.propose import offset_fields
 from raysegclean.config.settings import make_config
-from raysegclean.dist.propose import offset_fields
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo, Intensity, LabelSummary
 from raysegclean.evidence.proposals import Proposal

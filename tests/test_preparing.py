@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raysegclean import preparing
-from raysegclean.dist.cluster import ClusterFacts
+from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg.method import COSEG

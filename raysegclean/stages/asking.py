@@ -13,7 +13,7 @@ from functools import partial, reduce
 from itertools import repeat
 from typing import Any
 
-from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
+from raysegclean.cluster.second_pass import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
 from raysegclean.evidence.second_pass import Answer, Ask, Look, Reviser, Revision
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Asking, Verdict

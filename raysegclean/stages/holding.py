@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from raysegclean.dist.settle import SettleJob, SettleStage
+from raysegclean.cluster.apply import SettleJob, SettleStage
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import NO_ACTIONS, Actions, TakenBack

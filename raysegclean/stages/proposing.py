@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysegclean.dist.passes import PassResources, ask_worker
-from raysegclean.dist.predict import VoteJob
-from raysegclean.dist.propose import MeasureStage, ProposeStage
-from raysegclean.dist.votes import LabelVoteStage
+from raysegclean.cluster.label_votes import LabelVoteStage
+from raysegclean.cluster.passes import PassResources, ask_worker
+from raysegclean.cluster.predict import VoteJob
+from raysegclean.cluster.propose import MeasureStage, ProposeStage
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.planning.worker_memory import PassKind, worker_bytes
 from raysegclean.stages.session import Session

@@ -7,9 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysegclean.cluster.connection import ClusterFacts
+from raysegclean.cluster.passes import PassJob, PassResources, StageFactory, remaining, run_pass
 from raysegclean.config.settings import Config
-from raysegclean.dist.cluster import ClusterFacts
-from raysegclean.dist.passes import PassJob, PassResources, StageFactory, remaining, run_pass
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.methods.base import Method
 from raysegclean.planning.items import Item, plan_items

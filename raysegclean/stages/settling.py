@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raysegclean.dist.settle import REASON_SUFFIX, SettleJob, SettleStage
+from raysegclean.cluster.apply import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.evidence.case_scores import Action, CaseDecision
 from raysegclean.identity import digest

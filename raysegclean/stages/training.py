@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raysegclean.dist.progress import Progress
-from raysegclean.dist.train import train_group
-from raysegclean.dist.train_loop import model_key
-from raysegclean.dist.trainings import TrainJob
+from raysegclean.cluster.train_groups import train_group
+from raysegclean.cluster.train_jobs import TrainJob
+from raysegclean.cluster.train_worker import model_key
+from raysegclean.cluster.training_progress import Progress
 from raysegclean.errors import InputError
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.identity import digest

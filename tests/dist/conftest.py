@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raysegclean.dist.cluster import connect, shutdown_if_ours
+from raysegclean.cluster.connection import connect, shutdown_if_ours
 from raysegclean.nets.normalise import plan_normaliser
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import build_index

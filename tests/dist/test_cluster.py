@@ -14,8 +14,8 @@ import pytest
 import ray
 import yaml
 
-from raysegclean.dist import cluster as module
-from raysegclean.dist.cluster import can_grow, cluster_share, connect, data_rules, shared_by
+from raysegclean.cluster import connection as module
+from raysegclean.cluster.connection import can_grow, cluster_share, connect, data_rules, shared_by
 from raysegclean.errors import UnfitEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ def test_those_who_share_the_cluster_plan_with_their_part_of_it(cluster):
 
 STOPPED = """
 import os, sys, time
-from raysegclean.dist.cluster import connect, shutdown_if_ours
+from raysegclean.cluster.connection import connect, shutdown_if_ours
 facts = connect()
 try:
     print("up", flush=True)
@@ -129,7 +129,7 @@ def test_sigterm_ends_a_driver_through_its_finally_blocks_even_without_a_home(tm
 @pytest.mark.slow
 def test_a_cluster_that_cannot_be_reached_is_named_with_the_remedy():
     code = """
-from raysegclean.dist.cluster import connect
+from raysegclean.cluster.connection import connect
 from raysegclean.errors import UnfitEnvironment
 try:
     connect()
@@ -178,7 +178,7 @@ def head(tmp_path_factory):
 
 
 JOB = """
-from raysegclean.dist.cluster import connect
+from raysegclean.cluster.connection import connect
 import ray
 facts = connect()
 print("joined", facts.started_here, facts.cpus, ray.get(ray.remote(lambda: 6 * 7).remote()))

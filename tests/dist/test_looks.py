@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from raysegclean.dist.looks import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
-from raysegclean.dist.predict import VoteJob
-from raysegclean.dist.proposals import ProposalFolder
-from raysegclean.dist.train_loop import model_key
+from raysegclean.cluster.predict import VoteJob
+from raysegclean.cluster.proposal_folder import ProposalFolder
+from raysegclean.cluster.second_pass import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
+from raysegclean.cluster.train_worker import model_key
 from raysegclean.errors import InputError
 from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.nets.weights import load_network

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.dist import search as module
-from raysegclean.dist.search import SearchFailed, candidates, search, trials_at_once
-from raysegclean.dist.train import train_group
-from raysegclean.dist.trainings import TrainJob
+from raysegclean.cluster import search as module
+from raysegclean.cluster.search import SearchFailed, candidates, search, trials_at_once
+from raysegclean.cluster.train_groups import train_group
+from raysegclean.cluster.train_jobs import TrainJob
 from raysegclean.errors import ConfigError, RunOver
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.nets.trainer import TrainConfig
@@ -176,8 +176,8 @@ def test_a_trial_below_the_median_is_stopped_and_kept_as_such(cluster, tmp_path)
 
 DRIVER = """
 import sys
-from raysegclean.dist.cluster import connect
-from raysegclean.dist.search import candidates, search
+from raysegclean.cluster.connection import connect
+from raysegclean.cluster.search import candidates, search
 from tests.dist.test_search import Marked
 connect()
 trials = candidates({"x": [0.0, 1.0]}, 4, 1)

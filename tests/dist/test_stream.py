@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.dist import stream
-from raysegclean.dist.stream import LabelView, PatchSource, StepSource, stream_rows
+from raysegclean.cluster import patch_feed as stream
+from raysegclean.cluster.patch_feed import LabelView, PatchSource, StepSource, stream_rows
 from raysegclean.nets.sampling import IGNORE, build_table, draw, place_patch
 from raysegclean.store.archive import Archive, write_case
 

@@ -14,13 +14,14 @@ import pytest
 import ray.train
 import torch
 
-from raysegclean.dist import exchange, train_loop
-from raysegclean.dist import train as module
-from raysegclean.dist.exchange import PeerMesh
-from raysegclean.dist.progress import Progress, progress_line
-from raysegclean.dist.train import train_group
-from raysegclean.dist.train_loop import common_step
-from raysegclean.dist.trainings import TrainJob, at_once, missing_networks, trainings_of
+from raysegclean.cluster import exchange
+from raysegclean.cluster import train_groups as module
+from raysegclean.cluster import train_worker as train_loop
+from raysegclean.cluster.exchange import PeerMesh
+from raysegclean.cluster.train_groups import train_group
+from raysegclean.cluster.train_jobs import TrainJob, at_once, missing_networks, trainings_of
+from raysegclean.cluster.train_worker import common_step
+from raysegclean.cluster.training_progress import Progress, progress_line
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.dist import passes
-from raysegclean.dist.attempts import start_attempts
-from raysegclean.dist.passes import PassResources, run_pass
-from raysegclean.dist.proposals import ProposalFolder
-from raysegclean.dist.worker import run_item
+from raysegclean.cluster import passes
+from raysegclean.cluster.attempts import start_attempts
+from raysegclean.cluster.passes import PassResources, run_pass
+from raysegclean.cluster.proposal_folder import ProposalFolder
+from raysegclean.cluster.worker import run_item
 from raysegclean.errors import RunOver, UnfitEnvironment
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.planning.items import Item, ShardTask

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raysegclean.dist.cluster import connect, shutdown_if_ours
+from raysegclean.cluster.connection import connect, shutdown_if_ours
 
 from ..s3_server import s3_bucket, s3_server
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from raysegclean.cluster.train_worker import model_key
 from raysegclean.config.settings import Config, make_config
-from raysegclean.dist.train_loop import model_key
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import save_network

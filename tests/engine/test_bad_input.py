@@ -25,8 +25,8 @@ import pytest
 import zarr
 
 from raysegclean.cli import main
+from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.config.settings import Config
-from raysegclean.dist.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunConflict, UnfitEnvironment
 from raysegclean.pipeline import RunReport, clean
 from raysegclean.stages.session import TooManyFailed

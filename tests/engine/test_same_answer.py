@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from raysegclean.cluster.proposal_folder import ProposalFolder
+from raysegclean.cluster.train_worker import model_key
 from raysegclean.config.settings import Config
-from raysegclean.dist.proposals import ProposalFolder
-from raysegclean.dist.train_loop import model_key
 from raysegclean.errors import RunConflict
 from raysegclean.inspection import undo, verify
 from raysegclean.nets.weights import load_network

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.config.settings import Config
-from raysegclean.dist.cluster import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.errors import RunConflict
 from raysegclean.pipeline import clean
 from raysegclean.preparing import begin, prepare

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.dist.proposals import ProposalFolder, record_of
+from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.nets.sampling import channels_of
 from raysegclean.planning.items import ShardTask

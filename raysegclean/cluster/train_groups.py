@@ -26,11 +26,9 @@ from ray.train.backend import BackendConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from raysegclean.dist.cluster import can_grow, cluster_share
-from raysegclean.dist.progress import Fault, Progress, progress_line, start_board
-from raysegclean.dist.stream import LabelView, PatchSource
-from raysegclean.dist.train_loop import WorkerPlan, common_step, model_key, run_worker
-from raysegclean.dist.trainings import (
+from raysegclean.cluster.connection import can_grow, cluster_share
+from raysegclean.cluster.patch_feed import LabelView, PatchSource
+from raysegclean.cluster.train_jobs import (
     Training,
     TrainJob,
     at_once,
@@ -38,6 +36,8 @@ from raysegclean.dist.trainings import (
     missing_networks,
     trainings_of,
 )
+from raysegclean.cluster.train_worker import WorkerPlan, common_step, model_key, run_worker
+from raysegclean.cluster.training_progress import Fault, Progress, progress_line, start_board
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError, RunOver
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.nets.sampling import build_table

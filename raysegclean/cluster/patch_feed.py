@@ -27,7 +27,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from ray.data.extensions import ArrowTensorArray
 
-from raysegclean.dist.cluster import data_rules, node_memory_bytes
+from raysegclean.cluster.connection import data_rules, node_memory_bytes
 from raysegclean.errors import InputError, MissingObject
 from raysegclean.evidence.cases import Intensity
 from raysegclean.nets.normalise import Normaliser

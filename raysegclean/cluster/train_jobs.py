@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raysegclean.dist.cluster import can_grow, cluster_share
-from raysegclean.dist.train_loop import common_step
+from raysegclean.cluster.connection import can_grow, cluster_share
+from raysegclean.cluster.train_worker import common_step
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.identity import ALGORITHM_VERSIONS, digest

@@ -28,7 +28,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 from scipy.stats import qmc
 
-from raysegclean.dist.cluster import cluster_share, data_rules, shared_by
+from raysegclean.cluster.connection import cluster_share, data_rules, shared_by
 from raysegclean.errors import AlreadyExists, ConfigError, RaysegcleanError
 from raysegclean.identity import digest
 from raysegclean.store.objects import Store, as_json

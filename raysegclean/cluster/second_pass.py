@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.dist.predict import Channels, Predictor, VoteJob, Window
-from raysegclean.dist.proposals import CORRECTION, ProposalFolder, record_of
-from raysegclean.dist.propose import labels_of
+from raysegclean.cluster.predict import Channels, Predictor, VoteJob, Window
+from raysegclean.cluster.proposal_folder import CORRECTION, ProposalFolder, record_of
+from raysegclean.cluster.propose import labels_of
 from raysegclean.errors import InputError
 from raysegclean.evidence.second_pass import Answer, Look, Reviser, VoterBlock
 from raysegclean.planning.items import ShardTask

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import ray
 
-from raysegclean.dist.attempts import MAX_BEGINS
+from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunOver, UnfitEnvironment, told
 from raysegclean.planning.items import Item, ShardTask
 from raysegclean.store.ledger import Ledger

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysegclean.dist.proposals import ProposalFolder
+from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles

@@ -22,10 +22,10 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
 from raysegclean import errors
-from raysegclean.dist.attempts import start_attempts, starting
-from raysegclean.dist.cluster import can_grow, live_nodes
-from raysegclean.dist.predict import device_numerics
-from raysegclean.dist.worker import ItemReport, ShardStage, run_item
+from raysegclean.cluster.attempts import start_attempts, starting
+from raysegclean.cluster.connection import can_grow, live_nodes
+from raysegclean.cluster.predict import device_numerics
+from raysegclean.cluster.worker import ItemReport, ShardStage, run_item
 from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
 from raysegclean.nets.voters import Precision
 from raysegclean.planning.items import Item

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.dist.predict import Channels, Predictor, Reader, VoteJob, Window
-from raysegclean.dist.proposals import ProposalFolder, record_of
+from raysegclean.cluster.predict import Channels, Predictor, Reader, VoteJob, Window
+from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
 from raysegclean.evidence.proposals import Proposal, propose
 from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import Evidence, EvidenceSum

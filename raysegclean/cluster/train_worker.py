@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed
 
-from raysegclean.dist.exchange import MeshExchange, MeshReplicas, PeerMesh
-from raysegclean.dist.progress import Fault, Progress
-from raysegclean.dist.stream import PatchSource, Rows, stream_rows
+from raysegclean.cluster.exchange import MeshExchange, MeshReplicas, PeerMesh
+from raysegclean.cluster.patch_feed import PatchSource, Rows, stream_rows
+from raysegclean.cluster.training_progress import Fault, Progress
 from raysegclean.errors import ConfigError, InputError, RunOver
 from raysegclean.nets.numerics import fix_numerics, usable_gpu
 from raysegclean.nets.trainer import (

@@ -3,7 +3,7 @@
 The folder of a case carries the key of the propose stage, so proposals of other networks or of a
 changed input can never be mixed up with these. What a worker left that died before it committed is
 overwritten: another device may answer otherwise in the last bit. What is committed is not, because
-no worker begins with it again (`dist.worker`).
+no worker begins with it again (`cluster.worker`).
 """
 
 from collections.abc import Sequence

@@ -1,15 +1,15 @@
 """Propose without networks: labels of the archive vote, and facts of given labels are counted.
 
-The same shards, proposals and records as those of `dist.propose`, so all that follows is the same.
+The same shards, proposals and records as those of `cluster.propose`, so all that follows is the same.
 """
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from raysegclean.dist.predict import Channels, Reader, VoteJob
-from raysegclean.dist.proposals import ProposalFolder, record_of
-from raysegclean.dist.propose import Proposed, labels_of, offset_fields
+from raysegclean.cluster.predict import Channels, Reader, VoteJob
+from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
+from raysegclean.cluster.propose import Proposed, labels_of, offset_fields
 from raysegclean.evidence.stats import block_stats
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.planning.items import ShardTask
