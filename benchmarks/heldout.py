@@ -27,7 +27,7 @@ from raysegclean.identity import digest
 from raysegclean.methods.base import Voters
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.planning.plan import RunPlan
-from raysegclean.preparing import prepare
+from raysegclean.runs.preflight import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import build_index
 from raysegclean.voxels.geometry import Box

@@ -45,10 +45,10 @@ from raysegclean.errors import ConfigError
 from raysegclean.evaluate.score import score_archive
 from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
-from raysegclean.pipeline import clean
-from raysegclean.preparing import begin, prepare
 from raysegclean.qc.check import check
-from raysegclean.stages.training import train
+from raysegclean.runs.pipeline import clean
+from raysegclean.runs.preflight import begin, prepare
+from raysegclean.runs.train import train
 from raysegclean.store.archive import Archive
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder

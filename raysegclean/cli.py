@@ -383,7 +383,7 @@ def _clean(options: Options) -> int:
     from raysegclean.config.settings import load_config
 
     config = load_config(options.config, options.sets)
-    from raysegclean.pipeline import clean
+    from raysegclean.runs.pipeline import clean
 
     if options.config is None:
         from raysegclean.demo import prepare_archive

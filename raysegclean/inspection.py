@@ -14,14 +14,14 @@ import numpy as np
 from raysegclean.cluster.apply import SettleJob, SettleStage
 from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
-from raysegclean.pipeline import RunReport, clean
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.network_plan import network_notes, seam_error_of
 from raysegclean.planning.plan import RunPlan
 from raysegclean.planning.worker_memory import passes_of, worker_bytes
 from raysegclean.policy.apply import TakenBack, reason_code, reason_names
-from raysegclean.preparing import LATEST, prepare
-from raysegclean.stages.settling import job_from_json
+from raysegclean.runs.apply import job_from_json
+from raysegclean.runs.pipeline import RunReport, clean
+from raysegclean.runs.preflight import LATEST, prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

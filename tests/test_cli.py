@@ -46,7 +46,7 @@ class Report:
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """Stand in for the modules that would import torch and Ray."""
     fake = types.ModuleType("pipeline")
-    monkeypatch.setitem(sys.modules, "raysegclean.pipeline", fake)
+    monkeypatch.setitem(sys.modules, "raysegclean.runs.pipeline", fake)
     monkeypatch.setitem(sys.modules, "raysegclean.inspection", fake)
     return fake
 
@@ -307,12 +307,12 @@ STOPPABLE = """
 import signal, sys, time, types
 # A shell starts what runs in its background with this signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-fake = types.ModuleType("raysegclean.pipeline")
+fake = types.ModuleType("raysegclean.runs.pipeline")
 def clean(config):
     print("ready", flush=True)
     time.sleep(60)
 fake.clean = clean
-sys.modules["raysegclean.pipeline"] = fake
+sys.modules["raysegclean.runs.pipeline"] = fake
 from raysegclean.cli import main
 sys.exit(main(["clean", "clean.yaml", "--set", "cases=a b"]))
 """

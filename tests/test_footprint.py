@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.pipeline import clean
 from raysegclean.planning.plan import RunPlan
 from raysegclean.planning.worker_memory import worker_bytes
-from raysegclean.preparing import prepare
+from raysegclean.runs.pipeline import clean
+from raysegclean.runs.preflight import prepare
 from raysegclean.store.archive import Archive, write_case
 
 from .engine.scenes import LABEL, Scene, config_for, lend_networks, write_archive
@@ -24,7 +24,7 @@ from raysegclean.planning.items import ShardTask
 from raysegclean.cluster.predict import VoteJob
 from raysegclean.cluster.propose import ProposeStage
 from raysegclean.cluster.train_worker import model_key
-from raysegclean.pipeline import clean
+from raysegclean.runs.pipeline import clean
 from raysegclean.planning.plan import RunPlan
 from raysegclean.store.run import RunFolder
 

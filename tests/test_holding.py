@@ -12,11 +12,11 @@ from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, settle
-from raysegclean.stages import holding
-from raysegclean.stages.correcting import _corrected
-from raysegclean.stages.holding import held_back, misfits, objections
-from raysegclean.stages.proposing import _keys as _propose_keys
-from raysegclean.stages.settling import _generations
+from raysegclean.runs import harm_guard as holding
+from raysegclean.runs.apply import _generations
+from raysegclean.runs.correct import _corrected
+from raysegclean.runs.harm_guard import held_back, misfits, objections
+from raysegclean.runs.propose import _keys as _propose_keys
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.geometry import Box
 

@@ -13,7 +13,7 @@ from raysegclean.methods.base import Method
 from raysegclean.methods.coseg.method import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.planning.plan import with_current_cases
-from raysegclean.preparing import begin, prepare
+from raysegclean.runs.preflight import begin, prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

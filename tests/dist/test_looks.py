@@ -19,7 +19,7 @@ from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.nets.weights import load_network
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import RunPlan
-from raysegclean.preparing import prepare
+from raysegclean.runs.preflight import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.geometry import Box

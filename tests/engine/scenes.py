@@ -19,7 +19,7 @@ from raysegclean.config.settings import Config, make_config
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import save_network
-from raysegclean.preparing import prepare
+from raysegclean.runs.preflight import prepare
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.geometry import Index3

@@ -28,8 +28,8 @@ from raysegclean.cli import main
 from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.config.settings import Config
 from raysegclean.errors import InputError, RunConflict, UnfitEnvironment
-from raysegclean.pipeline import RunReport, clean
-from raysegclean.stages.session import TooManyFailed
+from raysegclean.runs.pipeline import RunReport, clean
+from raysegclean.runs.session import TooManyFailed
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import load_index
 from raysegclean.store.run import RunFolder

@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from raysegclean.config.settings import Config
-from raysegclean.pipeline import clean
 from raysegclean.policy.apply import Reason
+from raysegclean.runs.pipeline import clean
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder

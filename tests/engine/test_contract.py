@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raysegclean.config.settings import METHODS, Config
-from raysegclean.pipeline import clean
+from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 

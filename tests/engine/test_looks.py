@@ -14,8 +14,8 @@ import pytest
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError
 from raysegclean.inspection import verify
-from raysegclean.pipeline import clean
 from raysegclean.policy.apply import Reason
+from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

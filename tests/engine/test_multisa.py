@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysegclean.pipeline import clean
 from raysegclean.policy.apply import Reason
+from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 

@@ -12,8 +12,8 @@ from ome_zarr_models.v05.labels import Labels
 from scipy import ndimage
 
 from raysegclean.config.settings import Config
-from raysegclean.pipeline import clean
 from raysegclean.policy.apply import Reason
+from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

@@ -11,7 +11,7 @@ import pytest
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import load_method, make_params
-from raysegclean.pipeline import clean
+from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

@@ -14,7 +14,7 @@ from raysegclean.errors import ConfigError, InputError, RunConflict
 from raysegclean.inspection import plan
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
-from raysegclean.pipeline import clean
+from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

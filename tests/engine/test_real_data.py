@@ -15,7 +15,7 @@ import pytest
 
 from raysegclean.config.settings import make_config
 from raysegclean.evaluate.score import score_archive
-from raysegclean.pipeline import clean
+from raysegclean.runs.pipeline import clean
 from raysegclean.simulate.noisy_archive import simulate
 from raysegclean.store.archive import Archive
 from raysegclean.store.export import export_nifti

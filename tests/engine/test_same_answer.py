@@ -15,8 +15,8 @@ from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
 from raysegclean.inspection import undo, verify
 from raysegclean.nets.weights import load_network
-from raysegclean.pipeline import clean
 from raysegclean.planning.plan import RunPlan
+from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.geometry import Box

@@ -10,10 +10,10 @@ import pytest
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.inspection import plan, undo, verify
-from raysegclean.pipeline import clean
 from raysegclean.policy.apply import reason_name
-from raysegclean.preparing import prepare
 from raysegclean.qc.check import check
+from raysegclean.runs.pipeline import clean
+from raysegclean.runs.preflight import prepare
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case

@@ -16,7 +16,7 @@ from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.weights import save_network
-from raysegclean.stages.training import hook_reports
+from raysegclean.runs.train import hook_reports
 from raysegclean.store.run import RunFolder
 
 from .test_methods import evidence_of, score, ten_cases

@@ -16,9 +16,9 @@ from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.policy.blending import BlendReviser, solve_blends
 from raysegclean.policy.finding_scope import Speaking
 from raysegclean.policy.outlier_cases import FOREGROUND, classes_of
-from raysegclean.stages.asking import answered
-from raysegclean.stages.proposing import Proposals
-from raysegclean.stages.session import Session
+from raysegclean.runs.propose import Proposals
+from raysegclean.runs.second_pass import answered
+from raysegclean.runs.session import Session
 
 __all__ = ["blend", "blended"]
 

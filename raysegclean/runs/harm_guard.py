@@ -12,8 +12,8 @@ from raysegclean.cluster.apply import SettleJob, SettleStage
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import NO_ACTIONS, Actions, TakenBack
-from raysegclean.stages.proposing import Proposals, relabel_resources
-from raysegclean.stages.session import Session
+from raysegclean.runs.propose import Proposals, relabel_resources
+from raysegclean.runs.session import Session
 
 __all__ = [
     "held_back",

@@ -19,14 +19,14 @@ from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
-from raysegclean.preparing import begin, gpus_needed, prepare
-from raysegclean.searching import with_searched_params
-from raysegclean.stages.gathering import gather, learning_notes, voter_notes
-from raysegclean.stages.judging import judge
-from raysegclean.stages.proposing import propose
-from raysegclean.stages.session import Session
-from raysegclean.stages.settling import Settlement, begin_output, note_undone, settle
-from raysegclean.stages.training import retrain, train
+from raysegclean.runs.apply import Settlement, begin_output, note_undone, settle
+from raysegclean.runs.gather import gather, learning_notes, voter_notes
+from raysegclean.runs.judge import judge
+from raysegclean.runs.preflight import begin, gpus_needed, prepare
+from raysegclean.runs.propose import propose
+from raysegclean.runs.search import with_searched_params
+from raysegclean.runs.session import Session
+from raysegclean.runs.train import retrain, train
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
 

@@ -25,7 +25,7 @@ from raysegclean.planning.plan import (
     wanted_ids,
     with_current_cases,
 )
-from raysegclean.stages.session import Session
+from raysegclean.runs.session import Session
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import CaseIndex, load_index
 from raysegclean.store.objects import Store

@@ -5,11 +5,11 @@ trusted cases enough, else the blending of noisy outlines. A run and a search's 
 """
 
 from raysegclean.methods.base import ArchiveEvidence, Verdict
-from raysegclean.stages.asking import answered
-from raysegclean.stages.blending import blend
-from raysegclean.stages.correcting import correct
-from raysegclean.stages.proposing import Proposals
-from raysegclean.stages.session import Session
+from raysegclean.runs.blend import blend
+from raysegclean.runs.correct import correct
+from raysegclean.runs.propose import Proposals
+from raysegclean.runs.second_pass import answered
+from raysegclean.runs.session import Session
 
 __all__ = ["judge"]
 

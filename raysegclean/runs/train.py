@@ -15,7 +15,7 @@ from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.nets.torchscript import Script
 from raysegclean.nets.weights import load_facts
 from raysegclean.planning.network_plan import read_script
-from raysegclean.stages.session import Session
+from raysegclean.runs.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
 

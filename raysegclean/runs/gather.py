@@ -14,9 +14,9 @@ from raysegclean.planning.plan import RunPlan
 from raysegclean.policy.outlier_cases import PolicyParams, is_learnt, of_key
 from raysegclean.qc.collect import about_case
 from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, label_facts
-from raysegclean.stages.proposing import Proposals
-from raysegclean.stages.session import Session
-from raysegclean.stages.training import hook_reports
+from raysegclean.runs.propose import Proposals
+from raysegclean.runs.session import Session
+from raysegclean.runs.train import hook_reports
 from raysegclean.voxels.boundary import OffsetSums
 
 __all__ = ["StatsByCase", "case_offsets", "gather", "learning_notes", "voter_notes"]

@@ -20,13 +20,13 @@ from raysegclean.config.settings import Config, Search, make_config
 from raysegclean.errors import RunConflict
 from raysegclean.identity import differing_parts, digest
 from raysegclean.methods.base import ArchiveEvidence, Verdict, load_method, make_params
-from raysegclean.preparing import begin, prepare
-from raysegclean.stages.gathering import gather
-from raysegclean.stages.holding import rehearsed_dice
-from raysegclean.stages.judging import judge
-from raysegclean.stages.proposing import Proposals, propose
-from raysegclean.stages.session import Session
-from raysegclean.stages.training import train
+from raysegclean.runs.gather import gather
+from raysegclean.runs.harm_guard import rehearsed_dice
+from raysegclean.runs.judge import judge
+from raysegclean.runs.preflight import begin, prepare
+from raysegclean.runs.propose import Proposals, propose
+from raysegclean.runs.session import Session
+from raysegclean.runs.train import train
 from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
 

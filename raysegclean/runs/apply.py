@@ -18,15 +18,15 @@ from raysegclean.evidence.case_scores import Action, CaseDecision
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, TakenBack, reason_name, reason_names
-from raysegclean.stages.holding import (
+from raysegclean.runs.harm_guard import (
     held_back,
     output_keys,
     rehearsal_job,
     sum_by_case,
     trusted_dice,
 )
-from raysegclean.stages.proposing import Proposals, relabel_resources
-from raysegclean.stages.session import Session
+from raysegclean.runs.propose import Proposals, relabel_resources
+from raysegclean.runs.session import Session
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.components import BlockComponents
 from raysegclean.voxels.packing import text_to_arrays

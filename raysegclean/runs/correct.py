@@ -18,9 +18,9 @@ from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
 from raysegclean.policy.robust import offset_mode
-from raysegclean.stages.asking import answered
-from raysegclean.stages.proposing import Proposals
-from raysegclean.stages.session import Session
+from raysegclean.runs.propose import Proposals
+from raysegclean.runs.second_pass import answered
+from raysegclean.runs.session import Session
 
 __all__ = ["correct"]
 

@@ -18,8 +18,8 @@ from raysegclean.evidence.second_pass import Answer, Ask, Look, Reviser, Revisio
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Asking, Verdict
 from raysegclean.names import name_of
-from raysegclean.stages.proposing import Proposals, relabel_resources
-from raysegclean.stages.session import Session
+from raysegclean.runs.propose import Proposals, relabel_resources
+from raysegclean.runs.session import Session
 
 __all__ = ["answered"]
 

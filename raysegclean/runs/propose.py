@@ -10,8 +10,8 @@ from raysegclean.cluster.predict import VoteJob
 from raysegclean.cluster.propose import MeasureStage, ProposeStage
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.planning.worker_memory import PassKind, worker_bytes
-from raysegclean.stages.session import Session
-from raysegclean.stages.training import Models
+from raysegclean.runs.session import Session
+from raysegclean.runs.train import Models
 
 __all__ = ["Proposals", "propose", "relabel_resources"]
 
