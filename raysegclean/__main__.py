@@ -2,7 +2,7 @@
 
 import sys
 
-from raysegclean.cli import main
+from raysegclean.interface.cli import main
 
 __all__: list[str] = []
 

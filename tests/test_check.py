@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raysegclean.cli import main
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.interface.cli import main
 from raysegclean.qc.check import CheckReport, check, save_findings
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.simulate.phantom import phantom_case

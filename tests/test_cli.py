@@ -23,8 +23,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from raysegclean.cli import VERBS, build_parser, main
 from raysegclean.errors import UnfitEnvironment
+from raysegclean.interface.cli import VERBS, build_parser, main
 from raysegclean.render import as_json, as_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """Stand in for the modules that would import torch and Ray."""
     fake = types.ModuleType("pipeline")
     monkeypatch.setitem(sys.modules, "raysegclean.runs.pipeline", fake)
-    monkeypatch.setitem(sys.modules, "raysegclean.inspection", fake)
+    monkeypatch.setitem(sys.modules, "raysegclean.interface.commands", fake)
     return fake
 
 
@@ -153,9 +153,9 @@ def test_clean_without_a_config_prepares_and_cleans_the_phantom(
 ) -> None:
     seen = []
     pipeline.clean = lambda config: seen.append(config.archive) or Report()  # type: ignore[attr-defined]
-    demo = types.ModuleType("raysegclean.demo")
+    demo = types.ModuleType("raysegclean.interface.demo")
     demo.prepare_archive = lambda folder: seen.append(f"prepared {folder}")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "raysegclean.demo", demo)
+    monkeypatch.setitem(sys.modules, "raysegclean.interface.demo", demo)
     assert main(["clean"]) == 0
     assert seen == ["prepared demo/archive", "demo/archive"]
 
@@ -313,7 +313,7 @@ def clean(config):
     time.sleep(60)
 fake.clean = clean
 sys.modules["raysegclean.runs.pipeline"] = fake
-from raysegclean.cli import main
+from raysegclean.interface.cli import main
 sys.exit(main(["clean", "clean.yaml", "--set", "cases=a b"]))
 """
 

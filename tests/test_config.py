@@ -19,8 +19,8 @@ from raysegclean.config.settings import (
     validate_params,
 )
 from raysegclean.config.yaml_source import parse_scalar
-from raysegclean.demo import CONFIG as DEMO_CONFIG
 from raysegclean.errors import ConfigError
+from raysegclean.interface.demo import CONFIG as DEMO_CONFIG
 
 REQUIRED = {"archive": "a", "label": "organs", "run": "r"}
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "clean.yaml"

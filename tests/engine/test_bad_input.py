@@ -24,10 +24,10 @@ import psutil
 import pytest
 import zarr
 
-from raysegclean.cli import main
 from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.config.settings import Config
 from raysegclean.errors import InputError, RunConflict, UnfitEnvironment
+from raysegclean.interface.cli import main
 from raysegclean.runs.pipeline import RunReport, clean
 from raysegclean.runs.session import TooManyFailed
 from raysegclean.store.archive import Archive, write_case

@@ -13,7 +13,7 @@ import pytest
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError
-from raysegclean.inspection import verify
+from raysegclean.interface.commands import verify
 from raysegclean.policy.apply import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive

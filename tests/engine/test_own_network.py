@@ -11,7 +11,7 @@ import torch
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError, RunConflict
-from raysegclean.inspection import plan
+from raysegclean.interface.commands import plan
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.runs.pipeline import clean

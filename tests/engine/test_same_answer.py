@@ -13,7 +13,7 @@ from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.cluster.train_worker import model_key
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
-from raysegclean.inspection import undo, verify
+from raysegclean.interface.commands import undo, verify
 from raysegclean.nets.weights import load_network
 from raysegclean.planning.plan import RunPlan
 from raysegclean.runs.pipeline import clean

@@ -9,7 +9,7 @@ import pytest
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.inspection import plan, undo, verify
+from raysegclean.interface.commands import plan, undo, verify
 from raysegclean.policy.apply import reason_name
 from raysegclean.qc.check import check
 from raysegclean.runs.pipeline import clean

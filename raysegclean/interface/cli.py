@@ -363,7 +363,7 @@ def _plan_arguments(parser: Parser) -> None:
 
 def _plan(options: Options) -> int:
     from raysegclean.config.settings import load_config
-    from raysegclean.inspection import plan
+    from raysegclean.interface.commands import plan
 
     return _show(options, plan(load_config(options.config, options.sets)))
 
@@ -386,7 +386,7 @@ def _clean(options: Options) -> int:
     from raysegclean.runs.pipeline import clean
 
     if options.config is None:
-        from raysegclean.demo import prepare_archive
+        from raysegclean.interface.demo import prepare_archive
 
         prepare_archive(config.archive)
     return _show(options, clean(config))
@@ -398,13 +398,13 @@ def _status_arguments(parser: Parser) -> None:
 
 
 def _status(options: Options) -> int:
-    from raysegclean.inspection import status
+    from raysegclean.interface.commands import status
 
     return _show(options, status(options.run))
 
 
 def _verify(options: Options) -> int:
-    from raysegclean.inspection import verify
+    from raysegclean.interface.commands import verify
 
     return _show(options, verify(options.run))
 
@@ -417,7 +417,7 @@ def _undo_arguments(parser: Parser) -> None:
 
 
 def _undo(options: Options) -> int:
-    from raysegclean.inspection import undo
+    from raysegclean.interface.commands import undo
 
     return _show(options, undo(options.run, options.case, options.cls, options.reason))
 
@@ -465,7 +465,7 @@ def _demo_arguments(parser: Parser) -> None:
 
 
 def _demo(options: Options) -> int:
-    from raysegclean.demo import run_demo
+    from raysegclean.interface.demo import run_demo
 
     return _show(options, run_demo(options.folder))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from raysegclean.errors import RaysegcleanError
 from raysegclean.evaluate.score import ScoreRow, score_archive
-from raysegclean.report.contours import Panel, draw_panels, most_changed_slice
+from raysegclean.interface.picture import Panel, draw_panels, most_changed_slice
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
 from raysegclean.simulate.phantom import PHANTOM_CLASSES
 from raysegclean.simulate.phantom_archive import write_phantom_archive
