@@ -62,9 +62,9 @@ PHANTOM = Phantom(40, (24, 64, 64), (3.0, 3.0, 3.0))
 class Scenario:
     """A way in which labels are wrong, and what is known about it.
 
-    noise: of `simulate.noise`, "annotator" (a person's own outline), or empty for labels as they came.
-    share: of the cases that get it. trusted: cases that also have the true label. archive: the
-    scenario whose archive is used, where it is another's.
+    noise: of `simulate.noise`, "annotator" (a person's own outline), or empty for labels as they
+    came. share: of the cases that get it. trusted: cases that also have the true label. archive:
+    the scenario whose archive is used, where it is another's.
     """
 
     name: str

@@ -12,8 +12,8 @@ from typing import Any
 
 from grid import AS_PUBLISHED, BASELINES, METHODS
 from measures import Row, clean_cases, dice, error_removed_of
-
 from raysegclean.core.bootstrap import Interval
+
 from raysegclean.evaluate.metrics import CleanSummary
 
 __all__ = ["Cell", "Standing", "chooses", "pooled", "ranked", "split"]

@@ -7,8 +7,9 @@ it line by line.
 from dataclasses import dataclass
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
+from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from raysegclean.cluster.apply import Loaded, change_counts
-from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision, Kind
+from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, settle
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.runs import harm_guard as holding
 from raysegclean.runs.apply import _generations
 from raysegclean.runs.correct import _corrected

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
 from raysegclean.evidence.proposals import Proposal
-from raysegclean.nets.sampling import channels_of
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.policy.apply import (
@@ -32,6 +31,7 @@ from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, put_shard
 from raysegclean.voxels.boundary import distance_halo_vox, signed_distance
+from raysegclean.voxels.channels import channels_of
 from raysegclean.voxels.geometry import Box
 from raysegclean.voxels.packing import arrays_to_text
 from raysegclean.voxels.regions import change_components

@@ -1,6 +1,7 @@
 """Propose without networks: labels of the archive vote, and facts of given labels are counted.
 
-The same shards, proposals and records as those of `cluster.propose`, so all that follows is the same.
+The same shards, proposals and records as those of `cluster.propose`, so all that follows is the
+same.
 """
 
 from dataclasses import dataclass, replace

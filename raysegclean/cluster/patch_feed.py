@@ -32,18 +32,16 @@ from raysegclean.errors import InputError, MissingObject
 from raysegclean.evidence.cases import Intensity
 from raysegclean.nets.normalise import Normaliser
 from raysegclean.nets.sampling import (
-    IGNORE,
     PatchDraw,
     SamplingTable,
-    channels_of,
     draw,
     flip,
-    pad_to_box,
     place_patch,
     present_channels,
 )
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
+from raysegclean.voxels.channels import IGNORE, channels_of, pad_to_box
 from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = ["LabelView", "PatchSource", "StepSource", "stream_rows"]

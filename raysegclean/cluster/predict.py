@@ -15,7 +15,6 @@ from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
 from raysegclean.nets.numerics import fix_numerics, numeric_class, usable_gpu
-from raysegclean.nets.sampling import IGNORE, channels_of
 from raysegclean.nets.torchscript import Script, ScriptVoter
 from raysegclean.nets.views import ViewsVoter
 from raysegclean.nets.voters import (
@@ -31,6 +30,7 @@ from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
+from raysegclean.voxels.channels import IGNORE, channels_of
 from raysegclean.voxels.geometry import Box
 
 __all__ = ["Channels", "Predictor", "Reader", "VoteJob", "Window", "device_numerics"]

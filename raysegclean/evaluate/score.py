@@ -1,7 +1,7 @@
 """Scores of one label of an archive against another, per case and class.
 
-The measures are those of `evaluate.metrics`; this module only reads, in parallel, and puts them into
-rows that are plain JSON. With the given label at hand the rows also say what the cleaning did.
+The measures are those of `evaluate.metrics`; this module only reads, in parallel, and puts them
+into rows that are plain JSON. With the given label at hand the rows also say what the cleaning did.
 Memory is that of the labels of two cases.
 """
 

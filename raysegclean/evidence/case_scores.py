@@ -8,16 +8,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "NEVER",
-    "Action",
-    "CaseDecision",
-    "CaseScore",
-    "ClassDecision",
-    "ClassScore",
-    "Counts",
-    "Kind",
-]
+__all__ = ["NEVER", "CaseScore", "ClassScore", "Counts", "Kind"]
 
 Counts = NDArray[np.int32 | np.int64]
 
@@ -34,21 +25,6 @@ class Kind(StrEnum):
     """The class becomes background."""
     SWAPPED = "swapped"
     """Another class becomes the class."""
-
-
-class Action(StrEnum):
-    """What is done with one class of one case."""
-
-    KEEP = "keep"
-    SHIFT = "shift"
-    REPLACE = "replace"
-    FILL = "fill"
-    """The label lacks the structure: it is taken from the networks."""
-    BLEND = "blend"
-    """As replace; and the outline is drawn towards the networks' (`policy.blending`)."""
-    CORRECT = "correct"
-    """The voxel corrector took over."""
-    REVIEW = "review"
 
 
 @dataclass(frozen=True)
@@ -97,44 +73,3 @@ class CaseScore:
     classes: Mapping[int, ClassScore]
     fold: int = 0
     """Which networks judged it: each fold's networks have a bias of their own."""
-
-
-@dataclass(frozen=True)
-class ClassDecision:
-    """What to do with one class of one case, and why."""
-
-    action: Action
-    why: str
-    shift_vox: float = 0.0
-    """For `shift`: how far the boundary moves inwards (`voxels.boundary.shift_label`)."""
-    min_fit: float = 0.0
-    """For `shift`: Dice with the prediction that the moved class must reach."""
-    fit_gain: float = 0.0
-    """For `shift`: by how much this Dice must exceed that of the given label; negative: by how much
-    it may be lower."""
-    above: Mapping[Kind, float] = field(default_factory=dict)
-    """For `replace`, `blend` and `fill`: a candidate of this kind is taken at or above this
-    confidence; a kind that is missing is not taken. `removed` goes by the given class, the other
-    two by the candidate."""
-    offset_vox: float = float("nan")
-    """Offset from the archive's central value, where it was measured."""
-    posterior: float = 0.0
-    """Probability that the case belongs to the noisy group that it was flagged with."""
-
-    @property
-    def min_confidence(self) -> float:
-        """The confidence that satisfies every kind; `NEVER` when one of them is not taken."""
-        return max(self.above.get(kind, NEVER) for kind in Kind)
-
-
-@dataclass(frozen=True)
-class CaseDecision:
-    """The decisions for one case, per class."""
-
-    case: str
-    classes: Mapping[int, ClassDecision] = field(default_factory=dict)
-
-    @property
-    def flagged(self) -> bool:
-        """True when any class is to be changed or looked at."""
-        return any(d.action is not Action.KEEP for d in self.classes.values())

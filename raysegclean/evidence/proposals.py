@@ -30,8 +30,8 @@ class Proposal:
     candidate_zyx: NDArray[np.uint8]
     """1 + the predicted channel where it differs from the given label, else 0."""
     confidence_zyx: NDArray[np.uint8]
-    """Level of the candidate's probability (`evidence.voxel_evidence.quantise`); 0 where the method asks
-    its voters to agree and they do not."""
+    """Level of the candidate's probability (`evidence.voxel_evidence.quantise`); 0 where the method
+    asks its voters to agree and they do not."""
     score_zyx: NDArray[np.uint8] | None
     """Level of the voxel's score (`score_of`), for methods that use one."""
     correction_zyx: NDArray[np.uint8] | None = None

@@ -1,23 +1,14 @@
 """From the counts of a case to what a policy decides on, and from its decisions to actions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import (
-    Action,
-    CaseDecision,
-    CaseScore,
-    ClassDecision,
-    ClassScore,
-    Counts,
-    Kind,
-)
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Counts, Kind
 from raysegclean.evidence.stats import KINDS, NATS_SCALE, CaseStats
-from raysegclean.policy.apply import Actions, Reason
 from raysegclean.voxels.boundary import OffsetSums
 
-__all__ = ["case_actions", "case_score"]
+__all__ = ["case_score"]
 
 
 def case_score(case: str, stats: CaseStats, offsets: OffsetSums, fold: int = 0) -> CaseScore:
@@ -60,23 +51,3 @@ def _candidates(stats: CaseStats, channels: Sequence[int]) -> dict[Kind, Counts]
     # Those of all cases and classes are kept at once: half of the bytes, where the counts allow it.
     small = mine.astype(np.int32) if mine.max(initial=0) <= np.iinfo(np.int32).max else mine
     return {kind: small[row] for row, kind in enumerate(KINDS)}
-
-
-def case_actions(decision: CaseDecision) -> Actions:
-    """Return what the rule may do in a case."""
-    return Actions(
-        shift_vox={c: d.shift_vox for c, d in _with(decision, Action.SHIFT)},
-        min_fit={c: d.min_fit for c, d in _with(decision, Action.SHIFT) if d.min_fit},
-        fit_gain={c: d.fit_gain for c, d in _with(decision, Action.SHIFT) if d.fit_gain},
-        replace_above={
-            c: dict(d.above) for c, d in _with(decision, Action.REPLACE, Action.BLEND, Action.FILL)
-        },
-        fills=frozenset(c for c, _ in _with(decision, Action.FILL)),
-        closed=frozenset(c for c, _ in _with(decision, Action.REVIEW)),
-        correct=frozenset(c for c, _ in _with(decision, Action.BLEND)),
-        correct_reason=Reason.BLEND if any(_with(decision, Action.BLEND)) else Reason.CORRECT,
-    )
-
-
-def _with(decision: CaseDecision, *actions: Action) -> Iterable[tuple[int, ClassDecision]]:
-    return ((c, d) for c, d in decision.classes.items() if d.action in actions)

@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _interrupted(words, signal.SIGTERM if isinstance(stop, _Stopped) else signal.SIGINT)
     except SystemExit as stop:
-        # Ray's own handlers (within a search with 1), or cluster.connection's, where they took it over.
+        # Ray's own handlers (within a search with 1), or cluster.connection's, where they took it
+        # over.
         if stop.code in (1, signal.SIGTERM, SIGNALLED + signal.SIGTERM):
             return _interrupted(words, signal.SIGTERM)
         raise

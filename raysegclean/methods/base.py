@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raysegclean.errors import ConfigError, RaysegcleanError, told
-from raysegclean.evidence.case_scores import CaseDecision, CaseScore
+from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.proposals import Score
-from raysegclean.evidence.scoring import case_actions
 from raysegclean.evidence.second_pass import Answer, Ask, Revision
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.policy.apply import Actions
+from raysegclean.policy.decisions import CaseDecision, case_actions
 from raysegclean.qc.label_statistics import LabelFacts
 
 __all__ = [
@@ -58,7 +58,8 @@ class Voters:
     labels: tuple[str, ...] = ()
     """Labels of the archive that vote in place of networks; then `members` is 0."""
     facts: bool = False
-    """Whether the facts of the given labels are wanted (`qc.label_statistics`); then `members` is 0."""
+    """Whether the facts of the given labels are wanted (`qc.label_statistics`); then `members` is
+    0."""
 
 
 @dataclass(frozen=True)

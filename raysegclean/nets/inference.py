@@ -33,8 +33,8 @@ import torch
 from numpy.typing import NDArray
 
 from raysegclean.errors import ConfigError
-from raysegclean.nets.sampling import pad_to_box
 from raysegclean.nets.voters import Voter
+from raysegclean.voxels.channels import pad_to_box
 from raysegclean.voxels.geometry import Box, Grid, Index3
 
 __all__ = [

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 __all__ = [
     "LOSSES",

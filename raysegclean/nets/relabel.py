@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 __all__ = ["batch_confusion", "corrected", "masked_mean", "passes_sieve", "present_classes"]
 
@@ -75,9 +75,10 @@ def corrected(
 def passes_sieve(logits: torch.Tensor, label: torch.Tensor, level: float = 0.5) -> torch.Tensor:
     """Return (B, Z, Y, X) bool: log p(label) >= mean of log p over {label, predicted, background}.
 
-    logits: (B, K, Z, Y, X). Each class counts once, as in `evidence.proposals.score_of`; voxels without
-    a label pass. With two classes it is just "the prediction is the label". Below a `level` of one
-    half a voxel passes unless it is disbelieved by so much: the level is that of the stored margin.
+    logits: (B, K, Z, Y, X). Each class counts once, as in `evidence.proposals.score_of`; voxels
+    without a label pass. With two classes it is just "the prediction is the label". Below a `level`
+    of one half a voxel passes unless it is disbelieved by so much: the level is that of the stored
+    margin.
     """
     log_prob = torch.softmax(logits.float(), dim=1).clamp(min=_TINY).log()
     given = label.clamp(min=0)

@@ -20,7 +20,7 @@ uniform in that block.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +30,17 @@ from raysegclean.evidence.cases import BlockCounts, CaseInfo, block_grid
 from raysegclean.voxels.geometry import Box, Index3
 
 __all__ = [
-    "IGNORE",
     "ClassBlocks",
     "PatchDraw",
     "SamplingTable",
     "build_table",
-    "channels_of",
     "draw",
     "flip",
-    "pad_to_box",
     "patch_box",
     "place_patch",
     "present_channels",
 ]
 
-IGNORE = -100
-"""Channel index of voxels without a say in training: padding, and values outside the classes."""
 _NUMBERS = 7
 _UNIT = 2.0**-53
 _NOWHERE = BlockCounts(b"")
@@ -269,45 +264,7 @@ def patch_box(center_zyx: Index3, patch_zyx: Index3, shape_zyx: Index3) -> Box:
     return Box((z, y, x), (z + patch_zyx[0], y + patch_zyx[1], x + patch_zyx[2]))
 
 
-def pad_to_box(
-    array: NDArray[Any], have: Box, want: Box, fill: Literal["edge"] | int = "edge"
-) -> NDArray[Any]:
-    """Return `array` (..., Z, Y, X), the voxels of `have`, padded to `want`, which contains it.
-
-    Images are padded with their edge values, labels with `IGNORE`.
-    """
-    before = [h - w for h, w in zip(have.start_zyx, want.start_zyx, strict=True)]
-    after = [w - h for h, w in zip(have.stop_zyx, want.stop_zyx, strict=True)]
-    if not any(before) and not any(after):
-        return array
-    widths = [(0, 0)] * (array.ndim - 3) + list(zip(before, after, strict=True))
-    if fill == "edge":
-        return np.pad(array, widths, mode="edge")
-    return np.pad(array, widths, mode="constant", constant_values=fill)
-
-
 def flip(array: NDArray[Any], flips: tuple[bool, bool, bool]) -> NDArray[Any]:
     """Return `array` (..., Z, Y, X) flipped along the axes marked, contiguous in memory."""
     axes = tuple(axis - 3 for axis, wanted in enumerate(flips) if wanted)
     return np.ascontiguousarray(np.flip(array, axes)) if axes else array
-
-
-def channels_of(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.int16]:
-    """Return the channel index of every voxel: the position of its value in `classes`.
-
-    Values that are not among `classes` become `IGNORE`.
-
-    >>> channels_of(np.array([[[0, 7, 3]]]), (0, 3)).tolist()
-    [[[0, -100, 1]]]
-    """
-    values = np.asarray(classes, np.int64)
-    if label_zyx.dtype.kind == "u" and label_zyx.dtype.itemsize <= 2:
-        table = np.full(np.iinfo(label_zyx.dtype).max + 1, IGNORE, np.int16)
-        fits = values < len(table)
-        table[values[fits]] = np.flatnonzero(fits)
-        channels: NDArray[np.int16] = table[label_zyx]
-        return channels
-    order = np.argsort(values)
-    at = np.searchsorted(values[order], label_zyx).clip(max=len(values) - 1)
-    known = values[order][at] == label_zyx
-    return np.where(known, order[at], IGNORE).astype(np.int16)

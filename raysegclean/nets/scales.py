@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 from raysegclean.voxels.geometry import Index3
 
 __all__ = [

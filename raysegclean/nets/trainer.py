@@ -45,8 +45,8 @@ from raysegclean.nets.hooks import (
 from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.networks import UNET, build_network, prepare_network
 from raysegclean.nets.receptive import total_stride
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.voxels.channels import IGNORE
 
 __all__ = [
     "Batch",

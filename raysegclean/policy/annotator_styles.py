@@ -20,12 +20,12 @@ from raysegclean.policy.outlier_cases import (
     FOREGROUND,
     LEAST_SHIFT_VOX,
     Flags,
-    PolicyParams,
     classes_of,
     effect,
     of_key,
     offsets_of,
 )
+from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values, fit_mixture
 
 __all__ = ["SecondWay", "second_ways"]

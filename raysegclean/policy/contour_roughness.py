@@ -21,11 +21,11 @@ from raysegclean.policy.outlier_cases import (
     FOREGROUND,
     ROUGHNESS,
     Group,
-    PolicyParams,
     level_folds,
     of_key,
     upper_group,
 )
+from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values
 
 __all__ = ["rough_groups"]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysegclean.evidence.case_scores import ClassScore
-from raysegclean.policy.outlier_cases import Flags, PolicyParams
+from raysegclean.policy.outlier_cases import Flags
+from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values
 
 __all__ = ["elsewhere", "forgotten"]

@@ -14,10 +14,10 @@ from pydantic import TypeAdapter
 
 from raysegclean.cluster.apply import REASON_SUFFIX, SettleJob, SettleStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
-from raysegclean.evidence.case_scores import Action, CaseDecision
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, TakenBack, reason_name, reason_names
+from raysegclean.policy.decisions import Action, CaseDecision
 from raysegclean.runs.harm_guard import (
     held_back,
     output_keys,

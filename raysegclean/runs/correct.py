@@ -11,12 +11,11 @@ from functools import reduce
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import Action, CaseDecision
-from raysegclean.evidence.scoring import case_actions
 from raysegclean.evidence.second_pass import Answer, Ask, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
+from raysegclean.policy.decisions import Action, CaseDecision, case_actions
 from raysegclean.policy.robust import offset_mode
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.second_pass import answered

@@ -11,7 +11,8 @@ from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.nets.inference import Seams
 from raysegclean.planning.network_plan import network_notes
 from raysegclean.planning.plan import RunPlan
-from raysegclean.policy.outlier_cases import PolicyParams, is_learnt, of_key
+from raysegclean.policy.outlier_cases import is_learnt, of_key
+from raysegclean.policy.params import PolicyParams
 from raysegclean.qc.collect import about_case
 from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, label_facts
 from raysegclean.runs.propose import Proposals

@@ -2,7 +2,8 @@
 
 A region is a 6-connected set of voxels that went from one class to another for one reason; it is
 what `changes.parquet` lists, what a reviewer accepts or refuses and what undo takes back. Regions
-are found per block and joined on the driver (`voxels.components`), so they do not depend on the cut.
+are found per block and joined on the driver (`voxels.components`), so they do not depend on the
+cut.
 """
 
 from collections.abc import Iterable
@@ -68,8 +69,8 @@ def change_components(
 ) -> BlockComponents:
     """Return the changed components of one block; `box` is the block, without halo, in its case.
 
-    `confidence_zyx` holds levels (`evidence.voxel_evidence.quantise`). Raises InputError for a class outside
-    0 .. 2^28 - 1 or a shape other than that of the box.
+    `confidence_zyx` holds levels (`evidence.voxel_evidence.quantise`). Raises InputError for a
+    class outside 0 .. 2^28 - 1 or a shape other than that of the box.
     """
     if given_zyx.shape != output_zyx.shape:
         raise InputError(

@@ -13,7 +13,6 @@ from cleanlab.filter import find_label_issues as prune
 from cleanlab.segmentation.filter import find_label_issues as segmentation
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from raysegclean.core.confident import (
     ConfidentCounts,
     SelfSums,
@@ -29,6 +28,7 @@ from raysegclean.core.confident import (
     select,
     self_sums,
 )
+
 from raysegclean.voxels.components import merge_components
 from raysegclean.voxels.geometry import Box, Grid
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from raysegclean.core.bootstrap import difference, paired_bootstrap
+
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evaluate.metrics import (
     Changes,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.scoring import case_actions
+from raysegclean.policy.decisions import case_actions
 from raysegclean.policy.default import (
     NEVER,
     Action,

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.policy.contour_roughness import rough_groups
+from raysegclean.policy.decisions import Action
 from raysegclean.policy.default import PolicyParams, decide, two_ways
 from raysegclean.simulate.noise import corrupt
 from raysegclean.voxels.boundary import boundary_sums

@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 from raysegclean.errors import CaseError, ConfigError, InputError
 from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSummary, block_grid
 from raysegclean.nets.sampling import (
-    IGNORE,
     build_table,
-    channels_of,
     draw,
     flip,
-    pad_to_box,
     patch_box,
     place_patch,
     present_channels,
 )
+from raysegclean.voxels.channels import IGNORE, channels_of, pad_to_box
 from raysegclean.voxels.geometry import Box
 
 

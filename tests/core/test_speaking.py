@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.methods.spatial.bias import like_trusted
+from raysegclean.policy.decisions import Action
 from raysegclean.policy.default import PolicyParams, decide, two_ways
 from raysegclean.policy.finding_scope import Speaking
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.methods.multisa.localisation import Witness
+from raysegclean.policy.decisions import Action
 
 LIMITS = {"sds": 4.0, "found": 0.5, "min_cases": 8}
 

@@ -8,8 +8,9 @@ import ray
 
 from raysegclean.cluster import patch_feed as stream
 from raysegclean.cluster.patch_feed import LabelView, PatchSource, StepSource, stream_rows
-from raysegclean.nets.sampling import IGNORE, build_table, draw, place_patch
+from raysegclean.nets.sampling import build_table, draw, place_patch
 from raysegclean.store.archive import Archive, write_case
+from raysegclean.voxels.channels import IGNORE
 
 PATCH = (16, 24, 20)
 

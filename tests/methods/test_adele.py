@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, Kind
+from raysegclean.evidence.case_scores import Kind
 from raysegclean.methods.adele.hook import AdeleHook
 from raysegclean.methods.adele.method import ADELE, AdeleParams
 from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import segmentation_loss
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.weights import save_network
+from raysegclean.policy.decisions import Action
 from raysegclean.runs.train import hook_reports
 from raysegclean.store.run import RunFolder
+from raysegclean.voxels.channels import IGNORE
 
 from .test_methods import evidence_of, score, ten_cases
 from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_of

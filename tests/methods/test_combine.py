@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, Kind
+from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.methods.combine.method import COMBINE, CombineParams
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.policy.apply import settle
+from raysegclean.policy.decisions import Action
 from raysegclean.voxels.boundary import boundary_sums
 from raysegclean.voxels.geometry import Box
 

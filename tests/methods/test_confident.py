@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from raysegclean.core.confident import (
     confident_counts,
     confident_thresholds,
@@ -14,6 +13,7 @@ from raysegclean.core.confident import (
     select,
     self_sums,
 )
+
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.proposals import propose

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.methods.cores.hook import CoresHook
@@ -17,7 +16,8 @@ from raysegclean.methods.cores.method import CORES, CoresParams, sieve_score
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import LOSSES
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.policy.decisions import Action
+from raysegclean.voxels.channels import IGNORE
 
 from .test_methods import evidence_of, score, ten_cases
 from .training_scenes import SPEC, assert_resumes_alike, run, trainer_of

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raysegclean.config.settings import METHODS, make_config
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.evidence.proposals import score_of
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, MAX_UNCERTAINTY, EvidenceSum
@@ -26,6 +26,7 @@ from raysegclean.methods.base import (
 from raysegclean.methods.coseg.method import COSEG, CosegParams
 from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams, solve_delta
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.policy.decisions import Action
 
 RNG = np.random.default_rng(0)
 
@@ -239,7 +240,7 @@ OWN_METHOD = '''
 
 from dataclasses import dataclass
 
-from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.errors import ConfigError
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore, Kind
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.multisa.method import MULTISA, MultisaParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.policy.decisions import Action
 from raysegclean.simulate.noise import corrupt
 from raysegclean.simulate.phantom import phantom_case
 

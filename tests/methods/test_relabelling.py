@@ -15,7 +15,7 @@ from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.hooks import PLAIN_HOOK, HookContext, HookSpec, make_hook
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.networks import build_network
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_of
 

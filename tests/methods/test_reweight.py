@@ -10,16 +10,12 @@ from torch.nn import functional as F
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import load_method, make_params
-from raysegclean.methods.reweight.method import (
-    REWEIGHT,
-    ReweightParams,
-    averaging_one,
-    helpfulness,
-)
+from raysegclean.methods.reweight.hook import averaging_one, helpfulness
+from raysegclean.methods.reweight.method import REWEIGHT, ReweightParams
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, make_hook
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.networks import build_network
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 from .training_scenes import SPEC, Scene, assert_resumes_alike, run, scene_at, trainer_of
 

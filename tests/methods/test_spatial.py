@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseScore, ClassScore
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.second_pass import Ask
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.spatial.bias import BiasReviser, ShellLook
 from raysegclean.methods.spatial.method import SPATIAL, SpatialParams
 from raysegclean.policy.apply import Reason
+from raysegclean.policy.decisions import Action
 
 
 def score(case: str, offset_vox: float, nats: float = 100.0) -> CaseScore:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseScore, ClassDecision, ClassScore, Kind
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.evidence.second_pass import Ask
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
@@ -19,6 +19,7 @@ from raysegclean.methods.transition.method import (
 )
 from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.policy.apply import Actions, Reason
+from raysegclean.policy.decisions import Action, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 T = np.array([[0.9, 0.1], [0.3, 0.7]])

@@ -11,7 +11,7 @@ from raysegclean.methods.transition.hook import TransitionHook
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson
 from raysegclean.nets.losses import segmentation_loss
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 from .training_scenes import Scene, assert_resumes_alike, run, scene_at, trainer_of
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from raysegclean.nets.hooks import HookSpec, Lesson
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.trainer import Batch, TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_state
+from raysegclean.voxels.channels import IGNORE
 
 SPEC = NetworkSpec(classes=3, widths=(4, 6), strides=((2, 2, 2),), dropout=0.1)
 SIDE = 12

@@ -16,7 +16,7 @@ from raysegclean.nets.losses import (
     t_loss,
     voxel_entropy,
 )
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 torch.set_num_threads(1)
 

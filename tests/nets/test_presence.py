@@ -8,7 +8,7 @@ from raysegclean.methods.multisa.hook import PresenceHook, presence_loss
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext
 from raysegclean.nets.losses import LOSSES
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 torch.set_num_threads(1)
 

@@ -16,7 +16,7 @@ from raysegclean.nets.relabel import (
     passes_sieve,
     present_classes,
 )
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import (
     at_scales,
     disagreement,
@@ -17,6 +16,7 @@ from raysegclean.nets.scales import (
 )
 from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.voxels.channels import IGNORE
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,6 @@ import torch
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, PlainHook
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.trainer import (
     Batch,
     LocalExchange,
@@ -25,6 +24,7 @@ from raysegclean.nets.trainer import (
 )
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_state
+from raysegclean.voxels.channels import IGNORE
 
 torch.set_num_threads(1)
 

@@ -1,7 +1,8 @@
 """ADELE while a network learns: correct the labels of a class once it has been learnt.
 
 Source: Liu et al., CVPR 2022, sections 4.1 and 4.2. What differs, and why, is said in
-`methods.adele.method`. Not guaranteed: that a correction is right; it is what the network itself believes.
+`methods.adele.method`. Not guaranteed: that a correction is right; it is what the network itself
+believes.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """ADELE (Liu et al., CVPR 2022): correct the labels of a class once it has been learnt.
 
-While the networks train, `methods.adele.hook` follows the IoU of each class with the given labels. Where
-the curve bends (`methods.adele.onset`), early learning of that class is over: from then on its confident
-predictions replace the given label in what is learnt, from the given label anew at every step. A
-second loss asks that the image at other sizes gets the same answer.
+While the networks train, `methods.adele.hook` follows the IoU of each class with the given labels.
+Where the curve bends (`methods.adele.onset`), early learning of that class is over: from then on
+its confident predictions replace the given label in what is learnt, from the given label anew at
+every step. A second loss asks that the image at other sizes gets the same answer.
 
 `rule: published` does the same to the archive: voxel by voxel, classes that were on at the end of
 training, confidence above tau, and only classes that the case's given label holds (the form of the
@@ -20,10 +20,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
+from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.adele.hook import other_scales
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.hooks import HookSpec
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["ADELE", "AdeleParams"]

@@ -10,11 +10,11 @@ Methods that share voters share mistakes: three labels made from one ensemble ar
 from dataclasses import dataclass, replace
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
-from raysegclean.evidence.scoring import case_actions
+from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.evidence.voxel_evidence import threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.combine.votes import MAX_LABELS, vote_threshold
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision, case_actions
 
 __all__ = ["COMBINE", "CombineParams"]
 

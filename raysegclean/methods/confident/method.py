@@ -8,7 +8,8 @@ that reaches t_k, and the cut is the step that flags nearest to n voxels. `core.
 same exactly, on blocks of probabilities.
 
 One n for all classes lets large organs swamp small ones, and flags voxels in clean cases too.
-`rule: default` therefore decides by case first (`policy.default.decide`), and reports the thresholds.
+`rule: default` therefore decides by case first (`policy.default.decide`), and reports the
+thresholds.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from typing import Literal
 import numpy as np
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision, Kind
+from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.stats import KINDS, PROB_SCALE, CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.policy.apply import Actions
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["CONFIDENT", "ConfidentParams", "count_issues", "cut_level", "mean_self_confidence"]

@@ -1,8 +1,8 @@
 """CORES while a network learns: a confidence regulariser, a sieve, consistency on what it drops.
 
 Source: Cheng et al., ICLR 2021, sections 3 and 4, for voxels in place of images. What differs, and
-why, is said in `methods.cores.method`. Not guaranteed: that what is sieved out is wrong; a class that is
-hard to see is disbelieved too.
+why, is said in `methods.cores.method`. Not guaranteed: that what is sieved out is wrong; a class
+that is hard to see is disbelieved too.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
 from raysegclean.nets.relabel import masked_mean, passes_sieve
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import at_scales, disturbed
+from raysegclean.voxels.channels import IGNORE
 
 __all__ = ["CoresHook"]
 

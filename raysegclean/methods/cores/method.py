@@ -1,9 +1,10 @@
 """CORES (Cheng et al., ICLR 2021): a confident network sieves out the labels that it disbelieves.
 
-While the networks train, `methods.cores.hook` subtracts from the loss what any other label would cost,
-drawn from a prior of labels, which makes predictions confident; then it leaves out the voxels whose
-given label is less probable than the classes on average (the sieve), anew at every step. What was
-sieved out is left to a consistency loss: the network must say the same of a disturbed image there.
+While the networks train, `methods.cores.hook` subtracts from the loss what any other label would
+cost, drawn from a prior of labels, which makes predictions confident; then it leaves out the voxels
+whose given label is less probable than the classes on average (the sieve), anew at every step. What
+was sieved out is left to a consistency loss: the network must say the same of a disturbed image
+there.
 
 `rule: published` settles the sieve on the archive: voxels that do not pass take the network's class
 (`relabel: true`), or the cases are only ranked by their score (`relabel: false`). `rule: default`
@@ -28,12 +29,12 @@ from typing import Literal
 import numpy as np
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["CORES", "CoresParams", "sieve_score"]

@@ -6,8 +6,9 @@ and why. Real archives hold gross errors (a heart in the abdomen, sides swapped,
 that no learned method models, and that this finds at the cost of reading the archive once.
 """
 
-from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
+from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.qc.findings import Finding, IntegrityParams
 from raysegclean.qc.integrity import examine
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
-from raysegclean.nets.sampling import IGNORE
+from raysegclean.voxels.channels import IGNORE
 
 __all__ = ["PresenceHook", "presence_loss"]
 

@@ -18,13 +18,8 @@ from math import log
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import (
-    Action,
-    CaseDecision,
-    CaseScore,
-    ClassDecision,
-    ClassScore,
-)
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.robust import robust_sd
 
 __all__ = ["Witness"]

@@ -1,12 +1,12 @@
 """Multi-SA: a network that is only told which classes are present, as a weak witness.
 
-The network (`methods.multisa.network`) never sees an outline, so it cannot learn a wrong one. Its maps are too
-coarse to correct a label, but they say where a structure must be. So by default nothing is edited:
-cases are ranked, and what lies elsewhere, is missing, or is labelled where the map never looks goes
-to a person with a sentence that says so.
+The network (`methods.multisa.network`) never sees an outline, so it cannot learn a wrong one. Its
+maps are too coarse to correct a label, but they say where a structure must be. So by default
+nothing is edited: cases are ranked, and what lies elsewhere, is missing, or is labelled where the
+map never looks goes to a person with a sentence that says so.
 
-What stands out is measured in `methods.multisa.localisation`, from the counts of given and predicted voxels that
-every method has. `posterior` ranks: above one half a case goes to a person.
+What stands out is measured in `methods.multisa.localisation`, from the counts of given and
+predicted voxels that every method has. `posterior` ranks: above one half a case goes to a person.
 
 `rule: pseudo` does what the source does: the maps become the label of cases that have none.
 
@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision, Kind
+from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.multisa.localisation import Witness
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 
 __all__ = ["MULTISA", "MultisaParams"]
 

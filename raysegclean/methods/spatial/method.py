@@ -7,9 +7,9 @@ without a bias keeps the given label, where the published code replaces it by th
 `rule: shift` needs no network, and trains none: the bias of the given labels, measured against the
 trusted ones, is undone in all cases. On biased annotations this simple baseline is hard to beat.
 
-`rule: default` decides by case. What `policy.default.decide` says stands, with one addition: where the
-trusted cases agree on a bias, cases whose given outline lies off the prediction as far as theirs
-does are wrong in the same way, and are shifted by it. So a bias that all cases share becomes
+`rule: default` decides by case. What `policy.default.decide` says stands, with one addition: where
+the trusted cases agree on a bias, cases whose given outline lies off the prediction as far as
+theirs does are wrong in the same way, and are shifted by it. So a bias that all cases share becomes
 visible, and a case that does not share it is left alone. Where an archive is drawn in two ways, the
 bias of one of them, the policy alone says which cases share it (`policy.annotator_styles`).
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, CaseScore, ClassDecision
+from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.second_pass import Ask, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.methods.spatial.bias import (
@@ -39,6 +39,7 @@ from raysegclean.methods.spatial.bias import (
     shell_heights,
 )
 from raysegclean.policy.apply import Actions, Reason
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide, two_ways
 from raysegclean.policy.outlier_cases import is_learnt, of_key
 from raysegclean.voxels.boundary import fine_voxel_mm

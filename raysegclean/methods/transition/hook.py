@@ -3,10 +3,10 @@
 With T[i, j] = P(given j | true i): forward is the loss of T^T p; backward applies T^-1 to the
 losses of all classes, which is unbiased and may be negative (Patrini et al., CVPR 2017).
 
-T is estimated once per network, per band of depth (`methods.transition.matrix`), on features of its own that
-are gathered from the training patches of one epoch; it corrects the loss from the next one on. That
-epoch is late enough for features to tell classes apart, and early enough for the network not to
-have memorised what is wrong. Until then the given labels are learnt as they are.
+T is estimated once per network, per band of depth (`methods.transition.matrix`), on features of its
+own that are gathered from the training patches of one epoch; it corrects the loss from the next one
+on. That epoch is late enough for features to tell classes apart, and early enough for the network
+not to have memorised what is wrong. Until then the given labels are learnt as they are.
 
 Not guaranteed: the same T on every data-parallel rank, because each sees its own patches; the depth
 of voxels whose outline lies outside the patch, which pass for deeper than they are.
@@ -23,8 +23,8 @@ from raysegclean.methods.transition.matrix import Samples, estimate
 from raysegclean.methods.transition.reservoir import BAND_EDGES_MM, depth_bands
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import unmoved_statistics
+from raysegclean.voxels.channels import IGNORE
 
 __all__ = ["TransitionHook"]
 

@@ -8,9 +8,9 @@ T[i, j] = P(given j | true i), per band of depth, is estimated from features and
 shift are shifted; where candidates would be taken, T of the flagged cases decides in their stead.
 Of a class of which they hold too few voxels to estimate T, the candidates of the policy stay.
 
-`loss` corrects training, forward or backward (`methods.transition.hook`), with a T that is estimated while
-the network learns, or with one of which the diagonal is 1 - `flip`. Wrong labels are not spread
-evenly in space as any T has it, so `plain` is the default.
+`loss` corrects training, forward or backward (`methods.transition.hook`), with a T that is
+estimated while the network learns, or with one of which the diagonal is 1 - `flip`. Wrong labels
+are not spread evenly in space as any T has it, so `plain` is the default.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.evidence.second_pass import Ask, Revision
 from raysegclean.identity import digest
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
@@ -26,6 +25,7 @@ from raysegclean.methods.transition.matrix import Estimate, PosteriorReviser, Sa
 from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import NO_ACTIONS, Actions, Reason
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["TRANSITION", "TransitionParams"]

@@ -25,8 +25,8 @@ from raysegclean.nets.batch import Batch
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
 from raysegclean.nets.networks import begin, deepen, has_dropout
-from raysegclean.nets.sampling import IGNORE
 from raysegclean.nets.scales import unmoved_statistics
+from raysegclean.voxels.channels import IGNORE
 
 __all__ = ["RelabelHook", "relabelled", "start_epoch"]
 

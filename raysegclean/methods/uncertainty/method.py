@@ -6,8 +6,8 @@ a voxel changes only where the prediction differs from the label and the total u
 grows where voters contradict each other, is below delta, for any number of classes. `rule: default`
 asks the policy which cases are wrong, and how, before any voxel changes (`policy.default.decide`).
 
-`relabel_from` also relabels what the networks learn, from an epoch on (`methods.uncertainty.hook`), by
-the same delta: as published with `rule: published`, else as its repair.
+`relabel_from` also relabels what the networks learn, from an epoch on (`methods.uncertainty.hook`),
+by the same delta: as published with `rule: published`, else as its repair.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import Action, CaseDecision, ClassDecision
 from raysegclean.evidence.proposals import Score
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, MAX_UNCERTAINTY
@@ -25,6 +24,7 @@ from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, c
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views
 from raysegclean.policy.apply import Actions
+from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
