@@ -19,9 +19,8 @@ from measures import (
     worst_error_removed,
 )
 from published import held_out_section, published_section, unfinished
-from winners import Cell, Standing, chooses, pooled, ranked, split
-
 from raysegclean.core.bootstrap import Interval
+from winners import Cell, Standing, chooses, pooled, ranked, split
 
 __all__ = [
     "KEEPS",

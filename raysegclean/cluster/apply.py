@@ -30,11 +30,11 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, put_shard
-from raysegclean.voxels.boundary import distance_halo_vox, signed_distance
 from raysegclean.voxels.channels import channels_of
 from raysegclean.voxels.geometry import Box
 from raysegclean.voxels.packing import arrays_to_text
 from raysegclean.voxels.regions import change_components
+from raysegclean.voxels.signed_distance import distance_halo_vox, signed_distance
 
 __all__ = ["REASON_SUFFIX", "SettleJob", "SettleStage", "change_counts"]
 

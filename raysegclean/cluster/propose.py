@@ -21,7 +21,7 @@ from raysegclean.nets.inference import Seams
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
-from raysegclean.voxels.boundary import boundary_sums, offset_halo_vox
+from raysegclean.voxels.contour_offset import boundary_sums, offset_halo_vox
 from raysegclean.voxels.geometry import Box
 
 __all__ = ["MeasureStage", "ProposeStage", "Proposed", "labels_of", "offset_fields"]

@@ -1,1 +1,11 @@
-"""config."""
+"""Settings of a run, and errors that name file and line.
+
+Text in, one frozen value out; nothing is looked up that a config does not say.
+
+- `settings`: every key with type, range and default
+- `problems`: wrong settings in words
+- `yaml_source`: values with the place where they were written
+"""
+
+DOOR = ("settings",)
+"""Modules that other rooms may import."""

@@ -1,1 +1,23 @@
-"""evidence."""
+"""What the networks say about given labels: per voxel, per block, per case.
+
+Values and how they merge. Nothing here decides (`policy`), predicts (`nets`) or is stored.
+
+- `cases`: what is known of a case without its voxels
+- `voxel_evidence`: running sums of what the networks say of each voxel
+- `proposals`: what is kept per voxel: candidate, confidence, score
+- `stats`: counts of one block, which merge into those of a case
+- `scoring`: from the counts of a case to its scores
+- `case_scores`: the scores that a policy decides on
+- `second_pass`: what a policy may ask of chosen cases, with probabilities in hand
+"""
+
+DOOR = (
+    "case_scores",
+    "cases",
+    "proposals",
+    "scoring",
+    "second_pass",
+    "stats",
+    "voxel_evidence",
+)
+"""Modules that other rooms may import."""

@@ -1,6 +1,6 @@
 """The values that go into the policy and come out of it: scores of cases, and decisions on them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import log
@@ -8,7 +8,16 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEVER", "CaseScore", "ClassScore", "Counts", "Kind"]
+__all__ = [
+    "FOREGROUND",
+    "NEVER",
+    "CaseScore",
+    "ClassScore",
+    "Counts",
+    "Kind",
+    "classes_of",
+    "of_key",
+]
 
 Counts = NDArray[np.int32 | np.int64]
 
@@ -73,3 +82,22 @@ class CaseScore:
     classes: Mapping[int, ClassScore]
     fold: int = 0
     """Which networks judged it: each fold's networks have a bias of their own."""
+
+
+FOREGROUND = 0
+"""Key of the foreground as a whole, beside the class values."""
+
+
+def classes_of(scores: Iterable[CaseScore]) -> list[int]:
+    """Return the classes that any case has a score of, ascending."""
+    return sorted({value for score in scores for value in score.classes})
+
+
+def of_key(scores: Sequence[CaseScore], key: int) -> list[ClassScore]:
+    """Return each case's score of one class, or of the foreground; empty where it has none."""
+    if key == FOREGROUND:
+        return [s.foreground for s in scores]
+    return [s.classes.get(key, _NOTHING) for s in scores]
+
+
+_NOTHING = ClassScore(float("nan"), 0, 0.0, 0, 0, 0, 0)

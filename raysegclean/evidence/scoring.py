@@ -6,7 +6,7 @@ import numpy as np
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, Counts, Kind
 from raysegclean.evidence.stats import KINDS, NATS_SCALE, CaseStats
-from raysegclean.voxels.boundary import OffsetSums
+from raysegclean.voxels.contour_offset import OffsetSums
 
 __all__ = ["case_score"]
 

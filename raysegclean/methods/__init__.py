@@ -1,4 +1,14 @@
-"""One file per paper. A method names its voters, its policy and its rule, and nothing else.
+"""Methods: one folder a paper, and what every method is (`base`).
 
-No loops, no training, no I/O and no Ray may enter: those are the engine's.
+A folder holds all that is the paper's: `method` (settings, voters, policy), `hook` (what happens
+while networks learn), `network`, and its own mathematics. It composes what `nets`, `evidence` and
+`policy` offer and has no loop, training or storage of its own. No folder imports another.
+
+- `base`: what a method is; everything outside meets methods through it
 """
+
+DOOR = (
+    "base",
+    "combine.votes",
+)
+"""Modules that other rooms may import."""

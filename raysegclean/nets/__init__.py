@@ -1,20 +1,48 @@
-"""Networks: the default U-Net, how it learns, and the voters that predict with it.
+"""Networks: how they are built, fed, trained and asked.
 
-One file, one matter:
+torch, and no Ray, archive or policy. A paper's own hook or network lies in its folder under
+`methods`.
 
-- `networks` what a network is, and how one is found by name; `weights` its file format;
-- `unet` the default one, with its channel dropout (`dropout`); `multisa` the one that learns from
-  presence (`presence`);
-- `batch`, `losses`, `selection` and `training` the training loop, without Ray and without files;
-- `numerics` what is fixed so that the same work gives the same bits;
-- `receptive` how far a network sees, `memory` what that takes, `inference` tiles and halos;
-- `voters` what predicts a tile: networks, `views` of the image, a finished network (`torchscript`).
-
-Guaranteed: a network built here is translation-equivariant at inference (up to its total stride),
-so tiles with a halo of the measured receptive radius give the whole-volume answer. Networks that
-users bring are tried, and where they are not so, their windows are blended.
-
-Nothing here imports Ray, opens files or knows archives; images arrive as normalised arrays.
+- `unet`: the default network
+- `networks`: which network a spec names, and what is asked of it
+- `torchscript`: a finished network from a file
+- `dropout`: dropout as a function of names
+- `receptive`: how far a network sees, measured
+- `memory`: how much memory a window takes
+- `numerics`: what fixes how numbers are computed
+- `normalise`: from stored intensities to what a network reads
+- `sampling`: which patch comes at which step
+- `batch`: one step's patches
+- `losses`: losses, one value per sample
+- `hooks`: what a method does while a network learns
+- `relabel`: what hooks share that correct labels
+- `scales`: an image at other sizes
+- `trainer`: the training loop
+- `weights`: a network as bytes
+- `views`: test-time views
+- `voters`: class probabilities of a window
+- `inference`: windows with halos, whose answer is that of the whole volume
 """
 
-__all__: list[str] = []
+DOOR = (
+    "batch",
+    "dropout",
+    "hooks",
+    "inference",
+    "losses",
+    "memory",
+    "networks",
+    "normalise",
+    "numerics",
+    "receptive",
+    "relabel",
+    "sampling",
+    "scales",
+    "torchscript",
+    "trainer",
+    "unet",
+    "views",
+    "voters",
+    "weights",
+)
+"""Modules that other rooms may import."""

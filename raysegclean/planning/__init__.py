@@ -1,1 +1,17 @@
-"""planning."""
+"""Every `auto` decided before anything is computed.
+
+Pure decisions from the config and the index: windows, patches, folds, memory, items of work.
+
+- `plan`: the plan of a run
+- `network_plan`: which network, what it trains on, how windows are laid
+- `worker_memory`: how much memory a worker takes
+- `items`: the rows that are scheduled
+"""
+
+DOOR = (
+    "items",
+    "network_plan",
+    "plan",
+    "worker_memory",
+)
+"""Modules that other rooms may import."""

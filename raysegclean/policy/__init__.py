@@ -1,1 +1,32 @@
-"""policy."""
+"""The default policy: which cases are wrong, how, and what is done about it.
+
+Pure functions of scores, and the rule that carries a decision out voxel by voxel. No networks, no
+files, no Ray; papers with policies of their own lie in `methods`.
+
+- `params`: every number that decides
+- `decisions`: what is done with one class of one case, and why
+- `default`: the policy: its rules, in their order
+- `contour_offsets`: outlines off the archive's centre
+- `outlier_cases`: groups of cases that stand out
+- `annotator_styles`: two ways of drawing one archive
+- `contour_roughness`: outlines rougher than the others'
+- `omitted`: structures that a label lacks
+- `finding_scope`: for which classes a finding speaks
+- `robust`: statistics in which up to half of the values may be wrong
+- `blending`: outlines drawn towards the networks'
+- `corrector`: what trusted cases teach about given labels
+- `apply`: from a decision to new voxels, each with its reason
+"""
+
+DOOR = (
+    "apply",
+    "blending",
+    "corrector",
+    "decisions",
+    "default",
+    "finding_scope",
+    "outlier_cases",
+    "params",
+    "robust",
+)
+"""Modules that other rooms may import."""

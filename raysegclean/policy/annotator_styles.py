@@ -15,16 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.policy.outlier_cases import (
-    FOREGROUND,
-    LEAST_SHIFT_VOX,
-    Flags,
-    classes_of,
-    effect,
-    of_key,
-    offsets_of,
-)
+from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, classes_of, of_key
+from raysegclean.policy.contour_offsets import LEAST_SHIFT_VOX, Flags, effect, offsets_of
 from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values, fit_mixture
 

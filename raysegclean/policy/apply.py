@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
-from raysegclean.voxels.boundary import Spacing, shift_halo_vox, shift_label
+from raysegclean.voxels.contour_shift import shift_halo_vox, shift_label
 from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.signed_distance import Spacing
 
 __all__ = [
     "NO_ACTIONS",

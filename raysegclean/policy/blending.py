@@ -21,17 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
 from raysegclean.evidence.second_pass import VoterBlock
-from raysegclean.policy.outlier_cases import of_key
-from raysegclean.voxels.boundary import (
-    OFFSET_LIMIT_VOX,
-    Spacing,
-    along_band,
-    offset_halo_vox,
-    signed_distance,
-)
+from raysegclean.voxels.contour_offset import OFFSET_LIMIT_VOX, along_band, offset_halo_vox
 from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.signed_distance import Spacing, signed_distance
 
 __all__ = ["Blend", "BlendReviser", "blend_halo_vox", "blend_label", "solve_blends"]
 

@@ -16,15 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.policy.outlier_cases import (
-    FOREGROUND,
-    ROUGHNESS,
-    Group,
-    level_folds,
-    of_key,
-    upper_group,
-)
+from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, of_key
+from raysegclean.policy.outlier_cases import ROUGHNESS, Group, level_folds, upper_group
 from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values
 

@@ -28,9 +28,14 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.second_pass import Answer, VoterBlock
-from raysegclean.voxels.boundary import Spacing, axis_ratios, distance_halo_vox, signed_distance
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.hashing import position_hash
+from raysegclean.voxels.signed_distance import (
+    Spacing,
+    axis_ratios,
+    distance_halo_vox,
+    signed_distance,
+)
 
 __all__ = [
     "MAX_ROWS",

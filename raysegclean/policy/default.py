@@ -19,24 +19,28 @@ from math import ceil, isfinite
 import numpy as np
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import NEVER, CaseScore, ClassScore, Kind
+from raysegclean.evidence.case_scores import (
+    FOREGROUND,
+    NEVER,
+    CaseScore,
+    ClassScore,
+    Kind,
+    classes_of,
+    of_key,
+)
 from raysegclean.policy.annotator_styles import SecondWay, second_ways
+from raysegclean.policy.contour_offsets import Flags, Offsets
 from raysegclean.policy.contour_roughness import rough_groups
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.finding_scope import Speaking
 from raysegclean.policy.omitted import elsewhere, forgotten
 from raysegclean.policy.outlier_cases import (
     CORRUPTION,
-    FOREGROUND,
     ROUGHNESS,
-    Flags,
     Group,
-    Offsets,
-    classes_of,
     excess_threshold,
     find_groups,
     is_learnt,
-    of_key,
 )
 from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values

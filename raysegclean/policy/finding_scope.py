@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import CaseScore
-from raysegclean.policy.outlier_cases import FOREGROUND, Flags, classes_of, of_key
+from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, classes_of, of_key
+from raysegclean.policy.contour_offsets import Flags
 from raysegclean.policy.robust import Values
 
 __all__ = ["Speaking"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysegclean.evidence.case_scores import ClassScore
-from raysegclean.policy.outlier_cases import Flags
+from raysegclean.policy.contour_offsets import Flags
 from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values
 

@@ -1,1 +1,26 @@
-"""runs."""
+"""A run as its driver sees it, from the config to the published label.
+
+`pipeline` reads top to bottom; every stage is a file: what is due, run it, collect the outcome.
+Work on voxels is elsewhere.
+
+- `pipeline`: the main flow
+- `preflight`: what is checked and frozen before anything is computed
+- `session`: what the stages share
+- `train`: train the networks, and the final one
+- `propose`: run them over the archive, once
+- `gather`: from records to evidence
+- `judge`: from evidence to a verdict
+- `second_pass`: second looks and revisions
+- `correct`: the corrector takes over
+- `blend`: outlines are blended
+- `harm_guard`: what would do harm is held back
+- `apply`: write and publish
+- `search`: trials that end in a verdict
+"""
+
+DOOR = (
+    "apply",
+    "pipeline",
+    "preflight",
+)
+"""Modules that other rooms may import."""

@@ -9,13 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import CaseScore
+from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, classes_of
 from raysegclean.evidence.second_pass import Revision
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.policy.blending import BlendReviser, solve_blends
 from raysegclean.policy.decisions import Action, CaseDecision, case_actions
 from raysegclean.policy.finding_scope import Speaking
-from raysegclean.policy.outlier_cases import FOREGROUND, classes_of
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.second_pass import answered
 from raysegclean.runs.session import Session

@@ -4,21 +4,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raysegclean.evidence.case_scores import CaseScore
+from raysegclean.evidence.case_scores import CaseScore, of_key
 from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.nets.inference import Seams
 from raysegclean.planning.network_plan import network_notes
 from raysegclean.planning.plan import RunPlan
-from raysegclean.policy.outlier_cases import is_learnt, of_key
+from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.policy.params import PolicyParams
 from raysegclean.qc.collect import about_case
 from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, label_facts
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.session import Session
 from raysegclean.runs.train import hook_reports
-from raysegclean.voxels.boundary import OffsetSums
+from raysegclean.voxels.contour_offset import OffsetSums
 
 __all__ = ["StatsByCase", "case_offsets", "gather", "learning_notes", "voter_notes"]
 

@@ -1,10 +1,40 @@
-"""Where bytes live: archives, labels, the index, the ledger and the lock.
+"""Where bytes live: archives, labels, the index, the run folder, its ledger and lock.
 
-What belongs in this room: everything that reads or writes a file or a bucket, and nothing that
-knows Ray, networks or methods. `objects` is the only module that decides how an object becomes
-durable (`files` and `buckets` do it); all others speak in stores, arrays and cases. Voxels are
-read with tensorstore and written a whole shard at a time, so that an object is there completely
-or not at all.
+Objects in, objects out, on files and buckets alike; the only room that imports tensorstore,
+obstore, zarr or nibabel. Nothing here interprets a label.
+
+- `backend`: what a place for objects must be able to do
+- `files`: objects in a folder
+- `buckets`: objects in S3, GCS, Azure
+- `objects`: one way to reach both
+- `arrays`: reading voxels
+- `shards`: writing whole shards
+- `ome`: OME-Zarr metadata
+- `archive`: an archive of cases
+- `scan`: one reading of a case
+- `index`: the table of cases
+- `table`: patients, sites and annotators from CSV
+- `each`: something for every case; one bad case stops no other
+- `nifti`: NIfTI in memory
+- `ingest`: from NIfTI to an archive
+- `export`: and back
+- `run`: the run folder
+- `ledger`: what is committed
+- `lock`: one driver per run
+- `holder`: who holds a lock, and whether it lives
 """
 
-__all__: list[str] = []
+DOOR = (
+    "archive",
+    "arrays",
+    "each",
+    "export",
+    "index",
+    "ingest",
+    "ledger",
+    "lock",
+    "objects",
+    "run",
+    "shards",
+)
+"""Modules that other rooms may import."""

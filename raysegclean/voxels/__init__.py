@@ -1,1 +1,32 @@
-"""voxels."""
+"""Voxels of a label, and nothing else: boxes, distances, surfaces, connected parts.
+
+Pure functions on numpy arrays and small frozen values. Nothing here knows of networks, cases,
+policies, files or Ray. What works on blocks says which halo makes it exact.
+
+- `geometry`: boxes and grids of voxels, the unit of everything that follows
+- `boxes`: where the classes of a label lie
+- `channels`: label values to channels and back, padding, the ignored value
+- `signed_distance`: distances to the boundary of a class
+- `contour_offset`: how far one boundary lies off another, as sums
+- `contour_shift`: a boundary moved inwards or outwards
+- `surface`: distances between surfaces, in mm
+- `components`: connected parts of a case that no worker sees whole
+- `regions`: changed regions, found per block and joined
+- `hashing`: a random order of voxels that no cut changes
+- `packing`: small arrays as text for records
+"""
+
+DOOR = (
+    "boxes",
+    "channels",
+    "components",
+    "contour_offset",
+    "contour_shift",
+    "geometry",
+    "hashing",
+    "packing",
+    "regions",
+    "signed_distance",
+    "surface",
+)
+"""Modules that other rooms may import."""

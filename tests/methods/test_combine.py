@@ -12,7 +12,7 @@ from raysegclean.methods.combine.method import COMBINE, CombineParams
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.policy.apply import settle
 from raysegclean.policy.decisions import Action
-from raysegclean.voxels.boundary import boundary_sums
+from raysegclean.voxels.contour_offset import boundary_sums
 from raysegclean.voxels.geometry import Box
 
 SHAPE = (6, 12, 12)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from raysegclean.core.confident import (
+from confident_learning import (
     confident_counts,
     confident_thresholds,
     cut_of,

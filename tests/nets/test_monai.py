@@ -13,7 +13,7 @@ from raysegclean.nets.voters import NetworkVoter
 from raysegclean.voxels.geometry import Box
 
 from .own_networks import PATH
-from .test_blending import answer
+from .test_averaged_windows import answer
 from .test_networks import batch_of
 
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import DropoutVoter
 from raysegclean.voxels.geometry import Box
 
-from .test_blending import answer
+from .test_averaged_windows import answer
 from .test_networks import batch_of
 
 torch.set_num_threads(1)

@@ -1,1 +1,1 @@
-"""adele."""
+"""ADELE (Liu et al., CVPR 2022)."""

@@ -1,1 +1,1 @@
-"""combine."""
+"""Several cleaned labels vote."""

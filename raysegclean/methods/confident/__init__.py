@@ -1,1 +1,1 @@
-"""confident."""
+"""Confident learning (Northcutt et al., JAIR 2021)."""

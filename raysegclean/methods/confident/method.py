@@ -4,8 +4,8 @@
 class k, n counts the voxels that are confidently predicted as another class, and of the n voxels of
 lowest p(given) in the archive those with another prediction take it. Everything comes from the
 histograms of the one propose pass, so p is known in steps of 1/256: n counts from the first step
-that reaches t_k, and the cut is the step that flags nearest to n voxels. `core.confident` does the
-same exactly, on blocks of probabilities.
+that reaches t_k, and the cut is the step that flags nearest to n voxels.
+`benchmarks/confident_learning.py` does the same exactly, on blocks of probabilities.
 
 One n for all classes lets large organs swamp small ones, and flags voxels in clean cases too.
 `rule: default` therefore decides by case first (`policy.default.decide`), and reports the

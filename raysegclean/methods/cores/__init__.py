@@ -1,1 +1,1 @@
-"""cores."""
+"""CORES (Cheng et al., ICLR 2021)."""

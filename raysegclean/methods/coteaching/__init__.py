@@ -1,1 +1,1 @@
-"""coteaching."""
+"""Co-teaching (Han et al., NeurIPS 2018)."""

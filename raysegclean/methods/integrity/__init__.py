@@ -1,1 +1,1 @@
-"""integrity."""
+"""Cases that break the archive's own rules."""

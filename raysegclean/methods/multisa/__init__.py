@@ -1,1 +1,1 @@
-"""multisa."""
+"""Multi-SA: where classes are, from which are present."""

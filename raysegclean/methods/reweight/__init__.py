@@ -1,1 +1,1 @@
-"""reweight."""
+"""Reweighting (Mirikharaji et al. 2019)."""

@@ -1,1 +1,1 @@
-"""spatial."""
+"""Spatial Correction (Yao et al., ICLR 2023)."""

@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.policy.robust import offset_mode, robust_sd
-from raysegclean.voxels.boundary import (
+from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.signed_distance import (
     Spacing,
     distance_halo_vox,
     fine_voxel_mm,
     signed_distance,
 )
-from raysegclean.voxels.geometry import Index3
 
 __all__ = [
     "LEAST_VOX",

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.case_scores import CaseScore
+from raysegclean.evidence.case_scores import CaseScore, of_key
 from raysegclean.evidence.second_pass import Ask, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.methods.spatial.bias import (
@@ -41,8 +41,8 @@ from raysegclean.methods.spatial.bias import (
 from raysegclean.policy.apply import Actions, Reason
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide, two_ways
-from raysegclean.policy.outlier_cases import is_learnt, of_key
-from raysegclean.voxels.boundary import fine_voxel_mm
+from raysegclean.policy.outlier_cases import is_learnt
+from raysegclean.voxels.signed_distance import fine_voxel_mm
 
 __all__ = ["SPATIAL", "SpatialParams"]
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from raysegclean.evidence.second_pass import Answer, VoterBlock
 from raysegclean.methods.transition.reservoir import BAND_EDGES_MM, band_halo_vox, depth_bands
-from raysegclean.voxels.boundary import Spacing
 from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.signed_distance import Spacing
 
 __all__ = [
     "Consensus",

@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.second_pass import Answer, VoterBlock
-from raysegclean.voxels.boundary import Spacing, axis_ratios, distance_halo_vox, fine_voxel_mm
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.hashing import position_hash
+from raysegclean.voxels.signed_distance import (
+    Spacing,
+    axis_ratios,
+    distance_halo_vox,
+    fine_voxel_mm,
+)
 
 __all__ = ["BAND_EDGES_MM", "FeatureLook", "band_halo_vox", "depth_bands"]
 

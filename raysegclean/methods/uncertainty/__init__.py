@@ -1,1 +1,1 @@
-"""uncertainty."""
+"""Uncertainty relabelling (Redekop & Chernyavskiy 2021)."""

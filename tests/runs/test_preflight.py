@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysegclean import preparing
 from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg.method import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.planning.plan import with_current_cases
+from raysegclean.runs import preflight
 from raysegclean.runs.preflight import begin, prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
-
-from .engine.scenes import Scene, config_for, write_archive
+from tests.engine.scenes import Scene, config_for, write_archive
 
 SCENES = (Scene("a", (6, 16, 16)), Scene("b", (6, 16, 16)))
 
@@ -40,8 +39,8 @@ def learning_from_trusted(monkeypatch: pytest.MonkeyPatch, params: object) -> No
         voters=lambda _: COSEG.voters(COSEG.params()),
         needs_trusted=lambda p: p.learns,
     )
-    monkeypatch.setattr(preparing, "load_method", lambda _: method)
-    monkeypatch.setattr(preparing, "make_params", lambda *_: params)
+    monkeypatch.setattr(preflight, "load_method", lambda _: method)
+    monkeypatch.setattr(preflight, "make_params", lambda *_: params)
 
 
 def test_a_method_that_learns_from_trusted_labels_is_refused_without_the_setting(
@@ -146,8 +145,8 @@ def test_a_run_that_goes_on_with_another_archive_says_so(archive: Archive, tmp_p
     begun, said = prepare(config).plan(config, gpu=False), []
     first, second = begun.cases
     changed = replace(begun, archive="elsewhere", cases=(first, replace(second, version="other")))
-    preparing._tell_other_archive(begun, begun, said.append)
-    preparing._tell_other_archive(begun, changed, said.append)
+    preflight._tell_other_archive(begun, begun, said.append)
+    preflight._tell_other_archive(begun, changed, said.append)
     assert len(said) == 1
     assert "goes on with elsewhere; 1 of 2 cases differ" in said[0]
 

@@ -23,7 +23,7 @@ from raysegclean.planning.plan import (
     wanted_ids,
     with_current_cases,
 )
-from raysegclean.voxels.boundary import OffsetSums
+from raysegclean.voxels.contour_offset import OffsetSums
 from raysegclean.voxels.geometry import Box, Index3
 
 VOTERS = Voters(members=2)

@@ -12,8 +12,7 @@ from raysegclean.nets.receptive import geometry_of
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import NetworkVoter
 from raysegclean.voxels.geometry import Box
-
-from .test_blending import answer
+from tests.nets.test_averaged_windows import answer
 
 torch.set_num_threads(1)
 

@@ -11,9 +11,7 @@ from cleanlab.count import compute_confident_joint, get_confident_thresholds
 from cleanlab.experimental.label_issues_batched import LabelInspector
 from cleanlab.filter import find_label_issues as prune
 from cleanlab.segmentation.filter import find_label_issues as segmentation
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from raysegclean.core.confident import (
+from confident_learning import (
     ConfidentCounts,
     SelfSums,
     component_score,
@@ -28,6 +26,8 @@ from raysegclean.core.confident import (
     select,
     self_sums,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raysegclean.voxels.components import merge_components
 from raysegclean.voxels.geometry import Box, Grid

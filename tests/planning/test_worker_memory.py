@@ -15,8 +15,7 @@ from raysegclean.planning.worker_memory import worker_bytes
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.preflight import prepare
 from raysegclean.store.archive import Archive, write_case
-
-from .engine.scenes import LABEL, Scene, config_for, lend_networks, write_archive
+from tests.engine.scenes import LABEL, Scene, config_for, lend_networks, write_archive
 
 PROPOSE = """
 import sys

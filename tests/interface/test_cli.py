@@ -27,7 +27,7 @@ from raysegclean.errors import UnfitEnvironment
 from raysegclean.interface.cli import VERBS, build_parser, main
 from raysegclean.render import as_json, as_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "clean.py"
 CONFIG = "archive: a\nlabel: organs\nrun: r\n"
 

@@ -1,7 +1,5 @@
 """The scoreboard from made-up cells: what wins, who chooses, what is missing, where cells lie."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,8 @@ from raysegclean.config.settings import METHODS as REGISTERED
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import load_method, make_params
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PATIENTS = [f"p{number:02d}" for number in range(40)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def benchmarks_on_the_path() -> Iterator[None]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
 
 
 def row(patient: str, given: float, after: float, *, kept: float = 1.0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from raysegclean import config as config_module
+from raysegclean.config import settings as config_module
 from raysegclean.config.problems import settings_of
 from raysegclean.config.settings import (
     Config,
@@ -23,7 +23,7 @@ from raysegclean.errors import ConfigError
 from raysegclean.interface.demo import CONFIG as DEMO_CONFIG
 
 REQUIRED = {"archive": "a", "label": "organs", "run": "r"}
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "clean.yaml"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "clean.yaml"
 
 
 def written(folder: Path, text: str) -> Path:

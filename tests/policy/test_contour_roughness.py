@@ -10,7 +10,7 @@ from raysegclean.policy.contour_roughness import rough_groups
 from raysegclean.policy.decisions import Action
 from raysegclean.policy.default import PolicyParams, decide, two_ways
 from raysegclean.simulate.noise import corrupt
-from raysegclean.voxels.boundary import boundary_sums
+from raysegclean.voxels.contour_offset import boundary_sums
 from raysegclean.voxels.geometry import Box
 
 
