@@ -20,10 +20,10 @@ from raysegclean.policy.apply import (
     NO_ACTIONS,
     VOTE_BIT,
     Actions,
+    Applied,
     Reason,
-    Settled,
     TakenBack,
-    settle,
+    apply_edits,
     take_back,
 )
 from raysegclean.store.archive import Archive
@@ -36,7 +36,7 @@ from raysegclean.voxels.packing import arrays_to_text
 from raysegclean.voxels.regions import change_components
 from raysegclean.voxels.signed_distance import distance_halo_vox, signed_distance
 
-__all__ = ["REASON_SUFFIX", "SettleJob", "SettleStage", "change_counts"]
+__all__ = ["REASON_SUFFIX", "ApplyJob", "ApplyStage", "change_counts"]
 
 REASON_SUFFIX = ".reason"
 DEEP_VOX = 2.0
@@ -44,7 +44,7 @@ DEEP_VOX = 2.0
 
 
 @dataclass(frozen=True)
-class SettleJob:
+class ApplyJob:
     """What settling needs to know; the same for all workers."""
 
     run: str
@@ -52,7 +52,7 @@ class SettleJob:
     actions: Mapping[str, Actions]
     """Cases that are not named here stay as given."""
     keys: Mapping[str, str]
-    """Case -> key of its settle stage; recorded with every shard."""
+    """Case -> key of its apply stage; recorded with every shard."""
     proposal_keys: Mapping[str, str]
     output_label: str
     writes: bool
@@ -65,7 +65,7 @@ class SettleJob:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one shard is settled from; channel indices, axes z, y, x."""
+    """What one shard is applied from; channel indices, axes z, y, x."""
 
     given_zyx: NDArray[np.uint8]
     core: Box
@@ -74,10 +74,10 @@ class Loaded:
     """The trusted label of the core, for cases that have one."""
 
 
-class SettleStage:
+class ApplyStage:
     """Settles shards; one per worker."""
 
-    def __init__(self, job: SettleJob) -> None:
+    def __init__(self, job: ApplyJob) -> None:
         self._job = job
         self._store = Store.open(job.run)
         self._archive = Archive.open(job.plan.archive)
@@ -94,10 +94,10 @@ class SettleStage:
         trusted = self._trusted(case, core)
         return Loaded(given.astype(np.uint8), core.relative_to(window), proposal, trusted)
 
-    def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Settled, dict[str, Any]]:
+    def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Applied, dict[str, Any]]:
         """Return the new label with reasons, and what it changed."""
         case = self._cases[task.case]
-        settled = settle(
+        applied = apply_edits(
             loaded.given_zyx,
             loaded.core,
             loaded.proposal,
@@ -107,26 +107,26 @@ class SettleStage:
         )
         if self._job.undone:
             given = loaded.given_zyx[loaded.core.slices]
-            settled = take_back(settled, given, self._job.undone, task.case)
-        fields = change_counts(loaded, settled, case, len(self._job.plan.classes))
+            applied = take_back(applied, given, self._job.undone, task.case)
+        fields = change_counts(loaded, applied, case, len(self._job.plan.classes))
         if self._job.writes:
             box = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
-            fields |= _regions(loaded, settled, box, self._job.plan.classes)
-        return settled, fields
+            fields |= _regions(loaded, applied, box, self._job.plan.classes)
+        return applied, fields
 
-    def write(self, task: ShardTask, result: tuple[Settled, dict[str, Any]]) -> dict[str, Any]:
+    def write(self, task: ShardTask, result: tuple[Applied, dict[str, Any]]) -> dict[str, Any]:
         """Write the shard of the label and of its reasons; return the ledger's record."""
-        settled, fields = result
+        applied, fields = result
         case = self._cases[task.case]
-        objects = self._put(task, case, settled) if self._job.writes else []
+        objects = self._put(task, case, applied) if self._job.writes else []
         return record_of(task, self._job.keys[task.case], objects) | fields
 
-    def _put(self, task: ShardTask, case: CasePlan, settled: Settled) -> list[dict[str, Any]]:
-        values = np.asarray(self._job.plan.classes, dtype=case.dtype)[settled.label_zyx]
+    def _put(self, task: ShardTask, case: CasePlan, applied: Applied) -> list[dict[str, Any]]:
+        values = np.asarray(self._job.plan.classes, dtype=case.dtype)[applied.label_zyx]
         shard = case.grid(self._job.plan.shard_vox).shard_zyx
         store = self._archive.at(task.case)
         name = self._job.output_label
-        blocks = ((name, values, case.dtype), (name + REASON_SUFFIX, settled.reason_zyx, "uint8"))
+        blocks = ((name, values, case.dtype), (name + REASON_SUFFIX, applied.reason_zyx, "uint8"))
         return [
             asdict(
                 put_shard(
@@ -172,13 +172,13 @@ class SettleStage:
         return self._archive.label(case, self._job.plan.label)
 
 
-def change_counts(loaded: Loaded, settled: Settled, case: CasePlan, classes: int) -> dict[str, Any]:
+def change_counts(loaded: Loaded, applied: Applied, case: CasePlan, classes: int) -> dict[str, Any]:
     """Return voxel counts per channel: given, kept, after, and changed far from the given outline.
 
     `deep` counts, for each channel, changed voxels that were or became it and lie further than
     `DEEP_VOX` from its outline in the given label. Integers, so they add up over shards.
     """
-    given, after = loaded.given_zyx[loaded.core.slices], settled.label_zyx
+    given, after = loaded.given_zyx[loaded.core.slices], applied.label_zyx
     changed = given != after
     deep = [0] * classes
     for channel in np.unique([*given[changed], *after[changed]]).tolist():
@@ -199,7 +199,7 @@ def change_counts(loaded: Loaded, settled: Settled, case: CasePlan, classes: int
         "kept_vox": np.bincount(given[~changed], minlength=classes).tolist(),
         "after_vox": np.bincount(after.ravel(), minlength=classes).tolist(),
         "deep_vox": deep,
-        "reasons": _reason_counts(settled.reason_zyx),
+        "reasons": _reason_counts(applied.reason_zyx),
         "changed_vox": int(changed.sum()),
     }
 
@@ -222,18 +222,18 @@ def _overlap(
 
 
 def _regions(
-    loaded: Loaded, settled: Settled, box: Box, classes: tuple[int, ...]
+    loaded: Loaded, applied: Applied, box: Box, classes: tuple[int, ...]
 ) -> dict[str, str]:
     """Return the changed components of the shard as text, nothing where nothing changed."""
     given = loaded.given_zyx[loaded.core.slices]
-    if np.array_equal(given, settled.label_zyx):
+    if np.array_equal(given, applied.label_zyx):
         return {}
     values = np.asarray(classes, np.int64)
     found = change_components(
         values[given],
-        values[settled.label_zyx],
+        values[applied.label_zyx],
         box,
-        reason_zyx=settled.reason_zyx,
+        reason_zyx=applied.reason_zyx,
         confidence_zyx=loaded.proposal.confidence_zyx if loaded.proposal else None,
     )
     return {"regions": arrays_to_text(found.to_arrays())}

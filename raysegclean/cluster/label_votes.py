@@ -15,8 +15,8 @@ from raysegclean.evidence.stats import block_stats
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan
-from raysegclean.qc.collect import read_affine, read_block_facts
-from raysegclean.qc.label_statistics import BlockFacts
+from raysegclean.qc.collect import read_affine, read_block_statistics
+from raysegclean.qc.label_statistics import BlockStatistics
 from raysegclean.store.archive import Archive
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Box
@@ -31,7 +31,7 @@ class Loaded:
     given_zyx: Channels
     trusted_zyx: Channels | None
     votes_zyx: list[Channels]
-    facts: BlockFacts | None
+    facts: BlockStatistics | None
     about: dict[str, Any]
     """What the first shard of a case records about its geometry, for the facts."""
 
@@ -61,7 +61,7 @@ class LabelVoteStage:
         if not self._plan.voters.facts:
             return Loaded(given, trusted, votes, None, {})
         image = self._reader.image(case.case)
-        facts = read_block_facts(self._given(case.case), image, case, box)
+        facts = read_block_statistics(self._given(case.case), image, case, box)
         first = task.index_zyx == (0, 0, 0)
         return Loaded(given, trusted, votes, facts, self._about(case) if first else {})
 

@@ -103,8 +103,8 @@ class _Worker:
     """
 
     def __init__(self, work: _Work) -> None:
-        uri, stage_name, epoch = work.ledger
-        self._ledger = RunFolder(uri).ledger(stage_name, epoch)
+        uri, stage_name, term = work.ledger
+        self._ledger = RunFolder(uri).ledger(stage_name, term)
         self._work = work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def run_pass(
 ) -> Generator[ItemReport, None, None]:
     """Do all items and yield each one's report as it comes in.
 
-    `factory(job)` builds the stage in each worker; `ledger` is (run URI, stage, epoch). Raises
+    `factory(job)` builds the stage in each worker; `ledger` is (run URI, stage, term). Raises
     what stopped a worker as a whole: a stage that cannot be built, a ledger that cannot be written;
     and UnfitEnvironment where no worker could start.
     """

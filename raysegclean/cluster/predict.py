@@ -114,7 +114,7 @@ class Predictor:
     ) -> Iterator[tuple[Box, Iterator[Tensor]]]:
         """Yield every tile of the window's box with the probabilities (C, Z, Y, X) of each pass.
 
-        `seams` is told how far blended windows differ.
+        `seams` is told how far averaged windows differ.
         """
         voter = self._voter(case.fold)
         image = self.plan.normaliser.apply(window.image_czyx, case.intensity)
@@ -137,7 +137,7 @@ class Predictor:
             (len(self.plan.classes), *box.shape_zyx), np.float32
         )
         features_fzyx: NDArray[np.float32] | None = None
-        if with_features and self.plan.blended:
+        if with_features and self.plan.averaged:
             raise ConfigError(
                 f"network.name: {self.plan.network.name} looks at its whole window, so it has no "
                 "features of its own for a voxel, which this method compares. Use unet."

@@ -67,7 +67,7 @@ class ProposeStage:
         box, with_trusted = loaded.image.box, loaded.trusted_zyx is not None
         proposal = _empty_proposal(box, bool(self._plan.voters.score))
         stats = trusted_stats = CaseStats.zero(classes)
-        seams = Seams() if self._plan.blended else None
+        seams = Seams() if self._plan.averaged else None
         for core, passes in self._predictor.tiles(case, loaded.image, seams):
             sums = EvidenceSum()
             for prob_czyx in passes:

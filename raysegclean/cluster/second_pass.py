@@ -18,20 +18,20 @@ from raysegclean.cluster.predict import Channels, Predictor, VoteJob, Window
 from raysegclean.cluster.proposal_folder import CORRECTION, ProposalFolder, record_of
 from raysegclean.cluster.propose import labels_of
 from raysegclean.errors import InputError
-from raysegclean.evidence.second_pass import Answer, Look, Reviser, VoterBlock
+from raysegclean.evidence.second_pass import Answer, BlockQuery, PredictedBlock, Relabeler
 from raysegclean.planning.items import ShardTask
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Box
 
-__all__ = ["LookJob", "LookStage", "ReviseJob", "ReviseStage", "answer_key", "read_answer"]
+__all__ = ["QueryJob", "QueryStage", "ReviseJob", "ReviseStage", "answer_key", "read_answer"]
 
 
 @dataclass(frozen=True)
-class LookJob:
+class QueryJob:
     """What a look needs beside the voters."""
 
     votes: VoteJob
-    look: Look
+    look: BlockQuery
     values: Mapping[str, Mapping[str, Any]]
     """Case -> what the policy says of it."""
     keys: Mapping[str, str]
@@ -43,7 +43,7 @@ class ReviseJob:
     """What a revision needs beside the voters."""
 
     votes: VoteJob
-    reviser: Reviser
+    reviser: Relabeler
     values: Mapping[str, Mapping[str, Any]]
     keys: Mapping[str, str]
 
@@ -61,7 +61,9 @@ class Loaded:
 class _Blocks:
     """Reads shards with the halo of `looker`, and predicts them."""
 
-    def __init__(self, votes: VoteJob, looker: Look | Reviser, *, with_features: bool) -> None:
+    def __init__(
+        self, votes: VoteJob, looker: BlockQuery | Relabeler, *, with_features: bool
+    ) -> None:
         self.predictor = Predictor(votes)
         self._looker, self._with_features = looker, with_features
 
@@ -74,13 +76,13 @@ class _Blocks:
         labels = labels_of(self.predictor.reader, plan, case, box)
         return Loaded(self.predictor.read(case, box), core, *labels)
 
-    def block(self, task: ShardTask, loaded: Loaded) -> VoterBlock:
+    def block(self, task: ShardTask, loaded: Loaded) -> PredictedBlock:
         """Run the voters over the shard and its halo."""
         case, box = self.predictor.cases[task.case], loaded.image.box
         prob_czyx, features_fzyx = self.predictor.means(
             case, loaded.image, with_features=self._with_features
         )
-        return VoterBlock(
+        return PredictedBlock(
             case=task.case,
             window=box,
             core=loaded.core.relative_to(box),
@@ -92,10 +94,10 @@ class _Blocks:
         )
 
 
-class LookStage:
+class QueryStage:
     """Answers shards; one per worker."""
 
-    def __init__(self, job: LookJob) -> None:
+    def __init__(self, job: QueryJob) -> None:
         self._job = job
         self._blocks = _Blocks(job.votes, job.look, with_features=job.look.needs_features)
         self.load = self._blocks.load

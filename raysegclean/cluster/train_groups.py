@@ -42,7 +42,7 @@ from raysegclean.errors import ConfigError, InputError, RaysegcleanError, RunOve
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.nets.sampling import build_table
 from raysegclean.nets.trainer import TrainingDiverged, member_seed
-from raysegclean.store.lock import check_epoch
+from raysegclean.store.lock import check_term
 from raysegclean.store.objects import Store
 
 __all__ = ["TrainingFailed", "train_group"]
@@ -108,7 +108,7 @@ def train_group(
         lost = [name for names in keys for name in names if store.head(name) is None]
         if lost:
             raise TrainingFailed(f"training ended, but {job.run_uri} lacks {', '.join(lost)}")
-        check_epoch(store, job.epoch)
+        check_term(store, job.term)
         store.delete_all(f"train/{job.key}")
     return keys
 
@@ -244,7 +244,7 @@ def _trainer(group: _Group, unit: Training) -> DataParallelTrainer | TorchTraine
     plan = WorkerPlan(
         key=job.key,
         checkpoints=job.checkpoints,
-        epoch=job.epoch,
+        term=job.term,
         run_uri=job.run_uri,
         fold=unit.fold,
         members=unit.members,
@@ -327,7 +327,7 @@ def _watch(
         now = time.monotonic()
         if now - checked > _LINE_S:
             checked = now
-            check_epoch(group.store, group.job.epoch)
+            check_term(group.store, group.job.term)
         if notes:
             heard = now
         elif now - heard > _SILENCE_S:

@@ -35,7 +35,7 @@ class TrainJob:
     may be flipped. trusted_label: what hooks that need trusted cases learn from, in those training
     cases of a fold that have it. placement: all networks of a fold in one "process", each on
     "ranks" of its own, or "auto": ranks where there is a GPU for each. workers: data-parallel ranks
-    per network. cpus, gpus: per worker. epoch: that of the run's lock, 0 where there is none.
+    per network. cpus, gpus: per worker. term: that of the run's lock, 0 where there is none.
     """
 
     key: str
@@ -56,7 +56,7 @@ class TrainJob:
     workers: int = 1
     cpus: float = 1
     gpus: float = 0
-    epoch: int = 0
+    term: int = 0
 
     @property
     def checkpoints(self) -> str:

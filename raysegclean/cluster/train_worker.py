@@ -41,7 +41,7 @@ from raysegclean.nets.trainer import (
 )
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_network, save_state
-from raysegclean.store.lock import check_epoch
+from raysegclean.store.lock import check_term
 from raysegclean.store.objects import Store
 
 __all__ = ["WorkerPlan", "common_step", "model_key", "run_worker"]
@@ -62,7 +62,7 @@ class WorkerPlan:
     key: str
     checkpoints: str
     """Folder in the run folder."""
-    epoch: int
+    term: int
     """Of the run's lock: who finds another one writes nothing more."""
     run_uri: str
     fold: int
@@ -251,7 +251,7 @@ class _Worker:
         memories = {name: self._memories(peer["hook"]) for name, peer in state["peers"].items()}
         if not self.saves:
             return
-        check_epoch(self.store, self.plan.epoch)
+        check_term(self.store, self.plan.term)
         for member in self.trainer.members:
             peer = state["peers"][str(member)] | {"hook": memories[str(member)]}
             own = {"step": state["step"], "peers": {str(member): peer}}
@@ -270,7 +270,7 @@ class _Worker:
         """Put the finished networks; the driver removes the checkpoints once it has seen them."""
         if not self.saves:
             return
-        check_epoch(self.store, self.plan.epoch)
+        check_term(self.store, self.plan.term)
         for number, member in self.trainer.members.items():
             facts = {"fold": self.plan.fold, "member": number, "report": member.hook.report()}
             data = save_network(member.net, self.plan.network, self.plan.facts | facts)

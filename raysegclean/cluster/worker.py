@@ -23,7 +23,7 @@ from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunOver, UnfitEnvironment, told
 from raysegclean.planning.items import Item, ShardTask
 from raysegclean.store.ledger import Ledger
-from raysegclean.store.lock import check_epoch
+from raysegclean.store.lock import check_term
 
 __all__ = ["ItemReport", "ShardStage", "run_item"]
 
@@ -211,7 +211,7 @@ class _Work:
         committed, _ = ray.get(self._attempts.past.remote([task.name]))
         if task.name in committed:
             return None
-        check_epoch(self._commits.ledger.store, self._commits.ledger.epoch)
+        check_term(self._commits.ledger.store, self._commits.ledger.term)
         return self._stage.write(task, result)
 
     def _collect(self, writing: tuple[ShardTask, Future[Record | None]] | None) -> None:

@@ -1,7 +1,7 @@
 """Proposals: the only thing that the networks leave behind per voxel.
 
 A proposal is sparse at the loosest policy that could ever be chosen, so thresholds, undo and audit
-answers rerun the settle step alone, without a network. It compresses like a label.
+answers rerun the apply step alone, without a network. It compresses like a label.
 """
 
 from dataclasses import dataclass

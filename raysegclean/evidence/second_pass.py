@@ -1,9 +1,9 @@
 """A second look: what a method asks of chosen cases, with the voters' probabilities in hand.
 
 The propose stage runs the voters once and keeps no probabilities. A policy that needs more says so
-by yielding an `Ask`: a pure function on one block, and the cases to run it on. Its answers are
-merged per case in a fixed order, so they do not depend on workers. A `Revision` is the last look:
-it returns a label, which the rule takes where the verdict's actions open a class to it.
+by yielding a `CaseQuery`: a pure function on one block, and the cases to run it on. Its answers
+are merged per case in a fixed order, so they do not depend on workers. A `Revision` is the last
+look: it returns a label, which the rule takes where the verdict's actions open a class to it.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from raysegclean.voxels.geometry import Box, Index3
 
-__all__ = ["Answer", "Ask", "Look", "Reviser", "Revision", "VoterBlock"]
+__all__ = ["Answer", "BlockQuery", "CaseQuery", "PredictedBlock", "Relabeler", "Revision"]
 
 Answer = Mapping[str, NDArray[Any]]
 """What a look says of one block, or merged, of one case: small arrays by name."""
 
 
 @dataclass(frozen=True)
-class VoterBlock:
+class PredictedBlock:
     """One block with halo, as voters and annotators see it; labels are channel indices (z y x)."""
 
     case: str
@@ -39,19 +39,19 @@ class VoterBlock:
     spacing_mm: tuple[float, float, float]
 
 
-class Look(Protocol):
+class BlockQuery(Protocol):
     """A frozen dataclass of plain values: it travels to the workers and is hashed."""
 
     @property
     def needs_features(self) -> bool:
-        """Whether `VoterBlock.features_fzyx` is to be filled."""
+        """Whether `PredictedBlock.features_fzyx` is to be filled."""
         ...
 
     def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:
         """Return how far the arrays must reach beyond the core."""
         ...
 
-    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:
+    def look(self, block: PredictedBlock, values: Mapping[str, Any]) -> Answer:
         """Return what the block says; `values` are those of its case."""
         ...
 
@@ -60,23 +60,23 @@ class Look(Protocol):
         ...
 
 
-class Reviser(Protocol):
+class Relabeler(Protocol):
     """A frozen dataclass of plain values: it travels to the workers and is hashed."""
 
     def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:
         """Return how far the arrays must reach beyond the core."""
         ...
 
-    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return the channels (z y x) of the core; `values` are those of its case."""
         ...
 
 
 @dataclass(frozen=True)
-class Ask:
+class CaseQuery:
     """Which cases to look at, and how."""
 
-    look: Look
+    look: BlockQuery
     cases: Mapping[str, Mapping[str, Any]]
     """Case -> plain values for it."""
 
@@ -85,6 +85,6 @@ class Ask:
 class Revision:
     """Which cases to revise, and how."""
 
-    reviser: Reviser
+    reviser: Relabeler
     cases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Case -> plain values for it."""

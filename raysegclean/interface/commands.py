@@ -11,7 +11,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from raysegclean.cluster.apply import SettleJob, SettleStage
+from raysegclean.cluster.apply import ApplyJob, ApplyStage
 from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError, InputError, MissingObject, RaysegcleanError
 from raysegclean.planning.items import ShardTask
@@ -56,7 +56,7 @@ class PlanReport:
     """Upper bound for one relabelling worker without a GPU; what Ray keeps free for it."""
     forward_voxels: int
     """Voxels of all windows of all passes, halos included."""
-    blended: bool
+    averaged: bool
     """Whether windows overlap and are averaged, because the network looks at its whole window."""
     seam_error: float
     """How far such windows differ in probability, on noise and before training."""
@@ -96,9 +96,9 @@ def plan(config: Config) -> PlanReport:
         halo_vox=whole.halo_vox,
         peak_memory_bytes=worker_bytes(whole, "look"),
         forward_voxels=int(sum(voxels) * _overhead(whole) * passes_of(whole)),
-        blended=whole.blended,
+        averaged=whole.averaged,
         seam_error=seam_error_of(config, whole.network, whole.tiling),
-        notes=network_notes(whole.network, blended=whole.blended),
+        notes=network_notes(whole.network, averaged=whole.averaged),
     )
 
 
@@ -153,9 +153,9 @@ def verify(run_uri: str, *, recompute: int = RECOMPUTED, seed: int = 0) -> Verif
 
 
 def _unpublished(
-    run: RunFolder, job: SettleJob, archive: Archive, records: Iterable[Mapping[str, Any]]
+    run: RunFolder, job: ApplyJob, archive: Archive, records: Iterable[Mapping[str, Any]]
 ) -> list[str]:
-    """Return what is missing of cases that were settled and did not fail."""
+    """Return what is missing of cases that were applied and did not fail."""
     have = Counter(record["case"] for record in records)
     failed = {row["case"] for row in run.failed()}
     wrong = []
@@ -202,23 +202,23 @@ def _check_objects(archive: Archive, record: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def _check_again(job: SettleJob, archive: Archive, record: dict[str, Any]) -> list[str]:
-    stage = SettleStage(job)
+def _check_again(job: ApplyJob, archive: Archive, record: dict[str, Any]) -> list[str]:
+    stage = ApplyStage(job)
     case = job.plan.case(record["case"])
     z, y, x = (int(part) for part in record["task"].rsplit("/", 1)[1].split("."))
     task = ShardTask(record["case"], (z, y, x))
     try:
-        settled, _ = stage.compute(task, stage.load(task))
+        applied, _ = stage.compute(task, stage.load(task))
         stored = archive.label(case.case, job.output_label).read(
             case.grid(job.plan.shard_vox).box((z, y, x))
         )
     except RaysegcleanError as error:
         return [f"{record['task']}: {error}"]
-    again = np.asarray(job.plan.classes, dtype=case.dtype)[settled.label_zyx]
+    again = np.asarray(job.plan.classes, dtype=case.dtype)[applied.label_zyx]
     if np.array_equal(again, stored):
         return []
     differing = int((again != stored).sum())
-    return [f"{record['task']}: {differing} voxels differ when the shard is settled again"]
+    return [f"{record['task']}: {differing} voxels differ when the shard is made again"]
 
 
 def undo(
@@ -226,7 +226,7 @@ def undo(
 ) -> RunReport:
     """Take changes back, all or those of a case, a class and a reason, and publish again.
 
-    No network is trained, and none runs where the archive is as it was: the label is settled again
+    No network is trained, and none runs where the archive is as it was: the label is made again
     from the proposals, with the given label in place of the changes. What was undone stays undone
     when the run is resumed.
     """
@@ -269,8 +269,8 @@ def _existing(run_uri: str) -> RunFolder:
     return run
 
 
-def _settled_job(run: RunFolder) -> tuple[SettleJob, str]:
-    value = run.read_json("settle_job.json")
+def _settled_job(run: RunFolder) -> tuple[ApplyJob, str]:
+    value = run.read_json("apply_job.json")
     if value is None:
-        raise InputError(f"{run.uri}: this run has not settled yet; run its config again first.")
+        raise InputError(f"{run.uri}: this run has not applied yet; run its config again first.")
     return job_from_json(value)

@@ -2,8 +2,8 @@
 
 `params` is a frozen dataclass of the method's settings, `voters` says which networks vote and how
 they are trained, `policy` turns the evidence of the whole archive into actions per case, and the
-rule (`policy.apply.settle`) carries the actions out voxel by voxel. A user's own method is the same
-value in a module outside the package, named in the config as `method: my_package:MY_METHOD`.
+rule (`policy.apply.apply_edits`) carries the actions out voxel by voxel. A user's own method is the
+same value in a module outside the package, named in the config as `method: my_package:MY_METHOD`.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -13,13 +13,13 @@ from typing import Any
 from raysegclean.errors import ConfigError, RaysegcleanError, told
 from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.proposals import Score
-from raysegclean.evidence.second_pass import Answer, Ask, Revision
+from raysegclean.evidence.second_pass import Answer, CaseQuery, Revision
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import CaseDecision, case_actions
-from raysegclean.qc.label_statistics import LabelFacts
+from raysegclean.qc.label_statistics import LabelStatistics
 
 __all__ = [
     "EPOCHS",
@@ -80,7 +80,7 @@ class ArchiveEvidence:
     """Fold -> what the hook of each of its networks reported (`nets.hooks.Hook.report`)."""
     classes: tuple[int, ...] = ()
     """Label values; the position is the channel."""
-    facts: Mapping[str, LabelFacts] = field(default_factory=dict)
+    facts: Mapping[str, LabelStatistics] = field(default_factory=dict)
     """The facts of each given label, for methods that want them."""
 
 
@@ -104,7 +104,7 @@ class Verdict:
         return cls(decisions, {case: a for case, a in actions.items() if not a.quiet})
 
 
-Asking = Generator[Ask, Mapping[str, Answer], Verdict]
+Asking = Generator[CaseQuery, Mapping[str, Answer], Verdict]
 """A policy that needs a second look: it yields what it asks, and is sent the answers by case."""
 
 

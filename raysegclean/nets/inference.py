@@ -12,7 +12,7 @@ tiling; a case smaller than a tile is one window. At most one window's features 
 in memory.
 
 Networks that look at their whole window (instance norm, attention) have no whole-volume answer.
-For them `Tiling.blended` lays windows of one size over the case, overlapping by the halo and at
+For them `Tiling.averaged` lays windows of one size over the case, overlapping by the halo and at
 places that depend on the case alone, and the answer is the mean of all windows that hold a voxel,
 weighted by a triangle that falls to zero at a window's faces. Every window that touches a box is
 predicted for it, in one order: so a box of a case gives the bits of the whole case. How far
@@ -56,14 +56,14 @@ Read = Callable[[Box], NDArray[Any]]
 class Tiling:
     """How a box is cut: tile edges, halo, and the stride that windows keep to; all in voxels.
 
-    tile_zyx need not be a multiple of the stride; windows are rounded outwards. blended: windows
+    tile_zyx need not be a multiple of the stride; windows are rounded outwards. averaged: windows
     lie on a lattice of the case, at most tile_zyx apart, and are averaged where they overlap.
     """
 
     tile_zyx: Index3
     halo_vox: Index3
     stride_zyx: Index3 = (1, 1, 1)
-    blended: bool = False
+    averaged: bool = False
 
     def __post_init__(self) -> None:
         if min(self.tile_zyx) < 1 or min(self.halo_vox) < 0 or min(self.stride_zyx) < 1:
@@ -120,7 +120,7 @@ def read_window(read: Read, window: Box, shape_zyx: Index3) -> NDArray[np.float3
 
 def needed_box(box: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
     """Return the part of the case that answering for `box` reads."""
-    if tiling.blended:
+    if tiling.averaged:
         spans = _near(box, shape_zyx, tiling)
         z0, y0, x0 = (axis[0][0] for axis in spans)
         z1, y1, x1 = (axis[-1][1] for axis in spans)
@@ -141,12 +141,12 @@ def iter_tile_probs(
     """Yield, for every tile of `box`, its core and an iterator over the voter's passes.
 
     Each pass is a float32 probability (K, Z, Y, X) of the core's shape, on the voter's device.
-    Consume the passes of a tile before asking for the next tile. `seams` is told how far blended
+    Consume the passes of a tile before asking for the next tile. `seams` is told how far averaged
     windows differ. Raises ConfigError when the tiling's stride is no multiple of the voter's.
     """
     _check_stride(voter, tiling)
-    if tiling.blended:
-        yield from _blended(voter, read, box, shape_zyx, tiling, seams)
+    if tiling.averaged:
+        yield from _averaged(voter, read, box, shape_zyx, tiling, seams)
         return
     for tile in tiles(box, shape_zyx, tiling):
         window = torch.from_numpy(read_window(read, tile.window, shape_zyx))
@@ -185,7 +185,7 @@ Span = tuple[int, int]
 
 
 def _near(box: Box, shape_zyx: Index3, tiling: Tiling) -> list[list[Span]]:
-    """Return, per axis, where the blended windows lie that touch `box`."""
+    """Return, per axis, where the averaged windows lie that touch `box`."""
     spans = _lattice(shape_zyx, tiling)
     ends = zip(spans, box.start_zyx, box.stop_zyx, strict=True)
     return [[(a, b) for a, b in axis if a < stop and b > start] for axis, start, stop in ends]
@@ -205,7 +205,7 @@ def _lattice(shape_zyx: Index3, tiling: Tiling) -> list[list[Span]]:
     return found
 
 
-def _blended(
+def _averaged(
     voter: Voter,
     read: Read,
     box: Box,

@@ -12,10 +12,10 @@ Any other module is measured by what the logits of one stride cell depend on, wh
 radius from above. Two things make its answer depend on the window, so that no halo is enough: it
 sees everything (a norm or an attention over the whole window), or it gives another answer when
 image and window move by one stride (positions). Both are found by trying; then `radius_vox` is
-None, windows have to be blended, and `seam_error` says by how much overlapping ones differ.
+None, windows have to be averaged, and `seam_error` says by how much overlapping ones differ.
 
 Not guaranteed: that a network which sees further than `_FURTHEST_VOX` is told from one that sees
-everything; both are blended.
+everything; both are averaged.
 """
 
 import math

@@ -170,7 +170,7 @@ def _reads_too_little(strides: str, error: Exception | None) -> ConfigError:
 
 
 def _found_geometry(net: nn.Module, channels: int, classes: int) -> Geometry:
-    """Return the smallest stride by which the answer moves; blended where there is none."""
+    """Return the smallest stride by which the answer moves; averaged where there is none."""
     runs: Index3 | None = None
     answered = False
     failure: Exception | None = None

@@ -43,7 +43,7 @@ class Voter(Protocol):
     def halo_vox(self) -> Index3:
         """How far beyond a voxel the window must reach.
 
-        Zero where the answer depends on the whole window; those are blended (inference.py).
+        Zero where the answer depends on the whole window; those are averaged (inference.py).
         """
         ...
 

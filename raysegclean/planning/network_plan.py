@@ -44,8 +44,8 @@ WINDOW_BYTES_GPU = 10 << 30
 """What one worker may take for a window; the device is not known yet, and small ones have 16 GB."""
 SUMS_BYTES = 16
 """Per class and voxel of a window: sums of probabilities and of squares, one pass, and its term."""
-BLENDED_HALO = 4
-"""Part of a blended window's edge, on each side, that it shares with its neighbour."""
+AVERAGED_HALO = 4
+"""Part of a averaged window's edge, on each side, that it shares with its neighbour."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class NetworkPlan:
     patch_zyx: Index3
     tile_zyx: Index3
     halo_vox: Index3
-    blended: bool
+    averaged: bool
     tile_counts: bool
     window_bytes_per_vox: float
 
@@ -100,7 +100,7 @@ def plan_network(
         check_network(spec)
         geometry, bytes_per_vox = geometry_of(spec), bytes_per_voxel(spec)
     _check_dropout(spec, voters)
-    stride, blended = geometry.stride_zyx, geometry.radius_vox is None
+    stride, averaged = geometry.stride_zyx, geometry.radius_vox is None
     trained = tuple("zyx".index(axis) for axis in config.train.flips)
     flips = trained if lent is None else lent.flips
     views = resolve_views(voters.views, flips, (*spec.strides, stride))
@@ -120,11 +120,11 @@ def plan_network(
         flips=flips,
         stride_zyx=stride,
         patch_zyx=patch,
-        tile_zyx=_blended_tile(config, usual, halo, stride)
-        if blended
+        tile_zyx=_averaged_tile(config, usual, halo, stride)
+        if averaged
         else _tile(config, most, _largest_shape(infos), stride, halo),
         halo_vox=halo,
-        blended=blended,
+        averaged=averaged,
         tile_counts=_tile_counts(halo, geometry, voters),
         window_bytes_per_vox=bytes_per_vox,
     )
@@ -148,7 +148,7 @@ def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float
 
     A network that is yet to be trained has fresh weights here; the run measures the trained ones.
     """
-    if not tiling.blended:
+    if not tiling.averaged:
         return 0.0
     net = read_script(config).load() if network.script else build_network(network).eval()
     z, y, x = (
@@ -160,7 +160,7 @@ def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float
     return seam_error(net, network.in_channels, (z, y, x), tiling.tile_zyx)
 
 
-def network_notes(network: NetworkSpec, *, blended: bool) -> tuple[str, ...]:
+def network_notes(network: NetworkSpec, *, averaged: bool) -> tuple[str, ...]:
     """Return what must be known of a network to judge a result, in sentences."""
     notes = []
     if network.script:
@@ -168,7 +168,7 @@ def network_notes(network: NetworkSpec, *, blended: bool) -> tuple[str, ...]:
             "The voter is a TorchScript file: it may have been trained on the cases that it "
             "judges, and then it agrees with wrong labels too."
         )
-    if blended:
+    if averaged:
         what = "The TorchScript file" if network.script else f"The network {network.name}"
         notes.append(
             f"{what} looks at its whole window, so its answer depends on how windows are laid; "
@@ -239,11 +239,11 @@ def _check_dropout(spec: NetworkSpec, voters: Voters) -> None:
         )
 
 
-def check_features(config: Config, spec: NetworkSpec, *, blended: bool) -> None:
+def check_features(config: Config, spec: NetworkSpec, *, averaged: bool) -> None:
     """Raise ConfigError unless the network shows what its last layer reads, voxel by voxel."""
     if spec.script:
         lacks = f"the TorchScript file {config.network.torchscript} does not show them"
-    elif blended:
+    elif averaged:
         lacks = f"the network {spec.name} looks at its whole window, so a voxel has none of its own"
     elif not isinstance(getattr(build_network(spec), "head", None), torch.nn.Module):
         lacks = f"the network {spec.name} has no layer `head`"
@@ -262,7 +262,7 @@ def _halo(config: Config, geometry: Geometry, window_zyx: Index3) -> Index3:
         return (wanted, wanted, wanted) if isinstance(wanted, int) else wanted
     if geometry.radius_vox is not None:
         return geometry.radius_vox
-    z, y, x = (n // BLENDED_HALO for n in window_zyx)
+    z, y, x = (n // AVERAGED_HALO for n in window_zyx)
     return z, y, x
 
 
@@ -274,7 +274,7 @@ def _tile_counts(halo: Index3, geometry: Geometry, voters: Voters) -> bool:
     return any(have < needed for have, needed in zip(halo, seen, strict=True))
 
 
-def _blended_tile(config: Config, window: Index3, halo: Index3, stride: Index3) -> Index3:
+def _averaged_tile(config: Config, window: Index3, halo: Index3, stride: Index3) -> Index3:
     """Return the step between windows, which are of the size that the network was trained on."""
     if config.relabel.tile_zyx != "auto":
         return _multiple(config.relabel.tile_zyx, stride)

@@ -104,10 +104,10 @@ class RunPlan:
     shard_vox: int
     stride_zyx: Index3 = (1, 1, 1)
     """Windows lie on multiples of this."""
-    blended: bool = False
+    averaged: bool = False
     """Whether the network's answer depends on the window, so that overlapping ones are averaged."""
     tile_counts: bool = True
-    """Whether the answer depends on the tile: windows are blended, or halos shorter than the
+    """Whether the answer depends on the tile: windows are averaged, or halos shorter than the
     network sees. Plans that older versions froze do not say."""
     window_bytes_per_vox: float = 0.0
     """Memory that predicting takes, per voxel of a window (fp32)."""
@@ -124,7 +124,7 @@ class RunPlan:
     @property
     def tiling(self) -> Tiling:
         """How voters' windows are laid."""
-        return Tiling(self.tile_zyx, self.halo_vox, self.stride_zyx, self.blended)
+        return Tiling(self.tile_zyx, self.halo_vox, self.stride_zyx, self.averaged)
 
     @cached_property
     def largest_zyx(self) -> Index3:
@@ -207,7 +207,7 @@ def make_plan(
         halo_vox=net.halo_vox,
         shard_vox=config.relabel.shard_vox,
         stride_zyx=net.stride_zyx,
-        blended=net.blended,
+        averaged=net.averaged,
         tile_counts=net.tile_counts,
         window_bytes_per_vox=net.window_bytes_per_vox,
     )

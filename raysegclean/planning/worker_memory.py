@@ -51,7 +51,7 @@ def window_bytes(plan: RunPlan) -> int:
     window = _window(plan, plan.tile_zyx)
     per_vox = plan.window_bytes_per_vox + SUMS_BYTES * len(plan.classes) + TILE_BYTES
     total = per_vox * math.prod(window)
-    if plan.blended:  # the sums of all passes for a slab of the shard, copied when it grows
+    if plan.averaged:  # the sums of all passes for a slab of the shard, copied when it grows
         _, height, width = _shard(plan)
         sums = FLOAT_BYTES * (len(plan.classes) + 2) * passes_of(plan)
         total += 2 * sums * window[0] * height * width

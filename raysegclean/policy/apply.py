@@ -23,13 +23,13 @@ __all__ = [
     "NO_ACTIONS",
     "VOTE_BIT",
     "Actions",
+    "Applied",
     "Reason",
-    "Settled",
     "TakenBack",
+    "apply_edits",
     "reason_code",
     "reason_name",
     "reason_names",
-    "settle",
     "take_back",
     "vote_reason",
 ]
@@ -153,14 +153,14 @@ NO_ACTIONS = Actions()
 
 
 @dataclass(frozen=True)
-class Settled:
+class Applied:
     """The new label of one block and why; axes z, y, x."""
 
     label_zyx: Label
     reason_zyx: NDArray[np.uint8]
 
 
-def settle(
+def apply_edits(
     given_zyx: Label,
     core: Box,
     proposal: Proposal | None,
@@ -168,7 +168,7 @@ def settle(
     *,
     classes: int,
     spacing_mm: Spacing,
-) -> Settled:
+) -> Applied:
     """Return the new label of `core` from the given label with halo (channel indices, z y x).
 
     The outline moves first; candidates of the voters are then taken on top of it, and the
@@ -189,7 +189,7 @@ def settle(
     if proposal is not None and actions.flip_above is not None:
         _flip(label, reason, given_core, proposal, actions.flip_above)
     reason[label == given_core] = Reason.UNCHANGED
-    return Settled(label, reason)
+    return Applied(label, reason)
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,9 @@ class TakenBack:
 
 
 def take_back(
-    settled: Settled, given_zyx: Label, undone: Sequence[TakenBack], case: str
-) -> Settled:
-    """Return the settled block with the undone changes of `case` as given again.
+    applied: Applied, given_zyx: Label, undone: Sequence[TakenBack], case: str
+) -> Applied:
+    """Return the applied block with the undone changes of `case` as given again.
 
     A change belongs to a class when it was or became that class; axes z, y, x.
     """
@@ -213,17 +213,17 @@ def take_back(
     for one in undone:
         if one.case not in (None, case):
             continue
-        mine = settled.reason_zyx > 0
+        mine = applied.reason_zyx > 0
         if one.reason is not None:
-            same = settled.reason_zyx == one.reason
-            votes = settled.reason_zyx >= VOTE_BIT
+            same = applied.reason_zyx == one.reason
+            votes = applied.reason_zyx >= VOTE_BIT
             mine &= same | votes if one.reason == Reason.VOTE else same
         if one.channel is not None:
-            mine &= (given_zyx == one.channel) | (settled.label_zyx == one.channel)
+            mine &= (given_zyx == one.channel) | (applied.label_zyx == one.channel)
         back |= mine
-    return Settled(
-        label_zyx=np.where(back, given_zyx, settled.label_zyx),
-        reason_zyx=np.where(back, np.uint8(Reason.UNCHANGED), settled.reason_zyx),
+    return Applied(
+        label_zyx=np.where(back, given_zyx, applied.label_zyx),
+        reason_zyx=np.where(back, np.uint8(Reason.UNCHANGED), applied.reason_zyx),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
-from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.evidence.second_pass import PredictedBlock
 from raysegclean.voxels.contour_offset import OFFSET_LIMIT_VOX, along_band, offset_halo_vox
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.signed_distance import Spacing, signed_distance
@@ -190,7 +190,7 @@ class BlendReviser:
         """Return the halo of the blend."""
         return blend_halo_vox(spacing_mm)
 
-    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return the blended channels of the block's core."""
         blends = {int(value): Blend(*numbers) for value, numbers in values.items()}
         return blend_label(

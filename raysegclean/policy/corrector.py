@@ -27,7 +27,7 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.evidence.second_pass import Answer, VoterBlock
+from raysegclean.evidence.second_pass import Answer, PredictedBlock
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.hashing import position_hash
 from raysegclean.voxels.signed_distance import (
@@ -301,7 +301,7 @@ class RowsLook:
         """Return the halo of the features."""
         return corrector_halo_vox(spacing_mm)
 
-    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:
+    def look(self, block: PredictedBlock, values: Mapping[str, Any]) -> Answer:
         """Return the rows of one block; its case must have a trusted label."""
         assert block.trusted_zyx is not None
         mine = _corrector_block(block, values)
@@ -337,7 +337,7 @@ class CorrectorReviser:
         """Return the halo of the features."""
         return corrector_halo_vox(spacing_mm)
 
-    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return what the trees prefer in the block's core."""
         return _fitted(self.rows).apply(_corrector_block(block, values)).astype(np.uint8)
 
@@ -347,7 +347,7 @@ def _fitted(rows: str) -> Corrector:
     return fit_corrector([CorrectorRows.from_bytes(base64.b64decode(rows))])
 
 
-def _corrector_block(block: VoterBlock, values: Mapping[str, Any]) -> CorrectorBlock:
+def _corrector_block(block: PredictedBlock, values: Mapping[str, Any]) -> CorrectorBlock:
     return CorrectorBlock(
         given_zyx=block.given_zyx,
         prob_czyx=block.prob_czyx,

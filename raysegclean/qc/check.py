@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysegclean.errors import ConfigError
-from raysegclean.qc.collect import collect_facts
+from raysegclean.qc.collect import collect_statistics
 from raysegclean.qc.findings import Finding, ranked
 from raysegclean.qc.integrity import examine
-from raysegclean.qc.label_statistics import LabelFacts
+from raysegclean.qc.label_statistics import LabelStatistics
 from raysegclean.render import as_text
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
@@ -84,8 +84,8 @@ def check(
     if not infos:
         _refuse_unknown_label(archive, label)
 
-    def facts(case: str) -> LabelFacts:
-        return collect_facts(archive, infos[case], label, with_image=with_image)
+    def facts(case: str) -> LabelStatistics:
+        return collect_statistics(archive, infos[case], label, with_image=with_image)
 
     done, failed = for_each_case(infos, facts)
     broken = [_unusable(fault.case, fault.reason) for fault in (*index.failed, *failed)]

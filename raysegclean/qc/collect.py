@@ -8,12 +8,17 @@ from hashlib import blake2b
 from typing import Protocol
 
 from raysegclean.evidence.cases import Intensity
-from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, block_facts, label_facts
+from raysegclean.qc.label_statistics import (
+    BlockStatistics,
+    LabelStatistics,
+    block_statistics,
+    label_statistics,
+)
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.voxels.geometry import Box, Grid, Index3
 
-__all__ = ["KnownCase", "about_case", "collect_facts", "read_affine", "read_block_facts"]
+__all__ = ["KnownCase", "about_case", "collect_statistics", "read_affine", "read_block_statistics"]
 
 _REGION_ZYX: Index3 = (256, 256, 256)
 
@@ -46,11 +51,11 @@ def about_case(
     case: KnownCase,
     affine: Sequence[Sequence[float]] | None,
     label_spacing_mm: Sequence[float],
-) -> LabelFacts:
+) -> LabelStatistics:
     """Return what is known of a case without its voxels."""
     z, y, x = label_spacing_mm
     image = (case.shape_zyx, case.spacing_mm, case.intensity)
-    return LabelFacts(
+    return LabelStatistics(
         case=case.case,
         shape_zyx=case.shape_zyx,
         spacing_mm=case.spacing_mm,
@@ -68,19 +73,21 @@ def read_affine(archive: Archive, case: str) -> list[list[float]] | None:
     return None if affine is None else [list(row) for row in affine.tolist()]
 
 
-def collect_facts(
+def collect_statistics(
     archive: Archive, case: KnownCase, label: str, *, with_image: bool = True
-) -> LabelFacts:
+) -> LabelStatistics:
     """Return the facts of one case; without `with_image` intensities stay unknown.
 
     Raises CaseError or InputError when label or image cannot be read.
     """
     spacing_mm = archive.label_spacing_mm(case.case, label)
     about = about_case(case, read_affine(archive, case.case), spacing_mm)
-    return label_facts(_blocks(archive, case, label, with_image=with_image), about)
+    return label_statistics(_blocks(archive, case, label, with_image=with_image), about)
 
 
-def read_block_facts(label: Volume, image: Volume | None, case: KnownCase, core: Box) -> BlockFacts:
+def read_block_statistics(
+    label: Volume, image: Volume | None, case: KnownCase, core: Box
+) -> BlockStatistics:
     """Return the facts of one block of a case."""
     z, y, x = (min(b + 1, n) for b, n in zip(core.stop_zyx, case.shape_zyx, strict=True))
     window = Box(core.start_zyx, (z, y, x))
@@ -88,14 +95,14 @@ def read_block_facts(label: Volume, image: Volume | None, case: KnownCase, core:
     grey = None if image is None else image.read(window)
     if grey is not None and grey.ndim == 4:
         grey = grey[0]
-    return block_facts(coming.result(), window, core, case.shape_zyx, grey, case.intensity)
+    return block_statistics(coming.result(), window, core, case.shape_zyx, grey, case.intensity)
 
 
 def _blocks(
     archive: Archive, case: KnownCase, label: str, *, with_image: bool
-) -> Iterator[BlockFacts]:
+) -> Iterator[BlockStatistics]:
     grid = Grid(case.shape_zyx, _REGION_ZYX)
     labels = archive.label(case.case, label)
     image = archive.image(case.case) if with_image else None
     for index in grid.indices():
-        yield read_block_facts(labels, image, case, grid.box(index))
+        yield read_block_statistics(labels, image, case, grid.box(index))

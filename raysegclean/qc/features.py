@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.qc.findings import Feature, Finding, IntegrityParams
-from raysegclean.qc.label_statistics import ClassFacts, LabelFacts
+from raysegclean.qc.label_statistics import ClassFacts, LabelStatistics
 from raysegclean.qc.orientation import Frame
 
 __all__ = ["ArchiveFacts", "box_words", "class_findings", "nanmedian"]
@@ -38,7 +38,7 @@ FLAT = 0.3
 class ArchiveFacts:
     """The facts of all usable cases, with what the checks derive from them once."""
 
-    cases: tuple[LabelFacts, ...]
+    cases: tuple[LabelStatistics, ...]
 
     @cached_property
     def names(self) -> list[str]:
@@ -111,7 +111,7 @@ class ArchiveFacts:
         """Position of each label value in the arrays."""
         return {value: column for column, value in enumerate(self.values)}
 
-    def _positions(self, of: Callable[[LabelFacts, Values], Values]) -> Values:
+    def _positions(self, of: Callable[[LabelStatistics, Values], Values]) -> Values:
         out = np.full((len(self.cases), len(self.values), 3), np.nan)
         for row, case in enumerate(self.cases):
             if case.classes:

@@ -20,7 +20,7 @@ from raysegclean.qc.features import (
     nanmedian,
 )
 from raysegclean.qc.findings import Finding, IntegrityParams, ranked
-from raysegclean.qc.label_statistics import LabelFacts
+from raysegclean.qc.label_statistics import LabelStatistics
 from raysegclean.qc.orientation import orientation, spacing_of_affine
 
 __all__ = ["Examination", "examine"]
@@ -56,7 +56,7 @@ class Examination:
 
 
 def examine(
-    cases: Sequence[LabelFacts],
+    cases: Sequence[LabelStatistics],
     params: IntegrityParams | None = None,
     declared: Collection[int] | None = None,
 ) -> Examination:
@@ -205,7 +205,7 @@ def _mm(spacing_mm: Sequence[float]) -> str:
 
 def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
     """Slices without a class between slices that have much of it, where other cases have none."""
-    gaps: dict[tuple[int, int], list[LabelFacts]] = defaultdict(list)
+    gaps: dict[tuple[int, int], list[LabelStatistics]] = defaultdict(list)
     for case in archive.cases:
         for value, facts in case.classes.items():
             for gap in facts.gaps:
@@ -227,7 +227,12 @@ def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
 
 
 def _gap_finding(
-    case: LabelFacts, place: tuple[int, int], usual: str, params: IntegrityParams, *, alone: bool
+    case: LabelStatistics,
+    place: tuple[int, int],
+    usual: str,
+    params: IntegrityParams,
+    *,
+    alone: bool,
 ) -> Finding:
     """Return what a gap is: slices that were skipped, or the space between two structures.
 
@@ -308,7 +313,7 @@ def _borders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
 def _twins(archive: ArchiveFacts) -> Iterable[Finding]:
     """Cases with the image of another, or with its label on another image."""
     images: dict[str, list[str]] = defaultdict(list)
-    labels: dict[str, list[LabelFacts]] = defaultdict(list)
+    labels: dict[str, list[LabelStatistics]] = defaultdict(list)
     for case in archive.cases:
         images[case.image_key].append(case.case)
         if case.classes:
@@ -381,7 +386,7 @@ def _orders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]
 
 
 def _order_finding(
-    archive: ArchiveFacts, case: LabelFacts, axis: int, pairs: Sequence[_Pair]
+    archive: ArchiveFacts, case: LabelStatistics, axis: int, pairs: Sequence[_Pair]
 ) -> Finding:
     worst = max(pairs, key=lambda pair: (pair.score, -pair.first, -pair.second))
     words = archive.frame.words[axis]

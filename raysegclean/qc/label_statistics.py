@@ -5,7 +5,7 @@ same facts however it was cut. Of each class: voxels per slice along every axis 
 centre, gaps and ends follow), connected components, and intensities inside and across its outline.
 
 Memory: 8 bytes per class and slice of the case while merging, plus components
-(`voxels.components`); a finished `LabelFacts` is about 1 kB per class.
+(`voxels.components`); a finished `LabelStatistics` is about 1 kB per class.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from raysegclean.voxels.regions import class_components
 
 __all__ = [
     "BIG_PART",
-    "BlockFacts",
+    "BlockStatistics",
     "ClassFacts",
     "Gap",
-    "LabelFacts",
-    "block_facts",
-    "label_facts",
+    "LabelStatistics",
+    "block_statistics",
+    "label_statistics",
 ]
 
 Counts = NDArray[np.int64]
@@ -46,11 +46,12 @@ BIG_PART = 0.1
 """Components of at least this share of their class count as its parts; the others are specks."""
 
 SUMS = ("voxels", "grey", "grey_squared", "grey_vox", "steps", "pairs")
-"""Columns of `BlockFacts.sums`; `grey_vox` counts the voxels whose intensity is in the sums."""
+"""Columns of `BlockStatistics.sums`; `grey_vox` counts the voxels whose intensity is in the
+sums."""
 
 
 @dataclass(frozen=True)
-class BlockFacts:
+class BlockStatistics:
     """Integer counts of one block, or by merging, of one case; n classes, background left out."""
 
     shape_zyx: Index3
@@ -64,12 +65,12 @@ class BlockFacts:
     parts: tuple[BlockComponents, ...]
 
     @classmethod
-    def zero(cls, shape_zyx: Index3) -> "BlockFacts":
+    def zero(cls, shape_zyx: Index3) -> "BlockStatistics":
         """Return the neutral element for a case of this shape."""
         none = np.zeros(0, np.int64)
         return cls(shape_zyx, none, none.reshape(0, sum(shape_zyx)), none.reshape(0, len(SUMS)), ())
 
-    def merge(self, other: "BlockFacts") -> "BlockFacts":
+    def merge(self, other: "BlockStatistics") -> "BlockStatistics":
         """Return the facts of both; associative, commutative but for the order of `parts`."""
         values = np.union1d(self.values, other.values)
         profiles = np.zeros((len(values), sum(self.shape_zyx)), np.int64)
@@ -78,7 +79,7 @@ class BlockFacts:
             rows = np.searchsorted(values, one.values)
             profiles[rows] += one.profiles
             sums[rows] += one.sums
-        return BlockFacts(self.shape_zyx, values, profiles, sums, self.parts + other.parts)
+        return BlockStatistics(self.shape_zyx, values, profiles, sums, self.parts + other.parts)
 
     def to_text(self) -> str:
         """Return the record as one line of text, for the ledger."""
@@ -93,7 +94,7 @@ class BlockFacts:
         return arrays_to_text(arrays)
 
     @classmethod
-    def from_text(cls, text: str) -> "BlockFacts":
+    def from_text(cls, text: str) -> "BlockStatistics":
         """Read what `to_text` wrote."""
         arrays = text_to_arrays(text)
         parts: dict[int, dict[str, NDArray[Any]]] = {}
@@ -144,7 +145,7 @@ class ClassFacts:
 
 
 @dataclass(frozen=True)
-class LabelFacts:
+class LabelStatistics:
     """All that is known of one case and one of its labels."""
 
     case: str
@@ -161,14 +162,14 @@ class LabelFacts:
     classes: Mapping[int, ClassFacts] = field(default_factory=dict)
 
 
-def block_facts(
+def block_statistics(
     label_zyx: IntLabel,
     window: Box,
     core: Box,
     shape_zyx: Index3,
     image_zyx: NDArray[Any] | None,
     intensity: Intensity,
-) -> BlockFacts:
+) -> BlockStatistics:
     """Return the facts of `core`; arrays cover `window`, one voxel beyond core at its high ends.
 
     Both boxes are in the case. The image may be left out; `intensity` describes the whole of it.
@@ -196,7 +197,7 @@ def block_facts(
             sums[row, 1:4] = own.sum(), (own**2).sum(), own.size
         sums[row, 4:] = _steps(label_zyx[around.slices] == value, grey_zyx, around, inner)
     parts = class_components(label_zyx[inner.slices], core)
-    return BlockFacts(shape_zyx, values, profiles, sums, (parts,))
+    return BlockStatistics(shape_zyx, values, profiles, sums, (parts,))
 
 
 def _levels(image_zyx: NDArray[Any], intensity: Intensity) -> Counts:
@@ -225,9 +226,9 @@ def _steps(
     return steps, pairs
 
 
-def label_facts(blocks: Iterable[BlockFacts], about: LabelFacts) -> LabelFacts:
+def label_statistics(blocks: Iterable[BlockStatistics], about: LabelStatistics) -> LabelStatistics:
     """Return `about`, which knows the case but not its label, with the facts of all its blocks."""
-    whole = reduce(BlockFacts.merge, blocks, BlockFacts.zero(about.shape_zyx))
+    whole = reduce(BlockStatistics.merge, blocks, BlockStatistics.zero(about.shape_zyx))
     sizes: dict[int, list[int]] = {}
     for component in merge_components(whole.parts):
         sizes.setdefault(component.key, []).append(component.voxels)
@@ -242,7 +243,9 @@ def label_facts(blocks: Iterable[BlockFacts], about: LabelFacts) -> LabelFacts:
     return replace(about, classes=classes, label_key=key)
 
 
-def _class_facts(profile: Counts, sums: Counts, sizes: list[int], whole: BlockFacts) -> ClassFacts:
+def _class_facts(
+    profile: Counts, sums: Counts, sizes: list[int], whole: BlockStatistics
+) -> ClassFacts:
     areas = np.split(profile, np.cumsum(whole.shape_zyx)[:2])
     voxels, grey, squared, grey_vox, steps, pairs = sums.tolist()
     low, high, ends, gaps, centre = [], [], [], [], []

@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.qc.label_statistics import LabelFacts
+from raysegclean.qc.label_statistics import LabelStatistics
 
 __all__ = ["Frame", "orientation", "spacing_of_affine"]
 
@@ -24,12 +24,12 @@ _CODES = ("LR", "PA", "IS")
 class Frame:
     """The axes on which the cases of one archive are compared: x, y, z."""
 
-    def __init__(self, cases: Sequence[LabelFacts]) -> None:
+    def __init__(self, cases: Sequence[LabelStatistics]) -> None:
         self.anatomical = all(case.affine is not None for case in cases)
         self.words = _RAS_WORDS if self.anatomical else _AXIS_WORDS
         """For each axis, what its low and its high end are called."""
 
-    def centre_mm(self, case: LabelFacts, centres_zyx: Values) -> Values:
+    def centre_mm(self, case: LabelStatistics, centres_zyx: Values) -> Values:
         """Return positions x, y, z (n, 3) in millimetres of voxels z, y, x (n, 3).
 
         Only differences within a case mean much.
@@ -40,7 +40,7 @@ class Frame:
             return np.asarray(centres @ affine[:3, :3].T + affine[:3, 3])
         return np.asarray(centres * case.spacing_mm[::-1])
 
-    def place(self, case: LabelFacts, centres_zyx: Values) -> Values:
+    def place(self, case: LabelStatistics, centres_zyx: Values) -> Values:
         """Return where in its image positions lie along x, y, z (n, 3), from 0 to 1."""
         share = (centres_zyx[:, ::-1] + 0.5) / case.shape_zyx[::-1]
         if not self.anatomical:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raysegclean.cluster.apply import REASON_SUFFIX, SettleJob, SettleStage
+from raysegclean.cluster.apply import REASON_SUFFIX, ApplyJob, ApplyStage
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
@@ -33,20 +33,20 @@ from raysegclean.voxels.packing import text_to_arrays
 from raysegclean.voxels.regions import change_regions
 
 __all__ = [
-    "Settlement",
+    "Outcome",
+    "apply",
     "begin_output",
     "job_from_json",
     "job_to_json",
     "load_undone",
     "note_undone",
-    "settle",
 ]
 
 PUBLISHERS = 8
 
 
 @dataclass(frozen=True)
-class Settlement:
+class Outcome:
     """What was published."""
 
     actions: Mapping[str, Actions]
@@ -57,7 +57,7 @@ class Settlement:
     published: tuple[str, ...]
 
 
-def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settlement:
+def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     """Settle all cases that were proposed, and publish those that are whole."""
     undone = load_undone(session.run)
     actions, held = held_back(session, proposals, verdict.actions, undone)
@@ -71,15 +71,15 @@ def settle(session: Session, proposals: Proposals, verdict: Verdict) -> Settleme
         overwrite=output.again,
         undone=undone,
     )
-    session.run.write_json("settle_job.json", job_to_json(job, stage))
+    session.run.write_json("apply_job.json", job_to_json(job, stage))
     resources = relabel_resources(session, "labels")
-    records = session.run_stage(stage, SettleStage, job, keys, resources)
+    records = session.run_stage(stage, ApplyStage, job, keys, resources)
     published = _publish(session, records)
     _write_tables(session, verdict, actions, held, records, published)
     changed = Counter({r["case"]: 0 for r in records.values()})
     for record in records.values():
         changed[record["case"]] += record["changed_vox"]
-    return Settlement(
+    return Outcome(
         actions=actions,
         held=held,
         changed_cases=sum(count > 0 for count in changed.values()),
@@ -100,16 +100,16 @@ def note_undone(run: RunFolder, entry: TakenBack) -> None:
         run.write_json("undone.json", [asdict(one) for one in (*known, entry)])
 
 
-def job_to_json(job: SettleJob, stage: str) -> dict[str, Any]:
-    """Return the settle job as plain values, with the stage whose ledger lists its output."""
-    plain = TypeAdapter(SettleJob).dump_python(replace(job, overwrite=frozenset()), mode="json")
+def job_to_json(job: ApplyJob, stage: str) -> dict[str, Any]:
+    """Return the apply job as plain values, with the stage whose ledger lists its output."""
+    plain = TypeAdapter(ApplyJob).dump_python(replace(job, overwrite=frozenset()), mode="json")
     return {"stage": stage, "job": plain}
 
 
-def job_from_json(value: Mapping[str, Any]) -> tuple[SettleJob, str]:
+def job_from_json(value: Mapping[str, Any]) -> tuple[ApplyJob, str]:
     """Read what `job_to_json` wrote."""
     plain = {**value["job"], "overwrite": ()}  # who reads it writes nothing
-    return TypeAdapter(SettleJob).validate_python(plain), str(value["stage"])
+    return TypeAdapter(ApplyJob).validate_python(plain), str(value["stage"])
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _output(session: Session, keys: Mapping[str, str]) -> _Output:
 
 def _generations(session: Session, keys: Mapping[str, str], lost: Collection[str] = ()) -> _Output:
     """Count how often each case was made again, in this start too, and remember it."""
-    known = session.run.read_json("settle.json") or {"generation": 0, "keys": {}}
+    known = session.run.read_json("apply.json") or {"generation": 0, "keys": {}}
     before, counts = known["keys"], dict(known.get("again", {}))
     for case, key in keys.items():
         if before.get(case, key) != key or case in lost:
@@ -149,10 +149,10 @@ def _generations(session: Session, keys: Mapping[str, str], lost: Collection[str
     # Cases that joined are remembered too, or a later change of theirs would not be seen.
     now = {"generation": known["generation"], "keys": before | dict(keys), "again": counts}
     if now != known:
-        session.run.write_json("settle.json", now)
+        session.run.write_json("apply.json", now)
     first = int(known["generation"])  # older versions counted the whole archive
     return _Output(
-        stage=f"settle{first}",
+        stage=f"apply{first}",
         keys={c: digest(key, counts[c]) if c in counts else key for c, key in keys.items()},
         again=frozenset(case for case in keys if first or case in counts),
         stale=(),

@@ -11,7 +11,7 @@ from functools import reduce
 
 import numpy as np
 
-from raysegclean.evidence.second_pass import Answer, Ask, Revision
+from raysegclean.evidence.second_pass import Answer, CaseQuery, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
@@ -52,7 +52,7 @@ def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
     centre = offset_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
     values = {s.case: {"offset_vox": s.foreground.offset_vox - centre} for s in evidence.scores}
     trusted = [score.case for score in evidence.trusted]
-    answers = yield Ask(RowsLook(), {case: values[case] for case in trusted})
+    answers = yield CaseQuery(RowsLook(), {case: values[case] for case in trusted})
     dice = _given_dice(answers)
     # A case's sample is smaller than what the merged one may hold.
     parts = [

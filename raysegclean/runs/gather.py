@@ -14,7 +14,7 @@ from raysegclean.planning.plan import RunPlan
 from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.policy.params import PolicyParams
 from raysegclean.qc.collect import about_case
-from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, label_facts
+from raysegclean.qc.label_statistics import BlockStatistics, LabelStatistics, label_statistics
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.session import Session
 from raysegclean.runs.train import hook_reports
@@ -81,17 +81,17 @@ class StatsByCase(Mapping[str, CaseStats]):
         return len(self._texts)
 
 
-def _facts(session: Session, records: Iterable[Mapping[str, Any]]) -> dict[str, LabelFacts]:
+def _facts(session: Session, records: Iterable[Mapping[str, Any]]) -> dict[str, LabelStatistics]:
     """Return the facts of each given label from the records of its shards."""
-    about: dict[str, LabelFacts] = {}
-    blocks: dict[str, list[BlockFacts]] = {}
+    about: dict[str, LabelStatistics] = {}
+    blocks: dict[str, list[BlockStatistics]] = {}
     for record in records:
         case = session.plan.case(record["case"])
-        blocks.setdefault(case.case, []).append(BlockFacts.from_text(record["facts"]))
+        blocks.setdefault(case.case, []).append(BlockStatistics.from_text(record["facts"]))
         if "affine" in record:
             about[case.case] = about_case(case, record["affine"], record["label_spacing_mm"])
     return {
-        case: label_facts(blocks[case], one)
+        case: label_statistics(blocks[case], one)
         for case, one in about.items()
         if case not in session.failed
     }
@@ -102,7 +102,7 @@ def voter_notes(plan: RunPlan, records: Mapping[str, Mapping[str, Any]]) -> tupl
 
     `records` are those of the propose stage; the seams that they measured are in the notes.
     """
-    notes = network_notes(plan.network, blended=plan.blended)
+    notes = network_notes(plan.network, averaged=plan.averaged)
     square = sum(record["seams"][0] for record in records.values() if "seams" in record)
     shared = sum(record["seams"][1] for record in records.values() if "seams" in record)
     if shared:

@@ -1,4 +1,4 @@
-"""Hold back what would do harm: settle the cases that would change, without writing anything.
+"""Hold back what would do harm: try out the cases that would change, without writing anything.
 
 A class that would vanish from a case, or change too much away from its own outline, stays as given
 there, on both sides of every change, and the case is held for a person.
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from raysegclean.cluster.apply import SettleJob, SettleStage
+from raysegclean.cluster.apply import ApplyJob, ApplyStage
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import NO_ACTIONS, Actions, TakenBack
@@ -41,7 +41,7 @@ COUNTS = (
     "agreed_vox",
     "agreed_before_vox",
 )
-"""Lists of a settle record that add up over the shards of a case."""
+"""Lists of a apply record that add up over the shards of a case."""
 
 
 def held_back(
@@ -97,7 +97,7 @@ def _rehearsal(
     keys = {case: key for case, key in every.items() if case in actions}
     job = replace(rehearsal_job(session, proposals, actions, keys), undone=tuple(undone))
     resources = relabel_resources(session, "labels")
-    records = session.run_stage("rehearse", SettleStage, job, keys, resources)
+    records = session.run_stage("rehearse", ApplyStage, job, keys, resources)
     return sum_by_case(records.values())
 
 
@@ -191,7 +191,7 @@ def output_keys(
 ) -> dict[str, str]:
     """Return the identity of each output: its label, proposals, actions and what was undone."""
     alive = set(session.alive())
-    version = ALGORITHM_VERSIONS["settle"]
+    version = ALGORITHM_VERSIONS["apply"]
     return {
         case: digest(
             version,
@@ -211,9 +211,9 @@ def rehearsal_job(
     proposals: Proposals,
     actions: Mapping[str, Actions],
     keys: Mapping[str, str],
-) -> SettleJob:
+) -> ApplyJob:
     """Return a rehearsal: it writes nothing."""
-    return SettleJob(
+    return ApplyJob(
         run=session.run.uri,
         plan=session.plan,
         actions=dict(actions),

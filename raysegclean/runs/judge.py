@@ -1,4 +1,4 @@
-"""Judge: from the evidence of the archive to the verdict that is settled, second passes and all.
+"""Judge: from the evidence of the archive to the verdict that is applied, second passes and all.
 
 First the method's policy, with the looks that it asks for; then the voxel corrector where there are
 trusted cases enough, else the blending of noisy outlines. A run and a search's trial judge alike.

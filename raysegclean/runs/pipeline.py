@@ -1,4 +1,4 @@
-"""The main flow: check, plan, train, propose, decide, settle, publish, retrain.
+"""The main flow: check, plan, train, propose, decide, apply, publish, retrain.
 
 `clean` reads top to bottom. Everything durable is in the run folder, so calling it again with the
 same config resumes: finished networks are reused, committed shards are skipped, published cases
@@ -19,7 +19,7 @@ from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
-from raysegclean.runs.apply import Settlement, begin_output, note_undone, settle
+from raysegclean.runs.apply import Outcome, apply, begin_output, note_undone
 from raysegclean.runs.gather import gather, learning_notes, voter_notes
 from raysegclean.runs.judge import judge
 from raysegclean.runs.preflight import begin, gpus_needed, prepare
@@ -67,7 +67,7 @@ def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = 
     run.store.check_writable()
     prepared = prepare(config)
     lock = RunLock(run.store, job=f"{os.uname().nodename}-{os.getpid()}")
-    epoch = lock.acquire()
+    term = lock.acquire()
     facts: ClusterFacts | None = None
     session: Session | None = None
     try:
@@ -76,7 +76,7 @@ def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = 
         if config.search is not None:
             config = with_searched_params(config, run, say, lock.check)
             prepared = prepare(config)
-        session = begin(config, run, prepared, facts, (epoch, lock.check, say))
+        session = begin(config, run, prepared, facts, (term, lock.check, say))
         if take_back is not None:
             note_undone(run, take_back)
         return _stages(session, prepared.infos, final=take_back is None)
@@ -108,25 +108,25 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
     proposals = propose(session, models)
     evidence = gather(session, proposals)
     proposals, verdict = judge(session, proposals, evidence)
-    settlement = settle(session, proposals, verdict)
+    outcome = apply(session, proposals, verdict)
     if final and session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)
     notes = voter_notes(session.plan, proposals.records)
     notes += learning_notes(session.plan, evidence)
-    return _finish(session, verdict, settlement, notes)
+    return _finish(session, verdict, outcome, notes)
 
 
 def _finish(
-    session: Session, verdict: Verdict, settlement: Settlement, notes: tuple[str, ...]
+    session: Session, verdict: Verdict, outcome: Outcome, notes: tuple[str, ...]
 ) -> RunReport:
     report = RunReport(
         run=session.run.uri,
         status="complete",
         output_label=session.config.output.label,
         cases=len(session.plan.cases),
-        changed_cases=settlement.changed_cases,
-        changed_vox=settlement.changed_vox,
-        held_cases=len(settlement.held),
+        changed_cases=outcome.changed_cases,
+        changed_vox=outcome.changed_vox,
+        held_cases=len(outcome.held),
         failed=tuple(session.run.failed()),
         notes=notes,
     )

@@ -88,7 +88,7 @@ def prepare(config: Config) -> Prepared:
         _check_trusted(config, plan)
     _check_classes(method.binary_only(params), plan)
     if method.needs_features:
-        check_features(config, plan.network, blended=plan.blended)
+        check_features(config, plan.network, averaged=plan.averaged)
     if lender is None and not resumed:
         _check_hook(plan)
     return prepared
@@ -202,7 +202,7 @@ def begin(
     job: Job,
 ) -> Session:
     """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
-    epoch, still_ours, say = job
+    term, still_ours, say = job
     plan, before = _planned(prepared, config, facts), run.resolved()
     frozen = run.freeze(
         {
@@ -220,7 +220,7 @@ def begin(
     today = _planned(replace(prepared, infos=tuple(known)), config, facts)
     plan = with_current_cases(first, today, lent=prepared.lender is not None)
     run.write_state(
-        status="running", epoch=epoch, started=time.time(), cases=len(plan.cases), error=None
+        status="running", term=term, started=time.time(), cases=len(plan.cases), error=None
     )
     return Session(
         unusable=prepared.unusable | strangers,
@@ -231,7 +231,7 @@ def begin(
         train_key=frozen["train_key"],
         method=prepared.method,
         params=prepared.params,
-        epoch=epoch,
+        term=term,
         facts=facts,
         began_on_gpu=bool(frozen.get("gpu")),
         still_ours=still_ours,

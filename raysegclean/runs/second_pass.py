@@ -13,8 +13,14 @@ from functools import partial, reduce
 from itertools import repeat
 from typing import Any
 
-from raysegclean.cluster.second_pass import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
-from raysegclean.evidence.second_pass import Answer, Ask, Look, Reviser, Revision
+from raysegclean.cluster.second_pass import (
+    QueryJob,
+    QueryStage,
+    ReviseJob,
+    ReviseStage,
+    read_answer,
+)
+from raysegclean.evidence.second_pass import Answer, BlockQuery, CaseQuery, Relabeler, Revision
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Asking, Verdict
 from raysegclean.names import name_of
@@ -53,12 +59,12 @@ def _driven(session: Session, proposals: Proposals, policy: Asking) -> Verdict:
         return verdict
 
 
-def _looked(session: Session, proposals: Proposals, ask: Ask) -> dict[str, Answer]:
+def _looked(session: Session, proposals: Proposals, ask: CaseQuery) -> dict[str, Answer]:
     """Return the merged answer of each case that is still alive."""
     keys = _keys(session, proposals, ask.look, ask.cases)
-    job = LookJob(proposals.job, ask.look, ask.cases, keys)
+    job = QueryJob(proposals.job, ask.look, ask.cases, keys)
     resources = relabel_resources(session, "look")
-    records = session.run_stage(_stage("look", ask.look), LookStage, job, keys, resources)
+    records = session.run_stage(_stage("look", ask.look), QueryStage, job, keys, resources)
     # In the order of tasks, so that even a merge that rounds would round alike.
     tasks: dict[str, list[str]] = {case: [] for case in keys}
     for task in sorted(records):
@@ -84,14 +90,14 @@ def _revised(session: Session, proposals: Proposals, revision: Revision) -> dict
     return {case: key for case, key in keys.items() if case in alive}
 
 
-def _stage(kind: str, looker: Look | Reviser) -> str:
+def _stage(kind: str, looker: BlockQuery | Relabeler) -> str:
     return f"{kind}-{_identity(looker)}"
 
 
 def _keys(
     session: Session,
     proposals: Proposals,
-    looker: Look | Reviser,
+    looker: BlockQuery | Relabeler,
     cases: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, str]:
     """Return what a case's answer depends on: who looks, the case's values and its proposal."""
@@ -103,5 +109,5 @@ def _keys(
     }
 
 
-def _identity(looker: Look | Reviser) -> str:
+def _identity(looker: BlockQuery | Relabeler) -> str:
     return digest(ALGORITHM_VERSIONS["look"], name_of("look", type(looker)), looker)

@@ -39,7 +39,7 @@ class Session:
     train_key: str
     method: Method
     params: Any
-    epoch: int
+    term: int
     facts: ClusterFacts
     began_on_gpu: bool
     """Whether there was a GPU at the first start: then `gpus: auto` means one in later ones, too,
@@ -119,7 +119,7 @@ class Session:
         if done:
             self.say(f"{stage}: {len(done)} shards were committed before, {shards} are left")
         finished = 0
-        ledger = (self.run.uri, stage, self.epoch)
+        ledger = (self.run.uri, stage, self.term)
         with closing(run_pass(factory, job, items, ledger, resources)) as reports:
             for report in reports:
                 self.still_ours()
@@ -129,5 +129,5 @@ class Session:
                 if report.failed:
                     unfit = [row["case"] for row in report.failed if row["unfit"]]
                     self.fail({row["case"]: row["error"] for row in report.failed}, unfit)
-        self.run.ledger(stage, self.epoch).compact()
+        self.run.ledger(stage, self.term).compact()
         return self.records(stage, keys) if items else done

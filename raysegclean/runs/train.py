@@ -141,5 +141,5 @@ def _job(
         workers=1 if wanted.workers == "auto" else wanted.workers,
         cpus=float(plan.train.threads) if wanted.cpus == "auto" else wanted.cpus,
         gpus=session.gpus(wanted.gpus),
-        epoch=session.epoch,
+        term=session.term,
     )

@@ -1,9 +1,9 @@
 """What a run has committed: committed means listed here.
 
-One object per item, attempt and part is created under `ledger/<stage>/<epoch>/`, after the shards
+One object per item, attempt and part is created under `ledger/<stage>/<term>/`, after the shards
 that it lists, so a listed shard is always there; a shard that is not listed is computed again. The
-records of all epochs count, in the order of epochs and keys; of two records for one shard the
-first counts, whichever epoch wrote the second. Compaction moves many small objects into tables and
+records of all terms count, in the order of terms and keys; of two records for one shard the
+first counts, whichever term wrote the second. Compaction moves many small objects into tables and
 is safe to interrupt: a record is never in neither place.
 """
 
@@ -33,23 +33,23 @@ _PACK = 1000
 class _Line:
     """One record with the key that committed it and its place there; sorts by age."""
 
-    epoch: int
+    term: int
     source: str
     place: int
     record: Record
 
     @property
     def order(self) -> tuple[int, str, int]:
-        return self.epoch, self.source, self.place
+        return self.term, self.source, self.place
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The records of one stage; commits go to `epoch`, the epoch of the run's lock."""
+    """The records of one stage; commits go to `term`, the term of the run's lock."""
 
     store: Store
     stage: str
-    epoch: int
+    term: int
 
     def commit(self, item: str, attempt: int, part: int, records: list[Record]) -> None:
         """Commit `records` in one conditional put; the same commit twice is one.
@@ -57,7 +57,7 @@ class Ledger:
         Raises RunConflict when this item, attempt and part was committed with other records.
         """
         name = check_key(f"{item}-{attempt}-{part}.jsonl")
-        key = f"{self._folder}/{self.epoch}/{name}"
+        key = f"{self._folder}/{self.term}/{name}"
         lines = (json.dumps(record, sort_keys=True, allow_nan=False) for record in records)
         data = "".join(f"{line}\n" for line in lines).encode()
         try:
@@ -70,7 +70,7 @@ class Ledger:
                 ) from fault
 
     def records(self) -> list[Record]:
-        """Return the records of all epochs, oldest first, one per `record["shard"]`.
+        """Return the records of all terms, oldest first, one per `record["shard"]`.
 
         That name must tell apart the shards of different cases and arrays; records without one
         are all kept.
@@ -86,8 +86,8 @@ class Ledger:
         return chosen
 
     def of_item(self, item: str) -> list[Record]:
-        """Return what any attempt at one item has committed in this epoch."""
-        keys = [info.key for info in self.store.list(f"{self._folder}/{self.epoch}")]
+        """Return what any attempt at one item has committed in this term."""
+        keys = [info.key for info in self.store.list(f"{self._folder}/{self.term}")]
         mine = [key for key in keys if key.rpartition("/")[2].rsplit("-", 2)[0] == item]
         return [line.record for key in mine for line in self._parse(key)]
 
@@ -127,10 +127,10 @@ class Ledger:
 
     def _unpack(self, key: str) -> list[_Line]:
         rows: list[Record] = pq.read_table(io.BytesIO(self.store.get(key))).to_pylist()
-        return [_Line(r["epoch"], r["source"], r["place"], json.loads(r["record"])) for r in rows]
+        return [_Line(r["term"], r["source"], r["place"], json.loads(r["record"])) for r in rows]
 
     def _parse(self, key: str) -> list[_Line]:
-        epoch = int(key.split("/")[-2])
+        term = int(key.split("/")[-2])
         try:
             records = [json.loads(line) for line in self.store.get(key).splitlines()]
         except MissingObject:
@@ -140,13 +140,13 @@ class Ledger:
                 f"{self.store.uri}/{key}: not JSON lines ({fault}). Delete that object; what it "
                 "listed is computed again."
             ) from fault
-        return [_Line(epoch, key, place, record) for place, record in enumerate(records)]
+        return [_Line(term, key, place, record) for place, record in enumerate(records)]
 
 
 def _packed(lines: list[_Line]) -> bytes:
     table = pa.table(
         {
-            "epoch": pa.array([line.epoch for line in lines], pa.int64()),
+            "term": pa.array([line.term for line in lines], pa.int64()),
             "source": pa.array([line.source for line in lines], pa.string()),
             "place": pa.array([line.place for line in lines], pa.int64()),
             "record": pa.array([json.dumps(line.record) for line in lines], pa.string()),

@@ -1,10 +1,10 @@
 """One driver per run.
 
-The lock is one object holding {epoch, job, counter, holder}. Its holder raises the counter by
+The lock is one object holding {term, job, counter, holder}. Its holder raises the counter by
 compare-and-swap every few seconds; whoever finds the counter still for `still_s` seconds of its
-own monotonic clock takes the next epoch, so clocks of two machines are never compared. A holder
+own monotonic clock takes the next term, so clocks of two machines are never compared. A holder
 that surely died on this machine is replaced at once. The lock cannot stop a driver that froze and
-wakes later: so the epoch is checked again before a worker writes a shard, and before anything is
+wakes later: so the term is checked again before a worker writes a shard, and before anything is
 published.
 """
 
@@ -20,7 +20,7 @@ from raysegclean.errors import Conflict, MissingObject, RunConflict, RunOver, Un
 from raysegclean.store.holder import Holder, this_process
 from raysegclean.store.objects import ObjectInfo, Store, as_json
 
-__all__ = ["RunLock", "check_epoch"]
+__all__ = ["RunLock", "check_term"]
 
 KEY = "lock.json"
 
@@ -35,7 +35,7 @@ class RunLock:
         self._job = job
         self._still_s = still_s
         self._token = uuid.uuid4().hex
-        self._epoch = 0
+        self._term = 0
         self._info: ObjectInfo | None = None
         self._guard = threading.Lock()
         self._stop = threading.Event()
@@ -43,7 +43,7 @@ class RunLock:
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> int:
-        """Take the lock, renew it in the background, and return its epoch.
+        """Take the lock, renew it in the background, and return its term.
 
         Waits `still_s` when the last holder may be dead but that is not known. Raises RunConflict
         when it lives.
@@ -53,21 +53,21 @@ class RunLock:
             if held is not None and not _is_free(held):
                 self._outwait(held)
                 held, info = self._read()
-            epoch = held["epoch"] + 1 if held else 1
+            term = held["term"] + 1 if held else 1
             try:
-                self._info = self._store.swap(KEY, self._content(epoch, 0), info)
+                self._info = self._store.swap(KEY, self._content(term, 0), info)
             except Conflict:
                 continue  # another starter was faster; look again who it is
-            self._epoch = epoch
+            self._term = term
             self._start_renewing()
-            return epoch
+            return term
 
     def renew(self) -> None:
         """Raise the counter; raise RunConflict when the lock was taken over."""
         with self._guard:
             held, info = self._mine()
             with suppress(Conflict):  # lost to a taker: the next look says so
-                self._store.swap(KEY, self._content(self._epoch, held["counter"] + 1), info)
+                self._store.swap(KEY, self._content(self._term, held["counter"] + 1), info)
                 return
             self._mine()
 
@@ -78,7 +78,7 @@ class RunLock:
         self._mine()
 
     def release(self) -> None:
-        """Let the lock go. The epoch stays, so the next holder's is higher."""
+        """Let the lock go. The term stays, so the next holder's is higher."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -103,9 +103,9 @@ class RunLock:
         self.release()
 
     @property
-    def epoch(self) -> int:
-        """The epoch held; 0 before `acquire`."""
-        return self._epoch
+    def term(self) -> int:
+        """The term held; 0 before `acquire`."""
+        return self._term
 
     def _read(self) -> tuple[dict[str, Any] | None, ObjectInfo | None]:
         try:
@@ -136,14 +136,14 @@ class RunLock:
                 return
             if (now["token"], now["counter"]) != (held["token"], held["counter"]):
                 raise RunConflict(
-                    f"{self._store.uri}: job {now['job']} is working on this run (epoch "
-                    f"{now['epoch']}). Wait for it, stop it, or choose another `run:` folder."
+                    f"{self._store.uri}: job {now['job']} is working on this run (term "
+                    f"{now['term']}). Wait for it, stop it, or choose another `run:` folder."
                 )
 
-    def _content(self, epoch: int, counter: int) -> bytes:
+    def _content(self, term: int, counter: int) -> bytes:
         return as_json(
             {
-                "epoch": epoch,
+                "term": term,
                 "job": self._job,
                 "counter": counter,
                 "token": self._token,
@@ -166,19 +166,19 @@ class RunLock:
                 continue  # a store that is away for a moment; if it stays away we lose the lock
 
 
-def check_epoch(store: Store, epoch: int) -> None:
-    """Raise RunOver when the run's lock has moved on from `epoch`; for workers.
+def check_term(store: Store, term: int) -> None:
+    """Raise RunOver when the run's lock has moved on from `term`; for workers.
 
     Epoch 0 is that of a run without a lock, as the trials of a search are.
     """
     try:
         held = store.get_json(KEY)
     except MissingObject:
-        held = {"epoch": 0, "job": "nobody: it was deleted"}
-    if held["epoch"] != epoch:
+        held = {"term": 0, "job": "nobody: it was deleted"}
+    if held["term"] != term:
         raise RunOver(
-            f"{store.uri}: epoch {epoch} of this run is over; job {held['job']} has taken epoch "
-            f"{held['epoch']}. Stop this job; what it committed counts."
+            f"{store.uri}: term {term} of this run is over; job {held['job']} has taken term "
+            f"{held['term']}. Stop this job; what it committed counts."
         )
 
 

@@ -70,9 +70,9 @@ class RunFolder:
         """Return run.json, empty when the run never started."""
         return self.read_json(STATE) or {}
 
-    def ledger(self, stage: str, epoch: int = 0) -> Ledger:
-        """Return the ledger of one stage for writing in `epoch`; reading covers all epochs."""
-        return Ledger(self.store, stage, epoch)
+    def ledger(self, stage: str, term: int = 0) -> Ledger:
+        """Return the ledger of one stage for writing in `term`; reading covers all terms."""
+        return Ledger(self.store, stage, term)
 
     def write_failed(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write failed.jsonl: one line per case or shard that failed, with its reason."""

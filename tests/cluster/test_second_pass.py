@@ -12,10 +12,16 @@ import torch
 
 from raysegclean.cluster.predict import VoteJob
 from raysegclean.cluster.proposal_folder import ProposalFolder
-from raysegclean.cluster.second_pass import LookJob, LookStage, ReviseJob, ReviseStage, read_answer
+from raysegclean.cluster.second_pass import (
+    QueryJob,
+    QueryStage,
+    ReviseJob,
+    ReviseStage,
+    read_answer,
+)
 from raysegclean.cluster.train_worker import model_key
 from raysegclean.errors import InputError
-from raysegclean.evidence.second_pass import Answer, VoterBlock
+from raysegclean.evidence.second_pass import Answer, PredictedBlock
 from raysegclean.nets.weights import load_network
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import RunPlan
@@ -40,7 +46,7 @@ class Everything:
         assert spacing_mm == SCENE.spacing_mm
         return 0, self.halo, self.halo
 
-    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:
+    def look(self, block: PredictedBlock, values: Mapping[str, Any]) -> Answer:
         assert block.features_fzyx is not None
         core = block.core.slices
         return {
@@ -63,7 +69,7 @@ class OneMore:
     def halo_vox(self, spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
         return 0, 1, 3
 
-    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> np.ndarray:
+    def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> np.ndarray:
         x = np.arange(block.given_zyx.shape[2]) + block.window.start_zyx[2]
         wanted = np.where(x % values["every"] == 0, (block.given_zyx + 1) % 3, block.given_zyx)
         return wanted[block.core.slices].astype(np.uint8)
@@ -115,7 +121,7 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Lent:
 
 def test_a_look_sees_the_voters_and_their_features_with_its_halo(lent: Lent) -> None:
     prob, features = lent.whole()
-    stage = LookStage(LookJob(lent.votes, Everything(5), {"big": {"factor": 1}}, {"big": "k1"}))
+    stage = QueryStage(QueryJob(lent.votes, Everything(5), {"big": {"factor": 1}}, {"big": "k1"}))
     assert len(lent.tasks) == 4
     for task in lent.tasks:
         seen = stage.compute(task, stage.load(task))
@@ -131,7 +137,7 @@ def test_a_look_sees_the_voters_and_their_features_with_its_halo(lent: Lent) -> 
 
 
 def test_answers_are_kept_per_shard_and_merge_to_that_of_the_case(lent: Lent) -> None:
-    stage = LookStage(LookJob(lent.votes, Everything(2), {"big": {"factor": 3}}, {"big": "k2"}))
+    stage = QueryStage(QueryJob(lent.votes, Everything(2), {"big": {"factor": 3}}, {"big": "k2"}))
     for task in lent.tasks:
         record = stage.write(task, stage.compute(task, stage.load(task)))
         assert (record["task"], record["case"], record["key"]) == (task.name, "big", "k2")

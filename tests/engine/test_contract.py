@@ -143,7 +143,7 @@ def records(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
     """Return what was committed, by stage and task, with the checksums of all objects."""
     return {
         stage: {record["task"]: record for record in run.ledger(stage).records()}
-        for stage in ("propose", "rehearse", "settle0")
+        for stage in ("propose", "rehearse", "apply0")
     }
 
 

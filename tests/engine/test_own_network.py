@@ -48,7 +48,7 @@ def _config(archive: Archive, run: Path, **changes: Any) -> Config:
 
 
 @pytest.mark.slow
-def test_blended_windows_publish_the_same_bytes_on_any_shards_and_workers(
+def test_averaged_windows_publish_the_same_bytes_on_any_shards_and_workers(
     archive: Archive, tmp_path: Path
 ) -> None:
     first = _config(archive, tmp_path / "lender", network=WINDOWED)
@@ -76,11 +76,11 @@ def test_the_plan_says_that_seams_are_blended_and_how_far_they_differ(
     archive: Archive, tmp_path: Path
 ) -> None:
     report = plan(_config(archive, tmp_path / "windowed", network=WINDOWED))
-    assert report.blended
+    assert report.averaged
     assert 1e-3 < report.seam_error < 1
     assert any("instance looks at its whole window" in note for note in report.notes)
     plain = plan(_config(archive, tmp_path / "plain"))
-    assert (plain.blended, plain.seam_error, plain.notes) == (False, 0.0, ())
+    assert (plain.averaged, plain.seam_error, plain.notes) == (False, 0.0, ())
 
 
 def test_an_own_network_is_trained_and_votes(archive: Archive, tmp_path: Path) -> None:

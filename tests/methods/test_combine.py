@@ -10,7 +10,7 @@ from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.methods.combine.method import COMBINE, CombineParams
 from raysegclean.methods.combine.votes import count_votes
-from raysegclean.policy.apply import settle
+from raysegclean.policy.apply import apply_edits
 from raysegclean.policy.decisions import Action
 from raysegclean.voxels.contour_offset import boundary_sums
 from raysegclean.voxels.geometry import Box
@@ -54,7 +54,7 @@ def test_exactly_the_voxels_on_which_enough_labels_agree_change(agree):
     params = CombineParams("a b c", agree=agree)
     verdict = COMBINE.policy(evidence_of(x=(given, votes), same=(given, [given] * 3)), params)
     assert set(verdict.actions) == {"x"}
-    settled = settle(
+    applied = apply_edits(
         given,
         Box.whole(SHAPE),
         count_votes(given, votes, CLASSES).proposal(),
@@ -64,8 +64,8 @@ def test_exactly_the_voxels_on_which_enough_labels_agree_change(agree):
     )
     counts = np.stack([(np.stack(votes) == value).sum(axis=0) for value in range(CLASSES)])
     np.put_along_axis(counts, given[None].astype(np.intp), 0, axis=0)
-    np.testing.assert_array_equal(settled.label_zyx != given, counts.max(axis=0) >= agree)
-    assert (settled.reason_zyx[settled.label_zyx != given] > 128).all()
+    np.testing.assert_array_equal(applied.label_zyx != given, counts.max(axis=0) >= agree)
+    assert (applied.reason_zyx[applied.label_zyx != given] > 128).all()
     assert verdict.decisions["same"].classes[1].action is Action.KEEP
     assert f"{agree} of 3 labels agree" in verdict.decisions["x"].classes[1].why
 

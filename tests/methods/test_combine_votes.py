@@ -14,10 +14,10 @@ from raysegclean.policy.apply import (
     Actions,
     Reason,
     TakenBack,
+    apply_edits,
     reason_code,
     reason_name,
     reason_names,
-    settle,
     take_back,
     vote_reason,
 )
@@ -75,17 +75,17 @@ def test_a_voxel_changes_when_enough_labels_agree_and_its_reason_says_which(poll
     above = dict.fromkeys(Kind, vote_threshold(agree, len(votes)))
     actions = Actions(replace_above=dict.fromkeys(range(1, CLASSES), above), by_vote=True)
     proposal = count_votes(label, votes, CLASSES).proposal()
-    settled = settle(
+    applied = apply_edits(
         label, Box.whole(SHAPE), proposal, actions, classes=CLASSES, spacing_mm=(1.0, 1.0, 1.0)
     )
     for voxel, expected in by_hand(label, votes):
         if expected is not None and expected[1] >= agree:
             winner, _, who = expected
-            assert settled.label_zyx[voxel] == winner
-            assert settled.reason_zyx[voxel] == vote_reason(sum(1 << i for i in who))
+            assert applied.label_zyx[voxel] == winner
+            assert applied.reason_zyx[voxel] == vote_reason(sum(1 << i for i in who))
         else:
-            assert settled.label_zyx[voxel] == label[voxel]
-            assert settled.reason_zyx[voxel] == Reason.UNCHANGED
+            assert applied.label_zyx[voxel] == label[voxel]
+            assert applied.reason_zyx[voxel] == Reason.UNCHANGED
 
 
 @settings(max_examples=30)
@@ -148,11 +148,11 @@ def test_undo_takes_back_one_vote_or_all_of_them():
     above = dict.fromkeys(Kind, vote_threshold(1, 2))
     actions = Actions(replace_above=dict.fromkeys((1, 2, 3), above), by_vote=True)
     proposal = count_votes(label, votes, CLASSES).proposal()
-    settled = settle(
+    applied = apply_edits(
         label, Box.whole(label.shape), proposal, actions, classes=4, spacing_mm=(1.0, 1.0, 1.0)
     )
-    assert settled.reason_zyx.tolist() == [[[131, 129, 130, 0]]]
-    one = take_back(settled, label, [TakenBack(reason=vote_reason(0b11))], "a")
+    assert applied.reason_zyx.tolist() == [[[131, 129, 130, 0]]]
+    one = take_back(applied, label, [TakenBack(reason=vote_reason(0b11))], "a")
     assert one.label_zyx.tolist() == [[[0, 1, 2, 0]]]
-    both = take_back(settled, label, [TakenBack(reason=int(Reason.VOTE))], "a")
+    both = take_back(applied, label, [TakenBack(reason=int(Reason.VOTE))], "a")
     assert not both.label_zyx.any() and not both.reason_zyx.any()

@@ -21,7 +21,7 @@ from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.confident.method import CONFIDENT, ConfidentParams, cut_level
-from raysegclean.policy.apply import settle
+from raysegclean.policy.apply import apply_edits
 from raysegclean.voxels.geometry import Box
 
 CLASSES = 3
@@ -73,7 +73,7 @@ def test_the_published_rule_changes_what_cleanlab_flags_to_a_step_of_the_histogr
     exact = flags(label, prob, cut_of(chosen, low_counts(label, prob, chosen)))
     changed = []
     for case, (given, own) in scenes.items():
-        settled = settle(
+        applied = apply_edits(
             given,
             Box.whole(given.shape),
             seen[case][0],
@@ -81,8 +81,8 @@ def test_the_published_rule_changes_what_cleanlab_flags_to_a_step_of_the_histogr
             classes=CLASSES,
             spacing_mm=(1.0, 1.0, 1.0),
         )
-        mine = settled.label_zyx != given
-        assert (settled.label_zyx[mine] == own.argmax(axis=0)[mine]).all()
+        mine = applied.label_zyx != given
+        assert (applied.label_zyx[mine] == own.argmax(axis=0)[mine]).all()
         changed.append(mine)
     differing = (np.stack(changed) != exact).sum()
     assert exact.sum() > 300
@@ -103,7 +103,7 @@ def test_networks_that_are_sure_of_background_can_still_contradict_it() -> None:
     proposal, stats = observed(label, prob)
     verdict = CONFIDENT.policy(archive("a", totals=stats), ConfidentParams(rule="cleanlab"))
     assert verdict.chosen["t[0]"] > 255 / 256
-    settled = settle(
+    applied = apply_edits(
         label,
         Box.whole(shape),
         proposal,
@@ -111,7 +111,7 @@ def test_networks_that_are_sure_of_background_can_still_contradict_it() -> None:
         classes=CLASSES,
         spacing_mm=(1.0, 1.0, 1.0),
     )
-    np.testing.assert_array_equal(settled.label_zyx, truth)
+    np.testing.assert_array_equal(applied.label_zyx, truth)
 
 
 def test_an_archive_without_disagreement_is_left_alone() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.methods.multisa.localisation import Witness
+from raysegclean.methods.multisa.localisation import Localisation
 from raysegclean.policy.decisions import Action
 
 LIMITS = {"sds": 4.0, "found": 0.5, "min_cases": 8}
@@ -34,7 +34,7 @@ def ordinary(count: int = 12, fold: int = 0, scale: float = 1.0) -> list[CaseSco
 
 def judged(odd: ClassScore, usual: list[CaseScore]):
     scores = [*usual, case("odd", odd)]
-    witness = Witness.of(scores, **LIMITS)
+    witness = Localisation.of(scores, **LIMITS)
     decisions = {s.case: witness.judge(s).classes[1] for s in scores}
     others = [d for name, d in decisions.items() if name != "odd"]
     return decisions["odd"], others
@@ -70,7 +70,7 @@ def test_ordinary_cases_and_classes_that_nobody_sees_are_kept(odd: ClassScore) -
 def test_cases_are_compared_with_those_that_the_same_networks_judged() -> None:
     """The networks of the second fold draw maps of half the size; none of its cases is odd."""
     scores = [*ordinary(12, 0), *ordinary(12, 1, scale=0.5)]
-    witness = Witness.of(scores, **LIMITS)
+    witness = Localisation.of(scores, **LIMITS)
     assert all(witness.judge(s).classes[1].action is Action.KEEP for s in scores)
     # Half the usual overlap is odd in the first fold only.
     small = seen(1000, 1000, 900)
@@ -81,7 +81,7 @@ def test_cases_are_compared_with_those_that_the_same_networks_judged() -> None:
 
 def test_folds_that_are_too_small_are_judged_by_the_whole_archive() -> None:
     scores = [*ordinary(5, 0), *ordinary(5, 1), case("odd", seen(1000, 2000, 0), 1)]
-    assert Witness.of(scores, **LIMITS).judge(scores[-1]).classes[1].action is Action.REVIEW
+    assert Localisation.of(scores, **LIMITS).judge(scores[-1]).classes[1].action is Action.REVIEW
 
 
 def test_few_cases_decide_nothing() -> None:
@@ -114,7 +114,7 @@ def test_judgements_do_not_depend_on_the_order_of_cases(rows, random) -> None:
         for number, (g, p, share, fold) in enumerate(rows)
     ]
     shuffled = random.sample(scores, len(scores))
-    first, second = (Witness.of(s, **LIMITS) for s in (scores, shuffled))
+    first, second = (Localisation.of(s, **LIMITS) for s in (scores, shuffled))
     for score in scores:
         decision = first.judge(score).classes[1]
         assert decision == second.judge(score).classes[1]

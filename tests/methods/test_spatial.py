@@ -8,7 +8,7 @@ import pytest
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.evidence.second_pass import Ask
+from raysegclean.evidence.second_pass import CaseQuery
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.spatial.bias import BiasReviser, ShellLook
@@ -175,7 +175,7 @@ def test_a_trusted_outline_that_lies_elsewhere_measures_no_bias() -> None:
 
 def published(
     archive: ArchiveEvidence, counts: dict[str, Any], **params: Any
-) -> tuple[Ask, Verdict]:
+) -> tuple[CaseQuery, Verdict]:
     """Drive the published rule with the answers in `counts`."""
     policy = SPATIAL.policy(archive, SpatialParams(rule="published", **params))
     assert not isinstance(policy, Verdict)

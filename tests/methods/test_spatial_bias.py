@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.evidence.second_pass import PredictedBlock
 from raysegclean.methods.spatial.bias import (
     BiasReviser,
     ShellLook,
@@ -25,7 +25,7 @@ SPACINGS = [UNIT, (2.5, 0.7, 0.7), (0.8, 0.8, 1.6)]
 
 def block_of(prob, core=None, window=None, spacing_mm=UNIT):
     shape = prob.shape[1:]
-    return VoterBlock(
+    return PredictedBlock(
         case="a",
         window=window or Box.whole(shape),
         core=core or Box.whole(shape),

@@ -8,7 +8,7 @@ import pytest
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
-from raysegclean.evidence.second_pass import Ask
+from raysegclean.evidence.second_pass import CaseQuery
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.methods.transition.matrix import PosteriorReviser
@@ -79,7 +79,7 @@ def answer(seed: int, rows: int = 400) -> dict[str, np.ndarray]:
     }
 
 
-def driven(archive: ArchiveEvidence, **params: Any) -> tuple[Ask, Verdict]:
+def driven(archive: ArchiveEvidence, **params: Any) -> tuple[CaseQuery, Verdict]:
     policy = TRANSITION.policy(archive, TransitionParams(**params))
     assert not isinstance(policy, Verdict)
     ask = next(policy)

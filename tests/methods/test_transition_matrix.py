@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.evidence.second_pass import PredictedBlock
 from raysegclean.methods.transition.matrix import (
     Consensus,
     PosteriorReviser,
@@ -207,7 +207,7 @@ def test_f_information_is_that_of_the_definitions():
 
 def voter_block(label, prob, core=None, window=None, spacing_mm=(1.0, 1.0, 1.0)):
     whole = Box.whole(label.shape)
-    return VoterBlock("a", window or whole, core or whole, label, None, prob, None, spacing_mm)
+    return PredictedBlock("a", window or whole, core or whole, label, None, prob, None, spacing_mm)
 
 
 def random_case(seed, shape=(10, 22, 24), classes=3):

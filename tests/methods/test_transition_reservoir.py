@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.evidence.second_pass import PredictedBlock
 from raysegclean.methods.transition.reservoir import FeatureLook, band_halo_vox, depth_bands
 from raysegclean.voxels.geometry import Box, Grid
 from raysegclean.voxels.hashing import position_hash
@@ -27,7 +27,7 @@ def blocks(label, features, shard, look, spacing_mm):
     for index in grid.indices():
         core = grid.box(index)
         window = core.grown(look.halo_vox(spacing_mm)).clipped(Box.whole(label.shape))
-        yield VoterBlock(
+        yield PredictedBlock(
             case="a",
             window=window,
             core=core.relative_to(window),

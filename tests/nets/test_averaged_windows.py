@@ -21,7 +21,10 @@ shapes = st.tuples(edge, edge, edge)
 small = st.integers(1, 6)
 tilings = st.builds(
     lambda tile, halo, stride: Tiling(
-        tuple(-(-t // s) * s for t, s in zip(tile, stride, strict=True)), halo, stride, blended=True
+        tuple(-(-t // s) * s for t, s in zip(tile, stride, strict=True)),
+        halo,
+        stride,
+        averaged=True,
     ),
     st.tuples(small, small, small),
     st.tuples(*[st.integers(0, 5)] * 3),
@@ -79,7 +82,7 @@ def test_the_parts_of_a_real_network_make_up_the_whole_to_the_bit() -> None:
     shape = (11, 23, 17)
     image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
     voter = EnsembleVoter([instance_voter(1), instance_voter(2)])
-    tiling = Tiling((4, 6, 5), (2, 3, 3), blended=True)
+    tiling = Tiling((4, 6, 5), (2, 3, 3), averaged=True)
     whole = answer(voter, image, Box.whole(shape), tiling)
     for box in (Box((0, 0, 0), (6, 12, 17)), Box((6, 12, 3), (11, 23, 9)), Box((5,) * 3, (6,) * 3)):
         assert torch.equal(answer(voter, image, box, tiling), whole[(..., *box.slices)])
@@ -135,7 +138,7 @@ def test_seams_are_measured_where_windows_overlap_and_nowhere_else() -> None:
 
     image = np.array([0, 0, 0, 0, 1, 1], np.float32).reshape(1, 1, 1, 6)
     seams = Seams()
-    tiling = Tiling((1, 1, 2), (0, 0, 1), blended=True)
+    tiling = Tiling((1, 1, 2), (0, 0, 1), averaged=True)
     found = answer(Mean(), image, Box.whole((1, 1, 6)), tiling, seams)
     # Windows 0..3 and 2..5 say 0 and 0.5; voxel 2 lies second from a face of the first and first
     # of the second: weights 2 and 1, then 1 and 2.
@@ -150,9 +153,9 @@ def test_a_network_that_does_not_look_at_its_window_has_no_seam_away_from_border
     spec = NetworkSpec(classes=3, widths=(3,), strides=(), dropout=0.0)
     voter = NetworkVoter(build_network(spec), spec)
     image = np.random.default_rng(3).normal(size=(1, 28, 28, 28)).astype(np.float32)
-    tiling = Tiling((4, 4, 4), (8, 8, 8), blended=True)
-    blended = answer(voter, image, Box.whole((28, 28, 28)), tiling, seams)
+    tiling = Tiling((4, 4, 4), (8, 8, 8), averaged=True)
+    averaged = answer(voter, image, Box.whole((28, 28, 28)), tiling, seams)
     plain = answer(voter, image, Box.whole((28, 28, 28)), Tiling((28,) * 3, (0,) * 3))
     away = (..., slice(10, 18), slice(10, 18), slice(10, 18))
-    assert (blended - plain)[away].abs().max() < 0.02
+    assert (averaged - plain)[away].abs().max() < 0.02
     assert 0 < seams.square / Seams.SCALE / seams.count < 1e-2

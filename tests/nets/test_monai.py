@@ -44,7 +44,7 @@ def test_with_instance_norm_its_windows_are_blended_and_parts_equal_the_whole() 
     geometry = geometry_of(spec)
     assert geometry.radius_vox is None
     voter = NetworkVoter(build_network(spec), spec)
-    tiling = Tiling((4, 16, 16), (2, 8, 8), geometry.stride_zyx, blended=True)
+    tiling = Tiling((4, 16, 16), (2, 8, 8), geometry.stride_zyx, averaged=True)
     seams = Seams()
     whole = answer(voter, IMAGE, Box.whole(SHAPE), tiling, seams)
     for box in (Box((0, 0, 0), (8, 20, 36)), Box((8, 20, 9), (12, 44, 17))):

@@ -43,7 +43,7 @@ def test_a_method_that_brings_a_network_has_it_whatever_the_config_names() -> No
     plan = plan_of(voters, network={"name": "no.such.module:build", "widths": [2, 3]})
     assert plan.network.name == voters.network
     assert plan.network.widths == (2, 3), "its size is the user's affair"
-    assert not plan.blended
+    assert not plan.averaged
 
 
 def test_a_network_that_cannot_be_loaded_is_refused_by_the_plan() -> None:
@@ -53,15 +53,15 @@ def test_a_network_that_cannot_be_loaded_is_refused_by_the_plan() -> None:
 
 def test_the_plan_of_the_default_network_says_what_it_always_said() -> None:
     plan = plan_of()
-    assert (plan.network.name, plan.blended) == ("unet", False)
+    assert (plan.network.name, plan.averaged) == ("unet", False)
     assert plan.stride_zyx == plan.network.stride_zyx
     window = (8, 16, 16)
     assert ceil(plan.window_bytes_per_vox * 8 * 16 * 16) == window_bytes(plan.network, window)
 
 
-def test_blended_windows_have_the_size_of_a_training_patch_and_share_half_of_it() -> None:
+def test_averaged_windows_have_the_size_of_a_training_patch_and_share_half_of_it() -> None:
     plan = plan_of(network=WINDOWED, train={"patch_zyx": [16, 32, 32]})
-    assert plan.blended
+    assert plan.averaged
     assert plan.patch_zyx == (16, 32, 32)
     assert plan.halo_vox == (4, 8, 8)
     assert plan.tile_zyx == (8, 16, 16)

@@ -72,7 +72,7 @@ def peak_of_worker(folder: Path, classes: int, network: dict[str, Any]) -> tuple
         (3, {"widths": [4, 64], "strides": [[1, 2, 1]]}),
         (3, {"name": "tests.nets.own_networks:instance", "widths": [2], "strides": []}),
     ],
-    ids=["the default network", "many classes", "wide where it is coarse", "blended windows"],
+    ids=["the default network", "many classes", "wide where it is coarse", "averaged windows"],
 )
 def test_a_worker_stays_within_what_is_kept_free_for_it(
     tmp_path: Path, classes: int, network: dict[str, Any]

@@ -10,10 +10,10 @@ from raysegclean.evidence.proposals import Proposal
 from raysegclean.policy.apply import (
     NO_ACTIONS,
     Actions,
+    Applied,
     Reason,
-    Settled,
     TakenBack,
-    settle,
+    apply_edits,
     take_back,
 )
 from raysegclean.voxels.geometry import Box, Index3
@@ -44,8 +44,8 @@ def _random_proposal(seed: int, label: np.ndarray) -> Proposal:
 
 def _settle(
     label: np.ndarray, proposal: Proposal | None, actions: Actions, classes: int = 3
-) -> Settled:
-    return settle(label, WHOLE, proposal, actions, classes=classes, spacing_mm=ISOTROPIC)
+) -> Applied:
+    return apply_edits(label, WHOLE, proposal, actions, classes=classes, spacing_mm=ISOTROPIC)
 
 
 actions_strategy = st.builds(
@@ -64,8 +64,8 @@ actions_strategy = st.builds(
 @given(st.integers(0, 99), actions_strategy)
 def test_a_voxel_has_a_reason_exactly_when_it_changed(seed: int, actions: Actions) -> None:
     label = _two_touching_cubes()
-    settled = _settle(label, _random_proposal(seed, label), actions)
-    assert np.array_equal(settled.reason_zyx > 0, settled.label_zyx != label)
+    applied = _settle(label, _random_proposal(seed, label), actions)
+    assert np.array_equal(applied.reason_zyx > 0, applied.label_zyx != label)
 
 
 @settings(max_examples=30, deadline=None)
@@ -79,7 +79,7 @@ def test_blocks_with_the_halo_of_their_actions_settle_like_the_whole(
     for core in (Box((0, 0, 0), (cut, 12, 12)), Box((cut, 0, 0), SHAPE)):
         window = core.grown(actions.halo_vox(ISOTROPIC)).clipped(WHOLE)
         parts = (proposal.candidate_zyx, proposal.confidence_zyx, proposal.score_zyx)
-        block = settle(
+        block = apply_edits(
             label[window.slices],
             core.relative_to(window),
             Proposal(*(part[core.slices] for part in parts)),
@@ -93,10 +93,10 @@ def test_blocks_with_the_halo_of_their_actions_settle_like_the_whole(
 
 def test_without_actions_nothing_changes_and_no_proposal_is_needed() -> None:
     label = _two_touching_cubes()
-    settled = _settle(label, None, NO_ACTIONS)
+    applied = _settle(label, None, NO_ACTIONS)
     assert NO_ACTIONS.quiet
-    assert np.array_equal(settled.label_zyx, label)
-    assert not settled.reason_zyx.any()
+    assert np.array_equal(applied.label_zyx, label)
+    assert not applied.reason_zyx.any()
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_a_candidate_is_taken_only_where_its_kind_of_change_is_open(
     proposed[where] = candidate + 1
     proposal = Proposal(proposed, np.where(proposed, 200, 0).astype(np.uint8), None)
     for open_kind in Kind:
-        settled = _settle(label, proposal, Actions(replace_above={channel: {open_kind: 0.5}}))
-        assert (settled.label_zyx[where] == candidate) == (open_kind is kind)
+        applied = _settle(label, proposal, Actions(replace_above={channel: {open_kind: 0.5}}))
+        assert (applied.label_zyx[where] == candidate) == (open_kind is kind)
     shut = _settle(label, proposal, Actions(replace_above={channel: {kind: 0.9}}))
     assert np.array_equal(shut.label_zyx, label)
 
@@ -135,17 +135,17 @@ def test_the_published_rule_flips_uncertain_voxels_even_where_the_network_agrees
     uncertainty = np.zeros(SHAPE, np.uint8)
     uncertainty[3] = 120
     proposal = Proposal(np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), uncertainty)
-    settled = _settle(label, proposal, Actions(flip_above=0.4), classes=2)
-    assert np.array_equal(settled.label_zyx[3], 1 - label[3])
-    assert (settled.reason_zyx[3] == Reason.FLIP).all()
-    assert np.array_equal(np.delete(settled.label_zyx, 3, 0), np.delete(label, 3, 0))
+    applied = _settle(label, proposal, Actions(flip_above=0.4), classes=2)
+    assert np.array_equal(applied.label_zyx[3], 1 - label[3])
+    assert (applied.reason_zyx[3] == Reason.FLIP).all()
+    assert np.array_equal(np.delete(applied.label_zyx, 3, 0), np.delete(label, 3, 0))
 
 
 def test_a_ball_that_shrinks_by_two_has_two_voxels_less_radius() -> None:
     z, y, x = np.ogrid[-12:13, -12:13, -12:13]
     distance = np.sqrt(z**2 + y**2 + x**2)
     ball = (distance <= 9).astype(np.uint8)
-    settled = settle(
+    applied = apply_edits(
         ball,
         Box.whole(ball.shape),
         None,
@@ -153,7 +153,7 @@ def test_a_ball_that_shrinks_by_two_has_two_voxels_less_radius() -> None:
         classes=2,
         spacing_mm=ISOTROPIC,
     )
-    radius = (3 * settled.label_zyx.sum() / (4 * np.pi)) ** (1 / 3)
+    radius = (3 * applied.label_zyx.sum() / (4 * np.pi)) ** (1 / 3)
     assert radius == pytest.approx((3 * ball.sum() / (4 * np.pi)) ** (1 / 3) - 2, abs=0.5)
 
 
@@ -164,17 +164,17 @@ def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
 ) -> None:
     label = _two_touching_cubes()
     actions = Actions(shift_vox={1: 1.0}, replace_above={1: OPEN, 2: OPEN})
-    settled = _settle(label, _random_proposal(seed, label), actions)
-    back = take_back(settled, label, [TakenBack("a", channel, reason)], "a")
-    mine = settled.reason_zyx > 0
+    applied = _settle(label, _random_proposal(seed, label), actions)
+    back = take_back(applied, label, [TakenBack("a", channel, reason)], "a")
+    mine = applied.reason_zyx > 0
     if reason is not None:
-        mine &= settled.reason_zyx == reason
+        mine &= applied.reason_zyx == reason
     if channel is not None:
-        mine &= (label == channel) | (settled.label_zyx == channel)
-    assert np.array_equal(back.label_zyx, np.where(mine, label, settled.label_zyx))
+        mine &= (label == channel) | (applied.label_zyx == channel)
+    assert np.array_equal(back.label_zyx, np.where(mine, label, applied.label_zyx))
     assert np.array_equal(back.reason_zyx > 0, back.label_zyx != label)
-    other = take_back(settled, label, [TakenBack("another case")], "a")
-    assert np.array_equal(other.label_zyx, settled.label_zyx)
+    other = take_back(applied, label, [TakenBack("another case")], "a")
+    assert np.array_equal(other.label_zyx, applied.label_zyx)
 
 
 def test_actions_without_a_class_leave_it_alone() -> None:
@@ -191,8 +191,8 @@ def test_no_voxel_of_a_held_class_is_taken_and_none_is_given_to_it(
 ) -> None:
     label = _two_touching_cubes()
     left = actions.without(frozenset({held}))
-    settled = _settle(label, _random_proposal(seed, label), left)
-    assert np.array_equal(settled.label_zyx == held, label == held)
+    applied = _settle(label, _random_proposal(seed, label), left)
+    assert np.array_equal(applied.label_zyx == held, label == held)
 
 
 def test_a_class_that_is_held_is_not_swapped_into_its_neighbour() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.evidence.second_pass import VoterBlock
+from raysegclean.evidence.second_pass import PredictedBlock
 from raysegclean.policy.corrector import (
     CorrectorBlock,
     CorrectorReviser,
@@ -114,7 +114,7 @@ def voter_blocks(label, prob, truth, shard_zyx):
     for core, window, block in cut(label, prob, shard_zyx):
         yield (
             core,
-            VoterBlock(
+            PredictedBlock(
                 case="a",
                 window=window,
                 core=block.core,

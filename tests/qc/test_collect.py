@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import raysegclean.qc.collect as module
-from raysegclean.qc.collect import about_case, collect_facts
-from raysegclean.qc.label_statistics import label_facts
+from raysegclean.qc.collect import about_case, collect_statistics
+from raysegclean.qc.label_statistics import label_statistics
 from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import load_index
@@ -26,17 +26,17 @@ def archive(tmp_path_factory):
 
 def test_a_case_cut_into_regions_has_the_facts_of_the_whole(archive, monkeypatch):
     infos = {info.case: info for info in load_index(archive)}
-    whole = collect_facts(archive, infos["one"], "organs")
+    whole = collect_statistics(archive, infos["one"], "organs")
     monkeypatch.setattr(module, "_REGION_ZYX", (5, 32, 17))
     read = []
-    real = module.read_block_facts
+    real = module.read_block_statistics
 
     def counted(label, image, case, core):
         read.append(core)
         return real(label, image, case, core)
 
-    monkeypatch.setattr(module, "read_block_facts", counted)
-    assert collect_facts(archive, infos["one"], "organs") == whole
+    monkeypatch.setattr(module, "read_block_statistics", counted)
+    assert collect_statistics(archive, infos["one"], "organs") == whole
     assert len(read) == 3 * 3 * 4
     assert whole.affine == tuple(map(tuple, AFFINE.tolist()))
     assert whole.label_spacing_mm == SPACING
@@ -44,7 +44,7 @@ def test_a_case_cut_into_regions_has_the_facts_of_the_whole(archive, monkeypatch
 
 def test_of_several_channels_the_first_is_looked_at(archive):
     infos = {info.case: info for info in load_index(archive)}
-    one, two = (collect_facts(archive, infos[case], "organs") for case in ("one", "two"))
+    one, two = (collect_statistics(archive, infos[case], "organs") for case in ("one", "two"))
     raw = [case.intensity.mean + case.intensity.std * case.classes[1].grey for case in (one, two)]
     assert raw[0] == pytest.approx(raw[1], abs=3)
     assert one.label_key == two.label_key
@@ -55,7 +55,7 @@ def test_of_several_channels_the_first_is_looked_at(archive):
 def test_without_the_image_no_image_is_read(archive, monkeypatch):
     info = load_index(archive)[0]
     monkeypatch.setattr(Archive, "image", lambda *_: pytest.fail("the image was opened"))
-    facts = collect_facts(archive, info, "organs", with_image=False)
+    facts = collect_statistics(archive, info, "organs", with_image=False)
     assert np.isnan(facts.classes[1].grey)
     assert facts.classes[1].voxels == info.label("organs").voxels[1]
 
@@ -63,4 +63,4 @@ def test_without_the_image_no_image_is_read(archive, monkeypatch):
 def test_a_case_without_label_voxels_has_no_classes():
     info = type("Known", (), {})()
     info.case, info.shape_zyx, info.spacing_mm, info.intensity = "a", SHAPE, SPACING, None
-    assert label_facts([], about_case(info, None, SPACING)).classes == {}
+    assert label_statistics([], about_case(info, None, SPACING)).classes == {}

@@ -11,7 +11,7 @@ from raysegclean.evidence.cases import Intensity
 from raysegclean.qc.features import nanmedian
 from raysegclean.qc.findings import Feature, IntegrityParams
 from raysegclean.qc.integrity import examine
-from raysegclean.qc.label_statistics import LabelFacts, block_facts, label_facts
+from raysegclean.qc.label_statistics import LabelStatistics, block_statistics, label_statistics
 from raysegclean.qc.orientation import Frame, orientation
 from raysegclean.voxels.geometry import Box
 
@@ -45,7 +45,7 @@ def facts(case, label, image=None, affine=LPS, **more):
     image = image_of(label, len(case)) if image is None else image
     low, high = float(image.min()), float(image.max())
     intensity = Intensity(low, low, high, high, float(image.mean()), float(image.std()))
-    about = LabelFacts(
+    about = LabelStatistics(
         case=case,
         shape_zyx=label.shape,
         spacing_mm=SPACING,
@@ -56,8 +56,8 @@ def facts(case, label, image=None, affine=LPS, **more):
         intensity=intensity,
     )
     whole = Box.whole(label.shape)
-    block = block_facts(label, whole, whole, label.shape, image, intensity)
-    return replace(label_facts([block], about), **more)
+    block = block_statistics(label, whole, whole, label.shape, image, intensity)
+    return replace(label_statistics([block], about), **more)
 
 
 def archive(count=20, affine=LPS):

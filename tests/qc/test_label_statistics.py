@@ -9,14 +9,19 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from raysegclean.evidence.cases import Intensity
-from raysegclean.qc.label_statistics import BlockFacts, LabelFacts, block_facts, label_facts
+from raysegclean.qc.label_statistics import (
+    BlockStatistics,
+    LabelStatistics,
+    block_statistics,
+    label_statistics,
+)
 from raysegclean.voxels.geometry import Box, Grid
 
 INTENSITY = Intensity(-1000.0, -900.0, 900.0, 1000.0, 10.0, 100.0)
 
 
 def about(shape_zyx, intensity=INTENSITY):
-    return LabelFacts(
+    return LabelStatistics(
         case="a",
         shape_zyx=shape_zyx,
         spacing_mm=(1.0, 1.0, 1.0),
@@ -35,12 +40,12 @@ def blocks_of(label, image, shard_zyx):
         window = Box(core.start_zyx, tuple(b + 1 for b in core.stop_zyx))
         window = window.clipped(Box.whole(label.shape))
         grey = None if image is None else image[window.slices]
-        yield block_facts(label[window.slices], window, core, label.shape, grey, INTENSITY)
+        yield block_statistics(label[window.slices], window, core, label.shape, grey, INTENSITY)
 
 
 def facts_of(label, image=None, shard_zyx=None):
     blocks = blocks_of(label, image, shard_zyx or label.shape)
-    return label_facts(blocks, about(label.shape))
+    return label_statistics(blocks, about(label.shape))
 
 
 def told(facts):
@@ -71,18 +76,18 @@ def test_facts_do_not_depend_on_the_cut(scene):
 def test_merging_is_associative_and_commutative(scene, seed):
     label, image, shard = scene
     blocks = list(blocks_of(label, image, shard))
-    whole = told(label_facts(blocks, about(label.shape)))
+    whole = told(label_statistics(blocks, about(label.shape)))
     order = np.random.default_rng(seed).permutation(len(blocks))
     shuffled = [blocks[i] for i in order]
     half = len(blocks) // 2
-    zero = BlockFacts.zero(label.shape)
+    zero = BlockStatistics.zero(label.shape)
     left, right = zero, zero
     for block in shuffled[:half]:
         left = left.merge(block)
     for block in shuffled[half:]:
         right = block.merge(right)
-    assert told(label_facts([left, right], about(label.shape))) == whole
-    assert told(label_facts([right.merge(left)], about(label.shape))) == whole
+    assert told(label_statistics([left, right], about(label.shape))) == whole
+    assert told(label_statistics([right.merge(left)], about(label.shape))) == whole
 
 
 @settings(max_examples=30)
@@ -90,9 +95,9 @@ def test_merging_is_associative_and_commutative(scene, seed):
 def test_a_block_survives_the_ledger(scene):
     label, image, shard = scene
     blocks = list(blocks_of(label, image, shard))
-    again = [BlockFacts.from_text(block.to_text()) for block in blocks]
-    expected = told(label_facts(blocks, about(label.shape)))
-    assert told(label_facts(again, about(label.shape))) == expected
+    again = [BlockStatistics.from_text(block.to_text()) for block in blocks]
+    expected = told(label_statistics(blocks, about(label.shape)))
+    assert told(label_statistics(again, about(label.shape))) == expected
 
 
 @settings(max_examples=40)

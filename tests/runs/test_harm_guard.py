@@ -11,7 +11,7 @@ from raysegclean.cluster.apply import Loaded, change_counts
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Verdict
-from raysegclean.policy.apply import Actions, settle
+from raysegclean.policy.apply import Actions, apply_edits
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.runs import harm_guard as holding
 from raysegclean.runs.apply import _generations
@@ -67,9 +67,9 @@ def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch
         return {case: rehearse(one) for case, one in actions.items()}
 
     def rehearse(actions):
-        settled = settle(given, whole, proposal, actions, classes=3, spacing_mm=(1, 1, 1))
+        applied = apply_edits(given, whole, proposal, actions, classes=3, spacing_mm=(1, 1, 1))
         loaded = Loaded(given, whole, proposal, None)
-        return change_counts(loaded, settled, SimpleNamespace(metric_mm=(1, 1, 1)), 3)
+        return change_counts(loaded, applied, SimpleNamespace(metric_mm=(1, 1, 1)), 3)
 
     monkeypatch.setattr(holding, "_rehearsal", rehearsal)
     session = SimpleNamespace(
@@ -127,7 +127,7 @@ def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
 
     def again(keys, lost=()):
         output = _generations(session, keys, lost)
-        assert output.stage == "settle0"
+        assert output.stage == "apply0"
         return output
 
     assert again({"a": "1"}).keys == {"a": "1"}
@@ -144,9 +144,9 @@ def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
 
 def test_the_count_of_an_older_version_was_one_for_all_cases(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path / "run"))
-    run.write_json("settle.json", {"generation": 2, "keys": {"a": "1", "b": "1"}})
+    run.write_json("apply.json", {"generation": 2, "keys": {"a": "1", "b": "1"}})
     output = _generations(SimpleNamespace(run=run), {"a": "1", "b": "2"})
-    assert output.stage == "settle2"
+    assert output.stage == "apply2"
     assert output.again == {"a", "b"}
     assert output.keys["a"] == "1"
 

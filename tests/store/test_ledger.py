@@ -11,18 +11,18 @@ def _records(*shards, **more):
 
 def test_what_is_committed_is_listed_over_all_epochs(place):
     store = Store.open(place)
-    Ledger(store, "settle", 1).commit("case_1", 0, 0, _records(1, 2))
-    Ledger(store, "settle", 2).commit("case_2", 0, 0, _records(3))
+    Ledger(store, "apply", 1).commit("case_1", 0, 0, _records(1, 2))
+    Ledger(store, "apply", 2).commit("case_2", 0, 0, _records(3))
     Ledger(store, "propose", 1).commit("case_1", 0, 0, _records(9))
-    assert Ledger(store, "settle", 5).records() == _records(1, 2, 3)
+    assert Ledger(store, "apply", 5).records() == _records(1, 2, 3)
 
 
 def test_the_first_record_of_a_shard_counts_by_epoch_and_not_by_spelling(place):
     store = Store.open(place)
-    Ledger(store, "settle", 10).commit("a", 0, 0, _records(1, by="ten"))
-    Ledger(store, "settle", 9).commit("b", 0, 0, _records(1, by="nine"))
-    Ledger(store, "settle", 9).commit("a", 1, 0, _records(2, by="nine"))
-    found = Ledger(store, "settle", 0).records()
+    Ledger(store, "apply", 10).commit("a", 0, 0, _records(1, by="ten"))
+    Ledger(store, "apply", 9).commit("b", 0, 0, _records(1, by="nine"))
+    Ledger(store, "apply", 9).commit("a", 1, 0, _records(2, by="nine"))
+    found = Ledger(store, "apply", 0).records()
     assert [(r["shard"][2], r["by"]) for r in found] == [(2, "nine"), (1, "nine")]
 
 
@@ -33,23 +33,23 @@ def test_records_that_name_no_shard_are_all_kept(place):
 
 
 def test_the_same_commit_twice_is_one_and_another_is_refused(place):
-    ledger = Ledger(Store.open(place), "settle", 1)
+    ledger = Ledger(Store.open(place), "apply", 1)
     ledger.commit("a", 0, 0, _records(1))
     ledger.commit("a", 0, 0, _records(1))
-    with pytest.raises(RunConflict, match=r"settle/1/a-0-0\.jsonl: committed before"):
+    with pytest.raises(RunConflict, match=r"apply/1/a-0-0\.jsonl: committed before"):
         ledger.commit("a", 0, 0, _records(2))
     assert ledger.records() == _records(1)
 
 
 def test_compaction_changes_no_record_and_later_commits_join(place):
     store = Store.open(place)
-    ledger = Ledger(store, "settle", 1)
+    ledger = Ledger(store, "apply", 1)
     for i in range(30):
         ledger.commit(f"item{i:02}", 0, 0, _records(i, note={"nested": [i, None]}))
     before = ledger.records()
     assert ledger.compact(least=31) == 0
     assert ledger.compact(least=14) == 28
-    kinds = [info.key.rpartition(".")[2] for info in store.list("ledger/settle")]
+    kinds = [info.key.rpartition(".")[2] for info in store.list("ledger/apply")]
     assert sorted(kinds) == ["jsonl", "jsonl", "parquet", "parquet"]
     assert ledger.records() == before
     ledger.commit("late", 0, 0, _records(99))
@@ -90,7 +90,7 @@ def test_one_who_reads_while_another_compacts_misses_no_record(place, monkeypatc
 
 
 def test_what_is_committed_again_after_a_compaction_counts_once_and_as_it_was_first(place):
-    ledger = Ledger(Store.open(place), "settle", 1)
+    ledger = Ledger(Store.open(place), "apply", 1)
     ledger.commit("a", 0, 0, _records(1, by="first"))
     ledger.compact(least=1)
     ledger.commit("a", 0, 0, _records(1, by="second"))
@@ -98,7 +98,7 @@ def test_what_is_committed_again_after_a_compaction_counts_once_and_as_it_was_fi
 
 
 def test_an_empty_ledger_has_no_records(place):
-    ledger = Ledger(Store.open(place), "settle", 1)
+    ledger = Ledger(Store.open(place), "apply", 1)
     assert ledger.records() == []
     assert ledger.compact(least=1) == 0
     assert ledger.records() == []
@@ -106,6 +106,6 @@ def test_an_empty_ledger_has_no_records(place):
 
 def test_a_damaged_entry_is_named_with_its_remedy(place):
     store = Store.open(place)
-    store.put("ledger/settle/1/a-0-0.jsonl", b'{"shard": [0')
+    store.put("ledger/apply/1/a-0-0.jsonl", b'{"shard": [0')
     with pytest.raises(InputError, match=r"a-0-0\.jsonl: not JSON lines.*Delete that object"):
-        Ledger(store, "settle", 1).records()
+        Ledger(store, "apply", 1).records()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from raysegclean.errors import RunConflict
-from raysegclean.store.lock import RunLock, check_epoch
+from raysegclean.store.lock import RunLock, check_term
 from raysegclean.store.objects import Store
 
 
@@ -21,18 +21,18 @@ def _freeze(store, **changes):
 
 def test_epochs_rise_from_holder_to_holder(place):
     store = Store.open(place)
-    for epoch in (1, 2, 3):
-        with RunLock(store, f"job {epoch}") as lock:
-            assert lock.epoch == epoch
+    for term in (1, 2, 3):
+        with RunLock(store, f"job {term}") as lock:
+            assert lock.term == term
             lock.check()
-            check_epoch(store, epoch)
+            check_term(store, term)
 
 
 def test_a_second_driver_is_refused_while_the_first_renews(place):
     store = Store.open(place)
     with RunLock(store, "first", still_s=0.6):
         time.sleep(0.2)
-        with pytest.raises(RunConflict, match=r"job first is working on this run \(epoch 1\)"):
+        with pytest.raises(RunConflict, match=r"job first is working on this run \(term 1\)"):
             RunLock(store, "second", still_s=5).acquire()
 
 
@@ -45,7 +45,7 @@ def test_a_lock_that_stands_still_is_taken_over_and_its_holder_told(place):
     second = RunLock(store, "second", still_s=0.5)
     assert second.acquire() == 2
     assert time.monotonic() - started >= 0.5
-    for question in (first.check, first.renew, lambda: check_epoch(store, 1)):
+    for question in (first.check, first.renew, lambda: check_term(store, 1)):
         with pytest.raises(RunConflict, match="second"):
             question()
     first.release()
@@ -57,7 +57,7 @@ def test_a_driver_that_lost_the_lock_learns_it_from_its_own_thread(tmp_path):
     store = Store.open(tmp_path)
     first = RunLock(store, "first", still_s=0.3)
     first.acquire()
-    _freeze(store, token="other", job="second", epoch=2)
+    _freeze(store, token="other", job="second", term=2)
     time.sleep(0.3)
     with pytest.raises(RunConflict, match="taken over"):
         first.check()
@@ -82,7 +82,7 @@ def test_a_killed_driver_of_this_machine_is_replaced_at_once(tmp_path):
     driver.communicate()
     started = time.monotonic()
     with RunLock(Store.open(tmp_path), "next") as lock:
-        assert lock.epoch == 2
+        assert lock.term == 2
     assert time.monotonic() - started < 5
 
 
@@ -103,5 +103,5 @@ def test_a_deleted_lock_stops_its_holder(place):
     with pytest.raises(RunConflict, match="deleted"):
         lock.check()
     with pytest.raises(RunConflict, match="deleted"):
-        check_epoch(store, 1)
+        check_term(store, 1)
     lock.release()

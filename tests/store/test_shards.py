@@ -143,7 +143,7 @@ from raysegclean.store.shards import LabelArraySpec, put_shard
 
 store, attempt = Store.open(sys.argv[1]), int(sys.argv[2])
 spec = LabelArraySpec(({SHARDS} * 64, 64, 64), "uint8", (64, 64, 64))
-ledger = Ledger(store, "settle", attempt)
+ledger = Ledger(store, "apply", attempt)
 done = {{record["shard"] for record in ledger.records()}}
 print("ready", flush=True)
 for i in range({SHARDS}):
@@ -178,7 +178,7 @@ def test_writers_killed_in_mid_write_and_run_again_give_the_undisturbed_bytes(pl
     shards = {info.key: store.get(info.key) for info in store.list("a")}
     assert len(shards) == SHARDS
     assert shards == {info.key: still.get(info.key) for info in still.list("a")}
-    assert len(Ledger(store, "settle", 0).records()) == SHARDS
+    assert len(Ledger(store, "apply", 0).records()) == SHARDS
 
 
 def test_encoding_is_the_same_in_every_process():

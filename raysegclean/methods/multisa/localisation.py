@@ -22,7 +22,7 @@ from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.robust import robust_sd
 
-__all__ = ["Witness"]
+__all__ = ["Localisation"]
 
 _LEAST_SD_LOGITS = 0.3
 _LEAST_COVER = 0.3
@@ -44,7 +44,7 @@ class _Usual:
 
 
 @dataclass(frozen=True)
-class Witness:
+class Localisation:
     """What the archive says of itself, and the judgement of a case by it."""
 
     sds: float
@@ -58,7 +58,7 @@ class Witness:
     @classmethod
     def of(
         cls, scores: Sequence[CaseScore], *, sds: float, found: float, min_cases: int
-    ) -> "Witness":
+    ) -> "Localisation":
         """Measure each class in each fold, or in the archive where folds are small."""
         usual = {}
         for channel in sorted({c for score in scores for c in score.classes}):

@@ -20,7 +20,7 @@ from typing import Literal
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.multisa.localisation import Witness
+from raysegclean.methods.multisa.localisation import Localisation
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
@@ -87,7 +87,7 @@ def _voters(params: MultisaParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: MultisaParams) -> Verdict:
-    witness = Witness.of(
+    witness = Localisation.of(
         evidence.scores, sds=params.sds, found=params.found, min_cases=params.min_cases
     )
     decisions = {score.case: witness.judge(score) for score in evidence.scores}
@@ -108,7 +108,7 @@ def _policy(evidence: ArchiveEvidence, params: MultisaParams) -> Verdict:
     return Verdict(decisions, actions)
 
 
-def _to_propose(score: CaseScore, witness: Witness) -> list[int]:
+def _to_propose(score: CaseScore, witness: Localisation) -> list[int]:
     """Return the classes that the map proposes for a case without a label."""
     if score.foreground.given_vox or not score.foreground.predicted_vox:
         return []

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.evidence.second_pass import Answer, VoterBlock
+from raysegclean.evidence.second_pass import Answer, PredictedBlock
 from raysegclean.policy.robust import offset_mode, robust_sd
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.signed_distance import (
@@ -85,7 +85,7 @@ class ShellLook:
         """Return the halo that shows every shell whole."""
         return distance_halo_vox(_furthest(self.delta_mm, spacing_mm) + 1.0, spacing_mm)
 
-    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:  # noqa: ARG002
+    def look(self, block: PredictedBlock, values: Mapping[str, Any]) -> Answer:  # noqa: ARG002
         """Return the margins in the shells of the block's core."""
         log_czyx = _log(block.prob_czyx)
         predicted = log_czyx.argmax(axis=0)
@@ -125,7 +125,7 @@ class BiasReviser:
         furthest = _furthest(self.delta_mm, spacing_mm)
         return distance_halo_vox(_REACH * furthest + 1.0, spacing_mm)
 
-    def revise(self, block: VoterBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return argmax of log p_c + sign(delta) b exp(-d^2 / (2 delta^2)) in the core.
 
         d is the distance to the predicted boundary of class c; ties go to the lower channel.

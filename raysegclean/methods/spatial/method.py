@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, of_key
-from raysegclean.evidence.second_pass import Ask, Revision
+from raysegclean.evidence.second_pass import CaseQuery, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.methods.spatial.bias import (
     LEAST_VOX,
@@ -208,7 +208,7 @@ def _published(evidence: ArchiveEvidence, sites: Sequence[_Site], params: Spatia
             for s in site.given
             if any(abs(d) >= LEAST_VOX * fine_voxel_mm(evidence.spacing_mm[s.case]) for d in mine)
         }
-        answers = yield Ask(ShellLook(mine), due)
+        answers = yield CaseQuery(ShellLook(mine), due)
         heights |= {case: shell_heights(answer, params.b) for case, answer in answers.items()}
     decisions = {
         s.case: _replaced(s, delta_mm[s.case], heights.get(s.case)) for s in evidence.scores

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysegclean.evidence.second_pass import Answer, VoterBlock
+from raysegclean.evidence.second_pass import Answer, PredictedBlock
 from raysegclean.methods.transition.reservoir import BAND_EDGES_MM, band_halo_vox, depth_bands
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.signed_distance import Spacing
@@ -313,7 +313,7 @@ class PosteriorReviser:
 
     def revise(
         self,
-        block: VoterBlock,
+        block: PredictedBlock,
         values: Mapping[str, Any],  # noqa: ARG002
     ) -> NDArray[np.uint8]:
         """Return the most probable true class of every voxel of the core."""

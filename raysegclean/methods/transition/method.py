@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raysegclean.errors import ConfigError
-from raysegclean.evidence.second_pass import Ask, Revision
+from raysegclean.evidence.second_pass import CaseQuery, Revision
 from raysegclean.identity import digest
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
 from raysegclean.methods.transition.matrix import Estimate, PosteriorReviser, Samples, estimate
@@ -112,7 +112,7 @@ def _relabelled(
     # In the order of a hash, so that the cases looked at are a random part of those to relabel.
     looked = sorted(due, key=digest)[: params.cases]
     each = max(LEAST_ROWS, -(-params.rows // max(len(looked), 1)))
-    answers = yield Ask(FeatureLook(each), {case: {} for case in looked})
+    answers = yield CaseQuery(FeatureLook(each), {case: {} for case in looked})
     if not answers:
         return verdict
     samples = Samples.of(answers, {score.case: score.fold for score in evidence.scores})

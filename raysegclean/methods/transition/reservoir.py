@@ -14,7 +14,7 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.evidence.second_pass import Answer, VoterBlock
+from raysegclean.evidence.second_pass import Answer, PredictedBlock
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.hashing import position_hash
 from raysegclean.voxels.signed_distance import (
@@ -77,7 +77,7 @@ class FeatureLook:
         """Return the halo of the bands."""
         return band_halo_vox(spacing_mm, self.edges_mm)
 
-    def look(self, block: VoterBlock, values: Mapping[str, Any]) -> Answer:  # noqa: ARG002
+    def look(self, block: PredictedBlock, values: Mapping[str, Any]) -> Answer:  # noqa: ARG002
         """Return the sample of the block's core."""
         assert block.features_fzyx is not None
         core = block.core.slices
@@ -98,7 +98,7 @@ class FeatureLook:
         return self._kept({name: np.concatenate([first[name], second[name]]) for name in _PARTS})
 
     def _chosen(
-        self, block: VoterBlock, band_zyx: NDArray[np.uint8]
+        self, block: PredictedBlock, band_zyx: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return hashes and places of a superset of the sample, plane by plane to save memory."""
         depth, height, width = band_zyx.shape
