@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from raysegclean.core.bootstrap import Interval, paired_bootstrap
+from bootstrap import Interval, paired_bootstrap
 
 from raysegclean.evaluate.metrics import CleanSummary, clean_summary, error_removed
 

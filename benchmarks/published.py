@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from bootstrap import difference, paired_bootstrap
 from grid import HELD_OUT, PUBLISHED, Repeat
 from measures import dice, per_case, told
-from raysegclean.core.bootstrap import difference, paired_bootstrap
 from winners import Cell, pooled, split
 
 __all__ = ["held_out_section", "published_section", "unfinished"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from bootstrap import Interval
 from grid import AIMS, BASELINES, DATA, METHODS, RANKING, SCENARIOS, is_default, names
 from measures import (
     clean_cases,
@@ -19,7 +20,6 @@ from measures import (
     worst_error_removed,
 )
 from published import held_out_section, published_section, unfinished
-from raysegclean.core.bootstrap import Interval
 from winners import Cell, Standing, chooses, pooled, ranked, split
 
 __all__ = [

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from bootstrap import Interval
 from grid import AS_PUBLISHED, BASELINES, METHODS
 from measures import Row, clean_cases, dice, error_removed_of
-from raysegclean.core.bootstrap import Interval
 
 from raysegclean.evaluate.metrics import CleanSummary
 
