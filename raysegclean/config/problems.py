@@ -42,8 +42,10 @@ def type_problem(annotation: Any, value: Any) -> str | None:
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        said = dict.fromkeys(item["msg"].removeprefix("Input ") for item in error.errors())
-        return f"{' or '.join(said)}; got {shown(value)}."
+        said = dict.fromkeys(
+            item["msg"].removeprefix("Input should be ") for item in error.errors()
+        )
+        return f"expected {' or '.join(said)}; got {shown(value)}."
     return None
 
 

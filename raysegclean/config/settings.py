@@ -310,6 +310,10 @@ def _refusal(kind: type, params: Mapping[str, Any]) -> str:
         kind(**params)
     except ConfigError as error:
         return str(error).removeprefix("params.")
+    except ValidationError as error:
+        from raysegclean.methods.params import refusal
+
+        return str(refusal(error)).removeprefix("params.")
     except TypeError:  # others are missing, which is told when all are known
         return ""
     except Exception as error:  # noqa: BLE001  (whatever a user's method raises)

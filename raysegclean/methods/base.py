@@ -10,11 +10,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pydantic import ValidationError
+
 from raysegclean.errors import ConfigError, RaysegcleanError, told
 from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.proposals import Score
 from raysegclean.evidence.second_pass import Answer, CaseQuery, Revision
 from raysegclean.evidence.stats import CaseStats
+from raysegclean.methods.params import refusal
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.policy.apply import Actions
@@ -22,19 +25,14 @@ from raysegclean.policy.decisions import CaseDecision, case_actions
 from raysegclean.qc.label_statistics import LabelStatistics
 
 __all__ = [
-    "EPOCHS",
     "ArchiveEvidence",
     "Asking",
     "Method",
     "Verdict",
     "Voters",
-    "check_epoch",
     "load_method",
     "make_params",
 ]
-
-EPOCHS = 10
-"""Into how many epochs every training is divided."""
 
 
 @dataclass(frozen=True)
@@ -155,15 +153,6 @@ def load_method(name: str) -> Method:
     return found
 
 
-def check_epoch(name: str, epoch: int) -> None:
-    """Raise ConfigError unless training, which has `EPOCHS` epochs, comes to this one."""
-    if not 0 <= epoch < EPOCHS:
-        raise ConfigError(
-            f"params.{name}: expected an epoch from 0 to {EPOCHS - 1}, because training has "
-            f"{EPOCHS}, got {epoch}."
-        )
-
-
 def make_params(method: Method, values: Mapping[str, Any]) -> Any:
     """Return the method's params with `values` set; raise ConfigError for an unknown name."""
     known = [item.name for item in fields(method.params)]
@@ -177,6 +166,8 @@ def make_params(method: Method, values: Mapping[str, Any]) -> Any:
         return method.params(**values)
     except RaysegcleanError:
         raise
+    except ValidationError as error:
+        raise refusal(error) from error
     except Exception as error:  # whatever the dataclass of a user's method may raise
         raise ConfigError(
             f"params: {method.name} refuses {dict(values)} ({told(error)})."

@@ -20,7 +20,8 @@ from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo, Intensity
 from raysegclean.identity import digest
-from raysegclean.methods.base import EPOCHS, Voters
+from raysegclean.methods.base import Voters
+from raysegclean.methods.params import EPOCHS
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.normalise import Normaliser, plan_normaliser
 from raysegclean.nets.trainer import TrainConfig

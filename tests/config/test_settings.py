@@ -259,8 +259,8 @@ def test_params_out_of_range_are_all_told_with_their_lines(tmp_path: Path) -> No
     first, second = problems(
         tmp_path, "method: coseg\nparams:\n  alpha: 1.5\n  keep: 0.8\n  start_epoch: -1\n"
     )
-    assert first == "clean.yaml:6: alpha: expected a share above 0 and up to 1, got 1.5."
-    assert second.startswith("clean.yaml:8: start_epoch: expected an epoch from 0 to 9")
+    assert first == "clean.yaml:6: alpha: expected less than or equal to 1; got 1.5."
+    assert second.startswith("clean.yaml:8: start_epoch: expected greater than or equal to 0")
 
 
 def test_params_that_do_not_fit_each_other_are_told_at_one_of_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.methods.adele.hook import AdeleHook
 from raysegclean.methods.adele.method import ADELE, AdeleParams
+from raysegclean.methods.base import make_params
 from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec
@@ -176,7 +177,7 @@ def test_its_voters_train_with_the_hook_and_its_settings():
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        AdeleParams(**wrong)
+        make_params(ADELE, wrong)
 
 
 def test_the_onset_reaches_the_policy_through_the_weights_file(trained, tmp_path):

@@ -7,7 +7,7 @@ from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats, block_stats
-from raysegclean.methods.base import ArchiveEvidence
+from raysegclean.methods.base import ArchiveEvidence, make_params
 from raysegclean.methods.combine.method import COMBINE, CombineParams
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.policy.apply import apply_edits
@@ -111,4 +111,4 @@ def test_a_verdict_does_not_depend_on_the_order_of_the_cases():
 )
 def test_values_that_make_no_sense_are_refused(values, told):
     with pytest.raises(ConfigError, match=told):
-        CombineParams(**values)
+        make_params(COMBINE, values)

@@ -19,7 +19,7 @@ from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.proposals import propose
 from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import EvidenceSum
-from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.base import ArchiveEvidence, Verdict, make_params
 from raysegclean.methods.confident.method import CONFIDENT, ConfidentParams, cut_level
 from raysegclean.policy.apply import apply_edits
 from raysegclean.voxels.geometry import Box
@@ -138,4 +138,4 @@ def test_only_the_published_rule_stores_p_of_the_given_label() -> None:
     assert not CONFIDENT.corrects(ConfidentParams(rule="cleanlab"))
     for values in ({"rule": "bold"}, {"members": 0}, {"confidence": 0.0}):
         with pytest.raises(ConfigError, match=next(iter(values))):
-            ConfidentParams(**values)  # type: ignore[arg-type]
+            make_params(CONFIDENT, values)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS
+from raysegclean.methods.base import make_params
 from raysegclean.methods.cores.hook import CoresHook
 from raysegclean.methods.cores.method import CORES, CoresParams, sieve_score
 from raysegclean.nets.batch import Batch
@@ -209,4 +210,4 @@ def test_its_voters_store_the_margin_and_train_by_the_rule(params, beta, level):
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        CoresParams(**wrong)
+        make_params(CORES, wrong)

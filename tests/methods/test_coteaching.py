@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.methods.coteaching.hook import without_largest
-from raysegclean.methods.coteaching.method import COTEACHING, CoteachingParams
+from raysegclean.methods.coteaching.method import COTEACHING
 from raysegclean.nets.hooks import HookContext, HookSpec, make_hook
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.trainer import Batch, Place, TrainConfig, Trainer
@@ -182,4 +182,4 @@ def test_the_method_has_two_peers_that_exchange_voxels() -> None:
 )
 def test_values_outside_their_range_are_refused_by_name(values) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
-        CoteachingParams(**values)
+        make_params(COTEACHING, values)

@@ -206,28 +206,28 @@ def test_a_delta_that_the_trusted_cases_solve_comes_before_the_fallback():
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"),
+    ("method", "values"),
     [
-        (CosegParams, {"alpha": 0.0}),
-        (CosegParams, {"alpha": 1.5}),
-        (CosegParams, {"keep": 0.0}),
-        (CosegParams, {"confidence": -0.1}),
-        (CosegParams, {"start_epoch": -1}),
-        (CosegParams, {"start_epoch": 10}),
-        (UncertaintyParams, {"relabel_from": 10}),
-        (UncertaintyParams, {"delta": 0.25, "rule": "published"}),
-        (UncertaintyParams, {"members": 0}),
-        (UncertaintyParams, {"passes": 0}),
-        (UncertaintyParams, {"delta": 0.0}),
-        (UncertaintyParams, {"delta": 0.5}),
-        (UncertaintyParams, {"confidence": 0.0}),
-        (UncertaintyParams, {"rule": "bold"}),
-        (UncertaintyParams, {"voters": "crowd"}),
+        (COSEG, {"alpha": 0.0}),
+        (COSEG, {"alpha": 1.5}),
+        (COSEG, {"keep": 0.0}),
+        (COSEG, {"confidence": -0.1}),
+        (COSEG, {"start_epoch": -1}),
+        (COSEG, {"start_epoch": 10}),
+        (UNCERTAINTY, {"relabel_from": 10}),
+        (UNCERTAINTY, {"delta": 0.25, "rule": "published"}),
+        (UNCERTAINTY, {"members": 0}),
+        (UNCERTAINTY, {"passes": 0}),
+        (UNCERTAINTY, {"delta": 0.0}),
+        (UNCERTAINTY, {"delta": 0.5}),
+        (UNCERTAINTY, {"confidence": 0.0}),
+        (UNCERTAINTY, {"rule": "bold"}),
+        (UNCERTAINTY, {"voters": "crowd"}),
     ],
 )
-def test_values_outside_their_range_are_refused_by_name(kind, values):
+def test_values_outside_their_range_are_refused_by_name(method, values):
     with pytest.raises(ConfigError, match=next(iter(values))):
-        kind(**values)
+        make_params(method, values)
 
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones():

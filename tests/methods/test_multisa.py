@@ -7,7 +7,7 @@ import torch
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.evidence.stats import CaseStats
-from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.base import ArchiveEvidence, Verdict, make_params
 from raysegclean.methods.multisa.method import MULTISA, MultisaParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.trainer import TrainConfig, Trainer
@@ -89,7 +89,7 @@ def test_a_map_that_has_not_learnt_a_class_proposes_none_of_it() -> None:
 )  # fmt: skip
 def test_values_outside_their_range_are_refused_by_name(values) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
-        MultisaParams(**values)
+        make_params(MULTISA, values)
 
 
 class Archive:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.methods.reweight.hook import averaging_one, helpfulness
-from raysegclean.methods.reweight.method import REWEIGHT, ReweightParams
+from raysegclean.methods.reweight.method import REWEIGHT
 from raysegclean.nets.hooks import HookContext, HookSpec, Lesson, make_hook
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.networks import build_network
@@ -174,4 +174,4 @@ def test_the_method_wants_trusted_cases_and_a_network_of_each_fold() -> None:
 )
 def test_values_outside_their_range_are_refused_by_name(values) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
-        ReweightParams(**values)
+        make_params(REWEIGHT, values)

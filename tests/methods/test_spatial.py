@@ -10,7 +10,7 @@ from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.second_pass import CaseQuery
 from raysegclean.evidence.stats import CaseStats
-from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.base import ArchiveEvidence, Verdict, make_params
 from raysegclean.methods.spatial.bias import BiasReviser, ShellLook
 from raysegclean.methods.spatial.method import SPATIAL, SpatialParams
 from raysegclean.policy.apply import Reason
@@ -125,7 +125,7 @@ def test_each_site_has_a_bias_of_its_own_and_one_without_trusted_cases_has_none(
     assert not decided(archive, rule="shift", gamma=1.0).actions, "together they do not agree"
     for site, told in (("(", "no regular expression"), ("^a", "one group"), ("(a)(b)", "with 2")):
         with pytest.raises(ConfigError, match=f"params.site.*{told}"):
-            SpatialParams(site=site)
+            make_params(SPATIAL, {"site": site})
 
 
 def test_the_published_rule_takes_back_the_bias_of_each_site() -> None:
@@ -221,4 +221,4 @@ def test_it_needs_a_trusted_case_and_refuses_values_outside_their_range() -> Non
         assert SPATIAL.wants_trusted(SpatialParams(rule=rule))
     for values in ({"rule": "bold"}, {"gamma": 0.0}, {"gamma": 1.5}, {"b": "p5"}, {"members": 0}):
         with pytest.raises(ConfigError, match=next(iter(values))):
-            SpatialParams(**values)  # type: ignore[arg-type]
+            make_params(SPATIAL, values)

@@ -10,7 +10,7 @@ from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.evidence.second_pass import CaseQuery
 from raysegclean.evidence.stats import CaseStats
-from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.methods.base import ArchiveEvidence, Verdict, make_params
 from raysegclean.methods.transition.matrix import PosteriorReviser
 from raysegclean.methods.transition.method import (
     TRANSITION,
@@ -213,4 +213,4 @@ def test_only_a_corrected_loss_trains_with_the_hook() -> None:
 )
 def test_values_outside_their_range_are_refused_by_name(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
-        TransitionParams(**values)
+        make_params(TRANSITION, values)

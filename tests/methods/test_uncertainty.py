@@ -3,7 +3,7 @@
 import pytest
 
 from raysegclean.errors import ConfigError
-from raysegclean.methods.base import Voters
+from raysegclean.methods.base import Voters, make_params
 from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams
 
 
@@ -21,4 +21,4 @@ def test_by_default_an_image_is_flipped_as_in_training_only() -> None:
 @pytest.mark.parametrize(("views", "told"), [("", "at least one view"), ("flip_w", "no view")])
 def test_views_that_cannot_be_are_refused_by_name(views: str, told: str) -> None:
     with pytest.raises(ConfigError, match=f"params.views.*{told}"):
-        UncertaintyParams(voters="tta", views=views)
+        make_params(UNCERTAINTY, {"voters": "tta", "views": views})

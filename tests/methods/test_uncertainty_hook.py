@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
+from raysegclean.methods.base import make_params
 from raysegclean.methods.uncertainty.hook import RelabelHook, relabelled, start_epoch
 from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams
 from raysegclean.nets.dropout import dropout_masks
@@ -157,6 +158,6 @@ def test_the_method_relabels_only_when_it_is_told_to_and_by_its_own_delta() -> N
 @pytest.mark.parametrize("name", ["relabel_passes", "members", "passes"])
 def test_counts_below_one_are_refused_by_name(name) -> None:
     with pytest.raises(ConfigError, match=f"params.{name}"):
-        UncertaintyParams(**{name: 0})
+        make_params(UNCERTAINTY, {name: 0})
     with pytest.raises(ConfigError, match="relabel_from"):
-        UncertaintyParams(relabel_from=-1)
+        make_params(UNCERTAINTY, {"relabel_from": -1})

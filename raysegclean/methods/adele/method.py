@@ -16,64 +16,51 @@ targets of correction while training, averaged over the scales, and the classes 
 instead of those of a patch.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
-from raysegclean.errors import ConfigError
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
 from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.adele.hook import other_scales
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    NetworkParams,
+    NotNegative,
+)
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["ADELE", "AdeleParams"]
 
-RULES = ("default", "published")
+Inner = Annotated[float, Field(gt=0, lt=1)]
 _NOT_ON = "its early learning was not over when training ended"
 
 
-@dataclass(frozen=True)
-class AdeleParams:
+@dataclass(frozen=True, config=STRICT)
+class AdeleParams(NetworkParams):
     """Settings of ADELE."""
 
     rule: Literal["default", "published"] = "default"
-    members: int = 1
-    """Networks per fold."""
-    tau: float = 0.8
+    tau: Inner = 0.8
     """Probability above which a prediction corrects a label (0.8 on VOC, 0.7 on SegTHOR)."""
-    ratio: float = 0.9
+    ratio: Inner = 0.9
     """Share of its first slope that a class's IoU curve must have lost."""
-    epochs: int = 40
+    epochs: Annotated[int, Field(ge=5)] = 40
     """Points of that curve over the whole training."""
     scales: str = "0.7 1"
     """Sizes at which each patch is seen, 1 among them. On one CPU core, patches of 24 x 32 x 24,
     a step costs 1.2 times that of "1" with "0.7 1", and 3.1 times with the paper's "0.7 1 1.5"."""
-    consistency: float = 1.0
+    consistency: NotNegative = 1.0
     """Weight of the agreement between the scales."""
-    rho: float = 0.8
+    rho: Inner = 0.8
     """Mean probability above which a voxel's scales must agree."""
-    confidence: float | None = None
-    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
-    null: what the archive's own excess of candidates says."""
-    retrain: bool = False
-    """Whether a final network is trained on the cleaned labels."""
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
-            )
-        for name in ("tau", "ratio", "rho", "confidence"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ConfigError(f"params.{name}: expected a share between 0 and 1, got {value}.")
-        for name, least in (("members", 1), ("epochs", 5), ("consistency", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"params.{name}: expected at least {least}, got {getattr(self, name)}."
-                )
+        """Refuse what values say together."""
         other_scales(self.scales)
 
 

@@ -7,19 +7,24 @@ have the same new value there. The reason of each change records which labels th
 Methods that share voters share mistakes: three labels made from one ensemble are nearly one vote.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from pydantic.dataclasses import dataclass
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.evidence.voxel_evidence import threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.combine.votes import MAX_LABELS, vote_threshold
+from raysegclean.methods.params import (
+    STRICT,
+)
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision, case_actions
 
 __all__ = ["COMBINE", "CombineParams"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CombineParams:
     """Settings of a combination."""
 

@@ -12,50 +12,34 @@ One n for all classes lets large organs swamp small ones, and flags voxels in cl
 thresholds.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
-from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.stats import KINDS, PROB_SCALE, CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    Count,
+    NetworkParams,
+)
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["CONFIDENT", "ConfidentParams", "count_issues", "cut_level", "mean_self_confidence"]
 
-RULES = ("default", "cleanlab")
 
-
-@dataclass(frozen=True)
-class ConfidentParams:
+@dataclass(frozen=True, config=STRICT)
+class ConfidentParams(NetworkParams):
     """Settings of confident learning."""
 
-    rule: Literal["default", "cleanlab"] = "default"
-    members: int = 2
+    members: Count = 2
     """Networks per fold."""
-    confidence: float | None = None
-    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
-    null: what the archive's own excess of candidates says."""
-    retrain: bool = False
-    """Whether a final network is trained on the cleaned labels."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
-            )
-        if self.members < 1:
-            raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
-        if self.confidence is not None and not 0 < self.confidence <= 1:
-            raise ConfigError(
-                f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
-            )
+    rule: Literal["default", "cleanlab"] = "default"
 
 
 def mean_self_confidence(totals: CaseStats) -> list[float]:

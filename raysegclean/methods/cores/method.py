@@ -23,15 +23,21 @@ AdamW is indifferent to the scale of the loss, but for the clipping of gradients
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from raysegclean.errors import ConfigError
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    NetworkParams,
+    NotNegative,
+    Share,
+)
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
@@ -39,7 +45,6 @@ from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["CORES", "CoresParams", "sieve_score"]
 
-RULES = ("default", "published")
 PASSES = 0.5
 """Level of the stored margin from which a voxel passes, as published."""
 _PUBLISHED = {"beta": 2.0, "level": PASSES, "consistency_from": 0.5}
@@ -47,57 +52,29 @@ _GENTLE = {"beta": 0.0, "level": 0.1, "consistency_from": 1.0}
 """What null stands for in the default rule."""
 
 
-@dataclass(frozen=True)
-class CoresParams:
+@dataclass(frozen=True, config=STRICT)
+class CoresParams(NetworkParams):
     """Settings of CORES."""
 
     rule: Literal["default", "published"] = "default"
     relabel: bool = True
     """Whether the published rule relabels what it sieves out, or only ranks the cases."""
-    members: int = 1
-    """Networks per fold."""
-    beta: float | None = None
+    beta: NotNegative | None = None
     """Weight of the confidence regulariser from 40 % of the training on; null: 2 in the published
     rule, 0 in the default one."""
-    sieve_from: float = 0.4
+    sieve_from: Share = 0.4
     """Share of the training after which voxels are left out; 1: never."""
-    level: float | None = None
+    level: Annotated[float, Field(gt=0, le=PASSES)] | None = None
     """Level of the margin below which a voxel is left out, from 0 to 0.5, which is any given class
     that is less probable than the average; null: 0.5 in the published rule, 0.1 in the default one
     (with two classes, a probability below 1 in 82)."""
-    consistency: float = 0.4
+    consistency: NotNegative = 0.4
     """Weight of the consistency on voxels that were left out."""
-    consistency_from: float | None = None
+    consistency_from: Share | None = None
     """Share of the training after which it counts, 1: never; it doubles the cost of a step. Null:
     0.5 in the published rule, 1 in the default one."""
-    confidence: float | None = None
-    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
-    null: what the archive's own excess of candidates says."""
-    review: float = 0.1
+    review: Share = 0.1
     """Share of cases, the worst by score, that go to a person where nothing is relabelled."""
-    retrain: bool = False
-    """Whether a final network is trained on the cleaned labels."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
-            )
-        for name in ("sieve_from", "consistency_from", "confidence", "review"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ConfigError(
-                    f"params.{name}: expected a share above 0 and up to 1, got {value}."
-                )
-        for name, least in (("members", 1), ("beta", 0), ("consistency", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"params.{name}: expected at least {least}, got {value}.")
-        if self.level is not None and not 0 < self.level <= PASSES:
-            raise ConfigError(
-                f"params.level: expected a share above 0 and up to {PASSES}, got {self.level}."
-            )
 
     def decided(self, name: str) -> float:
         """Return `beta`, `level` or `consistency_from`, with null decided by the rule."""

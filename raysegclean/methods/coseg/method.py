@@ -9,41 +9,31 @@ Default (`alpha: null`, the noise level is not known): the peers are the voters 
 finds out which cases are wrong, and how (`policy.default.decide`).
 """
 
-from dataclasses import dataclass
+from pydantic.dataclasses import dataclass
 
-from raysegclean.errors import ConfigError
-from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.params import STRICT, Epoch, Share
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.default import PolicyParams, decide, decide_worst
 
 __all__ = ["COSEG", "CosegParams"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CosegParams:
     """Settings of Co-Seg."""
 
-    alpha: float | None = None
+    alpha: Share | None = None
     """Share of cases that are clean (1 - noise level); null: found by the policy."""
-    keep: float = 0.8
+    keep: Share = 0.8
     """Share of cases whose samples a peer passes on while training; `alpha` overrides it."""
-    start_epoch: int = 3
+    start_epoch: Epoch = 3
     """Epoch, a tenth of the steps, at which the peers begin to choose."""
-    confidence: float | None = None
+    confidence: Share | None = None
     """Least confidence with which a candidate replaces a label in a flagged case (default rule);
     null: what the archive's own excess of candidates says."""
     retrain: bool = True
     """Whether a final network is trained on the cleaned labels."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_epoch("start_epoch", self.start_epoch)
-        for name in ("alpha", "keep", "confidence"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ConfigError(
-                    f"params.{name}: expected a share above 0 and up to 1, got {value}."
-                )
 
 
 def _voters(params: CosegParams) -> Voters:

@@ -15,49 +15,38 @@ Not guaranteed: that dropped voxels are wrong. `forget` is the noise rate, which
 as known. The published loss is divided twice by the number of kept voxels; here it is once.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from raysegclean.errors import ConfigError
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    NotNegative,
+    Share,
+)
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["COTEACHING", "CoteachingParams"]
 
-RULES = ("default", "published")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CoteachingParams:
     """Settings of Co-teaching."""
 
-    forget: float = 0.2
+    forget: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the voxels of a class that is dropped in the end (tau, the noise rate)."""
-    ramp_epochs: float = 3.0
+    ramp_epochs: NotNegative = 3.0
     """Epochs, each a tenth of the steps, over which that share grows from 0 (T_k)."""
     rule: Literal["default", "published"] = "default"
     """Which voxels are ranked together: those of one class, or all of a batch."""
-    confidence: float | None = None
+    confidence: Share | None = None
     """Least confidence with which a candidate replaces a label in a flagged case (default rule);
     null: what the archive's own excess of candidates says."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
-            )
-        if not 0 <= self.forget < 1:
-            raise ConfigError(f"params.forget: expected a share below 1, got {self.forget}.")
-        if self.ramp_epochs < 0:
-            raise ConfigError(f"params.ramp_epochs: expected epochs >= 0, got {self.ramp_epochs}.")
-        if self.confidence is not None and not 0 < self.confidence <= 1:
-            raise ConfigError(
-                f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
-            )
 
 
 def _voters(params: CoteachingParams) -> Voters:

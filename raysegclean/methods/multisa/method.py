@@ -14,66 +14,49 @@ Source: the abstract of Multi-SA (multi-layer self-attention for weakly supervis
 training (`methods.multisa.hook`) and thresholds are ours.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from raysegclean.errors import ConfigError
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
 from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.multisa.localisation import Localisation
+from raysegclean.methods.params import (
+    STRICT,
+    Count,
+    Positive,
+    Share,
+)
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 
 __all__ = ["MULTISA", "MultisaParams"]
 
-RULES = ("rank", "pseudo")
 _NETWORK = "multisa"
 _HOOK = "presence"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MultisaParams:
     """Settings of Multi-SA."""
 
     rule: Literal["rank", "pseudo"] = "rank"
-    members: int = 1
+    members: Count = 1
     """Networks per fold."""
-    fields: int = 2
+    fields: Count = 2
     """Into how many fields y and x of a slice are cut; 1 asks for whole slices, as the source."""
-    sharpness: float = 4.0
+    sharpness: Positive = 4.0
     """How much a field's score is its highest voxel (large) rather than its mean (near 0)."""
-    sds: float = 4.0
+    sds: Positive = 4.0
     """A case stands out by this many robust sds."""
-    found: float = 0.5
+    found: Share = 0.5
     """A class that the label lacks is missed when its map is this share of the usual one."""
-    confidence: float = 0.5
+    confidence: Share = 0.5
     """Probability above which the map becomes the label of a case without one (`rule: pseudo`)."""
-    min_cases: int = 8
+    min_cases: Annotated[int, Field(ge=4)] = 8
     """Fewer cases than this have no distribution."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
-            )
-        for name, least in (("members", 1), ("fields", 1), ("min_cases", 4)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"params.{name}: expected at least {least}, got {getattr(self, name)}."
-                )
-        for name in ("sharpness", "sds"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"params.{name}: expected a number above 0, got {getattr(self, name)}."
-                )
-        for name in ("found", "confidence"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"params.{name}: expected a share above 0 and up to 1, "
-                    f"got {getattr(self, name)}."
-                )
 
 
 def _voters(params: MultisaParams) -> Voters:

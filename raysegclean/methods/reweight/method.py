@@ -22,48 +22,30 @@ wrong in a way that no trusted case resembles. The public code passes trusted ma
 belong.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysegclean.errors import ConfigError
-from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
+from pydantic.dataclasses import dataclass
+
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    Epoch,
+    NetworkParams,
+)
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["REWEIGHT", "ReweightParams"]
 
-RULES = ("default", "published")
 
-
-@dataclass(frozen=True)
-class ReweightParams:
+@dataclass(frozen=True, config=STRICT)
+class ReweightParams(NetworkParams):
     """Settings of reweighting."""
 
     rule: Literal["default", "published"] = "default"
     """How weights are shared out, and from when on."""
-    start_epoch: int = 3
+    start_epoch: Epoch = 3
     """Epoch, a tenth of the steps, from which voxels have weights (default rule)."""
-    members: int = 1
-    """Networks per fold."""
-    confidence: float | None = None
-    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
-    null: what the archive's own excess of candidates says."""
-    retrain: bool = False
-    """Whether a final network is trained on the cleaned labels, without weights."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"params.rule: expected one of {', '.join(RULES)}, got {self.rule!r}."
-            )
-        if self.members < 1:
-            raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
-        check_epoch("start_epoch", self.start_epoch)
-        if self.confidence is not None and not 0 < self.confidence <= 1:
-            raise ConfigError(
-                f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
-            )
 
 
 def _voters(params: ReweightParams) -> Voters:

@@ -18,15 +18,23 @@ have no offset, so a bias of more than about 3 is measured too small; and one nu
 describes no noise whose sign changes from case to case.
 """
 
+import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, of_key
 from raysegclean.evidence.second_pass import CaseQuery, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    Count,
+    Share,
+)
 from raysegclean.methods.spatial.bias import (
     LEAST_VOX,
     BiasReviser,
@@ -46,21 +54,19 @@ from raysegclean.voxels.signed_distance import fine_voxel_mm
 
 __all__ = ["SPATIAL", "SpatialParams"]
 
-RULES = ("default", "published", "shift")
-HEIGHTS = ("p95", "max")
 _NO_BIAS = "the trusted cases show no bias of this class"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SpatialParams:
     """Settings of Spatial Correction."""
 
     rule: Literal["default", "published", "shift"] = "default"
-    gamma: float = 0.8
+    gamma: Share = 0.8
     """Share of the measured bias that is taken back; the paper uses 1 down to 0.3."""
     b: Height = "p95"
     """Height of the correction within its shell: `p95` or, as published, `max`."""
-    members: int = 2
+    members: Count = 2
     """Networks per fold; `shift` has none."""
     site: str = ""
     """Where the bias differs by site: a regular expression whose first group, in a case id, names
@@ -69,19 +75,7 @@ class SpatialParams:
     """Whether a final network is trained on the cleaned labels."""
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        for name, choices in (("rule", RULES), ("b", HEIGHTS)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"params.{name}: expected one of {', '.join(choices)}, "
-                    f"got {getattr(self, name)!r}."
-                )
-        if not 0 < self.gamma <= 1:
-            raise ConfigError(
-                f"params.gamma: expected a share above 0 and up to 1, got {self.gamma}."
-            )
-        if self.members < 1:
-            raise ConfigError(f"params.members: expected at least 1, got {self.members}.")
+        """Refuse what values say together."""
         _check_pattern(self.site)
 
     def site_of(self, case: str) -> str:
@@ -111,7 +105,7 @@ def _policy(evidence: ArchiveEvidence, params: SpatialParams) -> Verdict | Askin
     return Verdict.of(_decided(evidence, sites, params))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Site:
     """The cases that share a bias, and those of them that are trusted."""
 

@@ -14,13 +14,19 @@ are not spread evenly in space as any T has it, so `plain` is the default.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
-from raysegclean.errors import ConfigError
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
 from raysegclean.evidence.second_pass import CaseQuery, Revision
 from raysegclean.identity import digest
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    Count,
+)
 from raysegclean.methods.transition.matrix import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.nets.hooks import HookSpec
@@ -30,11 +36,6 @@ from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["TRANSITION", "TransitionParams"]
 
-CHOICES = {
-    "rule": ("default", "published"),
-    "loss": ("plain", "forward", "backward"),
-    "divergence": ("tv", "kl"),
-}
 MIN_CASES = 3
 """A voxel and its two neighbours are of three cases."""
 LEAST_ROWS = 20
@@ -42,43 +43,25 @@ LEAST_ROWS = 20
 _POSTERIOR = "the posterior of the transition matrix"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TransitionParams:
     """Settings of transition matrices."""
 
     rule: Literal["default", "published"] = "default"
     loss: Literal["plain", "forward", "backward"] = "plain"
-    flip: float | None = None
+    flip: Annotated[float, Field(gt=0, lt=0.5)] | None = None
     """Share of wrong labels that a corrected loss assumes, spread over the other classes; null: T
     is estimated while training."""
     divergence: Literal["tv", "kl"] = "tv"
     """Which information weighs the features."""
-    cases: int = 200
+    cases: Annotated[int, Field(ge=MIN_CASES)] = 200
     """Cases that are looked at to estimate T."""
-    rows: int = 15_000
+    rows: Annotated[int, Field(ge=100)] = 15_000
     """Voxels per band that each T is estimated from, all cases together."""
-    members: int = 2
+    members: Count = 2
     """Networks per fold; the features are those of the first."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"params.{name}: expected one of {', '.join(choices)}, "
-                    f"got {getattr(self, name)!r}."
-                )
-        if self.flip is not None and not 0 < self.flip < 0.5:
-            raise ConfigError(
-                f"params.flip: expected above 0 and below 0.5, or null, got {self.flip}."
-            )
-        for name, least in (("cases", MIN_CASES), ("rows", 100), ("members", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"params.{name}: expected at least {least}, got {getattr(self, name)}."
-                )
 
 
 def _policy(evidence: ArchiveEvidence, params: TransitionParams) -> Verdict | Asking:

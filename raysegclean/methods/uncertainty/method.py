@@ -11,16 +11,23 @@ by the same delta: as published with `rule: published`, else as its repair.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.proposals import Score
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, MAX_UNCERTAINTY
-from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters, check_epoch
+from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
+from raysegclean.methods.params import (
+    STRICT,
+    Count,
+    Epoch,
+    NetworkParams,
+    Positive,
+)
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views
 from raysegclean.policy.apply import Actions
@@ -29,8 +36,6 @@ from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
 
-VOTERS = ("ensemble", "dropout", "tta")
-RULES = ("default", "safe", "published")
 
 FALLBACK_DELTA = {"published": 0.2, "safe": 0.1}
 """Used where no delta is set and, for `safe`, no trusted case can say which one pays."""
@@ -41,55 +46,35 @@ MAX_BINARY = 0.25
 SCORE_OF_RULE: Mapping[str, Score] = {"default": "", "published": "aleatoric", "safe": "total"}
 
 
-@dataclass(frozen=True)
-class UncertaintyParams:
+@dataclass(frozen=True, config=STRICT)
+class UncertaintyParams(NetworkParams):
     """Settings of uncertainty relabelling."""
 
-    voters: Literal["ensemble", "dropout", "tta"] = "ensemble"
-    members: int = 2
+    members: Count = 2
     """Networks per fold."""
-    passes: int = 8
+    voters: Literal["ensemble", "dropout", "tta"] = "ensemble"
+    passes: Count = 8
     """Dropout passes per network, for `voters: dropout`."""
     views: str = "flips brighter darker contrast"
     """Views beside the plain one, for `voters: tta`: names out of `nets.views.VIEWS`, separated by
     spaces. `flips` stands for the axes of train.flips: flipped along another axis, where left
     against right carries the label, a network that never saw it answers wrongly."""
     rule: Literal["default", "safe", "published"] = "default"
-    delta: float | None = None
+    delta: Positive | None = None
     """Uncertainty threshold; for two classes p (1 - p), at most 0.25. Null: for
     `rule: safe` solved on trusted cases from the histograms of the one propose pass."""
-    confidence: float | None = None
-    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
-    null: what the archive's own excess of candidates says."""
-    relabel_from: Literal["auto"] | int | None = None
+    relabel_from: Literal["auto"] | Epoch | None = None
     """Epoch, a tenth of the steps, from which labels are relabelled while networks learn; auto:
     found as in the poster; null: never. Training takes up to twice as long."""
-    relabel_passes: int = 4
+    relabel_passes: Count = 4
     """Dropout passes that this takes; the one that is learnt from counts."""
-    retrain: bool = False
-    """Whether a final network is trained on the cleaned labels."""
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        for name, choices in (("voters", VOTERS), ("rule", RULES)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"params.{name}: expected one of {', '.join(choices)}, "
-                    f"got {getattr(self, name)!r}."
-                )
-        for name in ("members", "passes", "relabel_passes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"params.{name}: expected at least 1, got {getattr(self, name)}.")
-        if isinstance(self.relabel_from, int):
-            check_epoch("relabel_from", self.relabel_from)
+        """Refuse what values say together."""
         if not parse_views(self.views) and self.voters == "tta":
             raise ConfigError("params.views: expected at least one view for voters: tta, got none.")
-        if self.confidence is not None and not 0 < self.confidence <= 1:
-            raise ConfigError(
-                f"params.confidence: expected a share above 0 and up to 1, got {self.confidence}."
-            )
         most = MAX_BINARY if self.rule == "published" else MAX_UNCERTAINTY
-        if self.delta is not None and not 0 < self.delta < most:
+        if self.delta is not None and not self.delta < most:
             raise ConfigError(
                 f"params.delta: expected a number above 0 and below {most}, which no uncertainty "
                 f"exceeds under rule: {self.rule}, got {self.delta}."
