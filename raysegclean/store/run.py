@@ -22,6 +22,8 @@ from raysegclean.store.objects import Store
 __all__ = ["RunFolder"]
 
 RESOLVED = "resolved.json"
+FORMAT = 2
+"""Of the plan in it; 1 named hooks and networks by their import paths."""
 STATE = "run.json"
 FAILED = "failed.jsonl"
 
@@ -34,8 +36,16 @@ class RunFolder:
         self.uri = self.store.uri
 
     def resolved(self) -> dict[str, Any] | None:
-        """Return what was frozen at the first start, or None when the run never started."""
+        """Return what was frozen at the first start, or None when the run never started.
+
+        Raises RunConflict for a folder of a version whose plans this one cannot read.
+        """
         frozen: dict[str, Any] | None = self.read_json(RESOLVED)
+        if frozen is not None and (found := frozen.get("format", 1)) != FORMAT:
+            raise RunConflict(
+                f"run folder {self.uri} has format {found}, this version reads {FORMAT}. Go on "
+                "with it under the version that began it, or choose another `run:` folder."
+            )
         return frozen
 
     def freeze(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,12 +54,12 @@ class RunFolder:
         Raises RunConflict when the folder belongs to a run of another identity.
         """
         try:
-            self.store.create(RESOLVED, _json(resolved))
+            self.store.create(RESOLVED, _json({"format": FORMAT} | resolved))
         except AlreadyExists:
             frozen = self.resolved() or {}
             self._refuse_other(frozen.get("identity", {}), resolved.get("identity", {}))
             return frozen
-        return dict(resolved)
+        return {"format": FORMAT} | resolved
 
     def _refuse_other(self, frozen: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         differing = differing_parts(frozen, json.loads(_json(now)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raysegclean.cluster.connection import ClusterFacts
-from raysegclean.errors import ConfigError, InputError
+from raysegclean.errors import ConfigError, InputError, RunConflict
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg.method import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
@@ -195,3 +195,10 @@ def test_precision_is_left_at_32_bits_where_a_gpu_only_emulates_16(
     session = begin(config, RunFolder(config.run), prepare(config), facts, job)
     assert session.plan.train.precision == "fp32"
     assert session.gpus("auto") == 1.0
+
+
+def test_a_run_of_an_earlier_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    run.write_json("resolved.json", {"identity": {}, "plan": {}, "train_key": "k"})
+    with pytest.raises(RunConflict, match=r"format 1, this version reads 2\. Go on with it under"):
+        run.resolved()
