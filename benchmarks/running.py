@@ -46,8 +46,9 @@ from raysegclean.evaluate.score import score_archive
 from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.qc.check import check
+from raysegclean.runs.begin import begin
 from raysegclean.runs.pipeline import clean
-from raysegclean.runs.preflight import begin, prepare
+from raysegclean.runs.preflight import prepare
 from raysegclean.runs.train import train
 from raysegclean.store.archive import Archive
 from raysegclean.store.lock import RunLock

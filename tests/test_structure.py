@@ -86,13 +86,15 @@ def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 @every_file
 def test_imports_run_one_way(path: Path) -> None:
     mine = room_of(path)
+    # The page of the package names the verbs, which are only imported when they are used.
+    level = len(LEVELS) if path == PACKAGE / "__init__.py" else level_of(mine)
     wrong = []
     for module, line in imports_of(path):
         parts = module.split(".")
         if parts[0] != "raysegclean":
             continue
         room = parts[1] if len(parts) > 1 else "__init__"
-        if room != mine and level_of(room) >= level_of(mine):
+        if room != mine and level_of(room) >= level:
             wrong.append(f"{path.name}:{line} imports {module}")
     assert not wrong, f"{mine} must not know: {wrong}"
 
@@ -188,9 +190,11 @@ def test_all_names_in_all_exist(path: Path) -> None:
         for name in (
             [node.name]
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            else [alias.asname or alias.name for alias in node.names]
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            else [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+            else [
+                part.id if isinstance(part, ast.Name) else part.asname or part.name
+                for part in ast.walk(node)
+                if isinstance(part, ast.Name | ast.alias)
+            ]
         )
     }
     for node in tree.body:

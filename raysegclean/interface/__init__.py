@@ -1,12 +1,21 @@
 """What people call: the command line, its verbs, the demo.
 
-Thin shells around the other rooms; results as plain values, rendered in one place.
+Thin shells around the other rooms. A verb is one function, for the command line and for Python;
+what it returns is plain values, rendered in one place.
 
-- `cli`: the command line
-- `commands`: plan, status, verify, undo
+- `cli`: the command line: errors, signals, exit codes
+- `verbs`: what every verb shares
+- `archive_verbs`: ingest, check, export
+- `run_verbs`: plan, clean, status, verify, undo
+- `measure_verbs`: demo, simulate, score
 - `demo`: a run on embedded data
 - `picture`: given, cleaned and true outlines
 """
 
-DOOR = ("cli",)
+DOOR = (
+    "archive_verbs",
+    "cli",
+    "measure_verbs",
+    "run_verbs",
+)
 """Modules that other rooms may import."""

@@ -28,7 +28,7 @@ SHAPE_ZYX = (24, 80, 80)
 SPACING_MM = (3.0, 2.0, 2.0)
 NOISE = "boundary"
 PANELS = 6
-JOB = Path(__file__).resolve().parents[1] / "jobs" / "clean.py"
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "clean.py"
 
 CONFIG = """\
 # What `raysegclean demo` runs; a template for your own is examples/clean.yaml.

@@ -4,7 +4,8 @@
 Work on voxels is elsewhere.
 
 - `pipeline`: the main flow
-- `preflight`: what is checked and frozen before anything is computed
+- `preflight`: what is checked before anything is computed
+- `begin`: the plan is frozen, or taken from the run folder
 - `session`: what the stages share
 - `train`: train the networks, and the final one
 - `propose`: run them over the archive, once
@@ -16,11 +17,19 @@ Work on voxels is elsewhere.
 - `harm_guard`: what would do harm is held back
 - `apply`: write and publish
 - `search`: trials that end in a verdict
+- `plan_report`: what a run would do
+- `status`: how far it is
+- `verify`: its output, proved
+- `undo`: changes are taken back
 """
 
 DOOR = (
-    "apply",
+    "begin",
     "pipeline",
+    "plan_report",
     "preflight",
+    "status",
+    "undo",
+    "verify",
 )
 """Modules that other rooms may import."""

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raysegclean.cluster.apply import REASON_SUFFIX, ApplyJob, ApplyStage
-from raysegclean.errors import RunConflict, UnfitEnvironment, told
+from raysegclean.errors import InputError, RunConflict, UnfitEnvironment, told
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, TakenBack, reason_name, reason_names
@@ -36,8 +36,7 @@ __all__ = [
     "Outcome",
     "apply",
     "begin_output",
-    "job_from_json",
-    "job_to_json",
+    "load_job",
     "load_undone",
     "note_undone",
 ]
@@ -71,7 +70,7 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
         overwrite=output.again,
         undone=undone,
     )
-    session.run.write_json("apply_job.json", job_to_json(job, stage))
+    session.run.write_json("apply_job.json", _job_to_json(job, stage))
     resources = relabel_resources(session, "labels")
     records = session.run_stage(stage, ApplyStage, job, keys, resources)
     published = _publish(session, records)
@@ -100,14 +99,17 @@ def note_undone(run: RunFolder, entry: TakenBack) -> None:
         run.write_json("undone.json", [asdict(one) for one in (*known, entry)])
 
 
-def job_to_json(job: ApplyJob, stage: str) -> dict[str, Any]:
+def _job_to_json(job: ApplyJob, stage: str) -> dict[str, Any]:
     """Return the apply job as plain values, with the stage whose ledger lists its output."""
     plain = TypeAdapter(ApplyJob).dump_python(replace(job, overwrite=frozenset()), mode="json")
     return {"stage": stage, "job": plain}
 
 
-def job_from_json(value: Mapping[str, Any]) -> tuple[ApplyJob, str]:
-    """Read what `job_to_json` wrote."""
+def load_job(run: RunFolder) -> tuple[ApplyJob, str]:
+    """Return the job that a run applied last, and its stage; InputError before it did."""
+    value = run.read_json("apply_job.json")
+    if value is None:
+        raise InputError(f"{run.uri}: this run has not applied yet; run its config again first.")
     plain = {**value["job"], "overwrite": ()}  # who reads it writes nothing
     return TypeAdapter(ApplyJob).validate_python(plain), str(value["stage"])
 

@@ -20,9 +20,10 @@ from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
 from raysegclean.runs.apply import Outcome, apply, begin_output, note_undone
+from raysegclean.runs.begin import begin, gpus_needed
 from raysegclean.runs.gather import gather, learning_notes, voter_notes
 from raysegclean.runs.judge import judge
-from raysegclean.runs.preflight import begin, gpus_needed, prepare
+from raysegclean.runs.preflight import prepare
 from raysegclean.runs.propose import propose
 from raysegclean.runs.search import with_searched_params
 from raysegclean.runs.session import Session

@@ -1,12 +1,9 @@
-"""Before anything is computed: check config and archive, decide the plan, freeze it in the run."""
+"""Before anything is computed: check config and archive, and decide the plan; no cluster yet."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo
@@ -19,25 +16,15 @@ from raysegclean.planning.plan import (
     RunPlan,
     make_plan,
     named_cases,
-    names_file,
     select_cases,
     split_usable,
     wanted_ids,
-    with_current_cases,
 )
-from raysegclean.runs.session import Session
 from raysegclean.store.archive import Archive
 from raysegclean.store.index import CaseIndex, load_index
-from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
 
-__all__ = ["LATEST", "Job", "Prepared", "begin", "gpus_needed", "prepare"]
-
-LATEST = "config.json"
-"""The config of the last start; `resolved.json` has that of the first."""
-
-Job = tuple[int, Callable[[], None], Callable[[str], None]]
-"""Epoch of the lock, a check that the lock is still held, and where progress is told."""
+__all__ = ["Prepared", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -158,17 +145,6 @@ def _check_hook(plan: RunPlan) -> None:
     make_hook(train.hook, context)
 
 
-def _tell_other_archive(begun: RunPlan, now: RunPlan, say: Callable[[str], None]) -> None:
-    """Say when a run goes on with another archive than it began with; it may have been moved."""
-    if begun.archive != now.archive:
-        versions = {case.case: case.version for case in begun.cases}
-        changed = sum(versions.get(case.case) != case.version for case in now.cases)
-        say(
-            f"archive: this run began on {begun.archive} and goes on with {now.archive}; {changed} "
-            f"of {len(now.cases)} cases differ, and are judged by the networks of the former"
-        )
-
-
 def _check_trusted(config: Config, plan: RunPlan) -> None:
     """Refuse a method that learns from trusted labels, or a name of them, where no case has one."""
     if any(case.trusted for case in plan.cases):
@@ -192,110 +168,3 @@ def _lender(config: Config) -> RunPlan | None:
     if frozen is None:
         raise ConfigError(f"models: {config.models} is no run folder; resolved.json is missing.")
     return RunPlan.from_json(frozen["plan"])
-
-
-def begin(
-    config: Config,
-    run: RunFolder,
-    prepared: Prepared,
-    facts: ClusterFacts,
-    job: Job,
-) -> Session:
-    """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
-    term, still_ours, say = job
-    plan, before = _planned(prepared, config, facts), run.resolved()
-    frozen = run.freeze(
-        {
-            "identity": _identity(config, plan, before),
-            "plan": plan.to_json(),
-            "train_key": _train_key(config, plan),
-            "config": config.resolved(),
-            "gpu": facts.gpus > 0,
-        }
-    )
-    run.write_json(LATEST, _placed(config))
-    first = RunPlan.from_json(frozen["plan"])
-    known, strangers = split_usable(config, prepared.infos, first)
-    _tell_other_archive(first, plan, say)
-    today = _planned(replace(prepared, infos=tuple(known)), config, facts)
-    plan = with_current_cases(first, today, lent=prepared.lender is not None)
-    run.write_state(
-        status="running", term=term, started=time.time(), cases=len(plan.cases), error=None
-    )
-    return Session(
-        unusable=prepared.unusable | strangers,
-        config=config,
-        run=run,
-        archive=Archive.open(plan.archive),
-        plan=plan,
-        train_key=frozen["train_key"],
-        method=prepared.method,
-        params=prepared.params,
-        term=term,
-        facts=facts,
-        began_on_gpu=bool(frozen.get("gpu")),
-        still_ours=still_ours,
-        say=say,
-    )
-
-
-def _planned(prepared: Prepared, config: Config, facts: ClusterFacts) -> RunPlan:
-    """Return the plan for this cluster: `precision: auto` is bf16 where its GPUs have it."""
-    if config.train.precision == "auto" and facts.gpus and not facts.has_bf16:
-        config = config.with_settings({"train.precision": "fp32"})
-    return prepared.plan(config, gpu=facts.gpus > 0)
-
-
-def _placed(config: Config) -> dict[str, Any]:
-    """Return the settings with whole paths, so that `undo` can be run from any folder."""
-    settings = config.resolved()
-    for name in ("archive", "index", "models", "run"):
-        settings[name] = settings[name] and Store.open(settings[name]).uri
-    if (script := settings["network"]["torchscript"]) is not None:
-        settings["network"] |= {"torchscript": Store.open(script).uri}
-    if names_file(config.cases):
-        settings["cases"] = str(Path(str(config.cases)).absolute())
-    return settings
-
-
-def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a run folder is bound to.
-
-    Settings, and not what followed from the archive: that is frozen at the first start, and new
-    or changed cases are cleaned with it. What only decides about proposals may change: then the
-    label is settled again. What only decides about memory may change, too. `before` is what an
-    earlier start froze: its word on the tile counts, and the same place may be spelled otherwise.
-    """
-    settings = config.resolved()
-    bound = {name: settings[name] for name in ("label", "trusted", "group", "method", "models")}
-    tile_counts = plan.tile_counts
-    if before is not None:
-        tile_counts = before["plan"].get("tile_counts", True)
-        spelled = before["identity"].get("models")
-        if spelled and config.models and Store.open(spelled) == Store.open(config.models):
-            bound["models"] = spelled
-    tile = () if tile_counts else ("tile_zyx",)
-    without = {"train": ("placement", "checkpoint_every"), "relabel": ("max_change", *tile)}
-    for section in ("network", "train", "relabel"):
-        left_out = without.get(section, ())
-        bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}
-    if plan.network.script:  # the file may move, but not change
-        bound["network"] |= {"torchscript": plan.network.script}
-    workers = config.resources.train.workers
-    if workers not in ("auto", 1):  # gradients of other ranks are other sums
-        bound["resources"] = {"train": {"workers": workers}}
-    return bound | {"voters": asdict(plan.voters)}
-
-
-def _train_key(config: Config, plan: RunPlan) -> str:
-    """Return the identity of the networks that vote: the lender's where they are lent."""
-    if config.models is None:
-        return plan.train_key()
-    frozen = RunFolder(config.models).resolved() or {}
-    return str(frozen["train_key"])
-
-
-def gpus_needed(config: Config) -> float:
-    """Return the GPUs per worker that the config demands outright."""
-    wanted = (config.resources.train.gpus, config.resources.relabel.gpus)
-    return max((float(gpus) for gpus in wanted if gpus != "auto"), default=0.0)

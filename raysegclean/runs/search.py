@@ -20,10 +20,11 @@ from raysegclean.config.settings import Config, Search, make_config
 from raysegclean.errors import RunConflict
 from raysegclean.identity import differing_parts, digest
 from raysegclean.methods.base import ArchiveEvidence, Verdict, load_method, make_params
+from raysegclean.runs.begin import begin
 from raysegclean.runs.gather import gather
 from raysegclean.runs.harm_guard import rehearsed_dice
 from raysegclean.runs.judge import judge
-from raysegclean.runs.preflight import begin, prepare
+from raysegclean.runs.preflight import prepare
 from raysegclean.runs.propose import Proposals, propose
 from raysegclean.runs.session import Session
 from raysegclean.runs.train import train

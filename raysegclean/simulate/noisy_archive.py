@@ -20,7 +20,7 @@ from raysegclean.errors import CaseError, ConfigError, MissingObject
 from raysegclean.evaluate.metrics import dice
 from raysegclean.simulate.noise import case_rng, choose_cases, corrupt
 from raysegclean.store.archive import Archive, as_label, write_case
-from raysegclean.store.each import for_each_case
+from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.index import load_index, source_versions
 
 __all__ = ["SIMULATED", "SimulateReport", "load_simulated", "simulate", "truth_name"]
@@ -30,14 +30,24 @@ SIMULATED = "simulated.json"
 
 
 @dataclass(frozen=True)
-class SimulateReport:
-    """What became of each case."""
+class SimulateReport(CasesReport):
+    """What became of each case: corrupted or clean."""
 
-    corrupted: tuple[str, ...]
-    clean: tuple[str, ...]
-    failed: tuple[CaseError, ...]
     dice: Mapping[int, float]
     """Mean Dice of the corrupted labels to the truth, per class, over corrupted cases."""
+
+    @property
+    def corrupted(self) -> tuple[str, ...]:
+        """The cases whose label was corrupted."""
+        return tuple(case for case, outcome in self.done.items() if outcome == "corrupted")
+
+    @property
+    def clean(self) -> tuple[str, ...]:
+        """The cases that were only copied."""
+        return tuple(case for case, outcome in self.done.items() if outcome == "clean")
+
+    def _more(self) -> dict[str, Any]:
+        return {"dice_of_corrupted": self.dice}
 
 
 @dataclass(frozen=True)
@@ -92,8 +102,7 @@ def simulate(
     target.store.put_json(SIMULATED, {**load_simulated(target), **corrupted})
     load_index(target)
     return SimulateReport(
-        corrupted=tuple(corrupted),
-        clean=tuple(case for case in done if case not in chosen),
+        done={case: "corrupted" if case in chosen else "clean" for case in done},
         failed=failed,
         dice=_mean_dice([facts["dice"] for facts in corrupted.values()]),
     )

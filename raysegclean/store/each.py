@@ -1,17 +1,41 @@
 """Doing something for every case of an archive: one bad case never stops the others."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from raysegclean.errors import CaseError, ConfigError, UnfitEnvironment, told
+from raysegclean.render import as_text
 
-__all__ = ["for_each_case"]
+__all__ = ["CasesReport", "for_each_case"]
 
 T = TypeVar("T")
 
 _THREADS = 2
 """Cases at work at once, and in memory."""
+
+
+@dataclass(frozen=True)
+class CasesReport:
+    """What became of each case, and an error for each that failed."""
+
+    done: Mapping[str, str]
+    failed: tuple[CaseError, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 when some cases failed, 2 when all of them did."""
+        return (1 if self.done else 2) if self.failed else 0
+
+    def text(self) -> str:
+        """Return how many cases became what, and each that failed."""
+        counts = {"cases": len(self.done) + len(self.failed), **Counter(self.done.values())}
+        return as_text(counts | self._more() | {"failed": [str(error) for error in self.failed]})
+
+    def _more(self) -> dict[str, Any]:
+        return {}
 
 
 def for_each_case(

@@ -6,7 +6,6 @@ voxel sizes and codes of the file that came in. Files appear whole or not at all
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
@@ -14,19 +13,11 @@ import numpy as np
 from raysegclean.errors import CaseError
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Array
-from raysegclean.store.each import for_each_case
+from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.nifti import encode_nifti
 from raysegclean.store.objects import Store
 
-__all__ = ["ExportReport", "export_nifti"]
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """The cases written, and an error for each of the others."""
-
-    done: tuple[str, ...]
-    failed: tuple[CaseError, ...]
+__all__ = ["export_nifti"]
 
 
 def export_nifti(
@@ -34,7 +25,7 @@ def export_nifti(
     label: str | None,
     out_dir: str | os.PathLike[str],
     cases: Iterable[str] | None = None,
-) -> ExportReport:
+) -> CasesReport:
     """Write `<case>.nii.gz` for each case into `out_dir`: the label, or the image for None.
 
     A label that was begun and not published is an error of its case, and so is a file that came
@@ -44,7 +35,7 @@ def export_nifti(
     wanted, place = archive.wanted_cases(cases), Store.open(out_dir)
     place.check_writable()
     done, failed = for_each_case(wanted, lambda case: _export(archive, case, label, place))
-    return ExportReport(tuple(done), failed)
+    return CasesReport(dict.fromkeys(done, "written"), failed)
 
 
 def _export(archive: Archive, case: str, label: str | None, place: Store) -> None:

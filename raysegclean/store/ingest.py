@@ -28,12 +28,13 @@ from raysegclean.errors import (
     told,
 )
 from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.each import CasesReport
 from raysegclean.store.index import load_index
 from raysegclean.store.nifti import Nifti, decode_nifti, stem
 from raysegclean.store.objects import Store, check_key, check_label_name
 from raysegclean.store.table import CaseFacts, read_table
 
-__all__ = ["CaseSource", "IngestReport", "Outcome", "find_sources", "ingest_case", "ingest_nifti"]
+__all__ = ["CaseSource", "Outcome", "find_sources", "ingest_case", "ingest_nifti"]
 
 log = logging.getLogger("raysegclean.ingest")
 
@@ -54,14 +55,6 @@ class CaseSource:
     facts: CaseFacts
 
 
-@dataclass(frozen=True)
-class IngestReport:
-    """What became of each case, and an error for each that was refused."""
-
-    done: Mapping[str, Outcome]
-    failed: tuple[CaseError, ...]
-
-
 def ingest_nifti(
     images_dir: Folder,
     labels_dir: Folder,
@@ -71,7 +64,7 @@ def ingest_nifti(
     extra_labels: Mapping[str, Folder] | None = None,
     table: str | None = None,
     patient_regex: str | None = None,
-) -> IngestReport:
+) -> CasesReport:
     """Write all pairs into the archive and refresh its index.
 
     Cases need a file in `labels_dir`; `extra_labels` (name -> folder) may cover only some. The
@@ -97,7 +90,7 @@ def ingest_nifti(
     index = load_index(archive)
     failed += [fault for fault in index.failed if fault.case in done]
     faulty = {fault.case for fault in failed}
-    return IngestReport(
+    return CasesReport(
         {case: outcome for case, outcome in done.items() if case not in faulty},
         tuple(sorted([*refused, *unknown, *failed], key=lambda fault: fault.case)),
     )

@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysegclean.errors import AlreadyExists, MissingObject, RunConflict
+from raysegclean.errors import AlreadyExists, InputError, MissingObject, RunConflict
 from raysegclean.identity import differing_parts
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "existing_run"]
 
 RESOLVED = "resolved.json"
 FORMAT = 2
@@ -122,6 +122,17 @@ class RunFolder:
         except MissingObject:
             return []
         return list(pq.read_table(io.BytesIO(data)).to_pylist())
+
+
+def existing_run(uri: str) -> RunFolder:
+    """Return the folder of a run that was started; InputError where there is none."""
+    run = RunFolder(uri)
+    if run.resolved() is None:
+        raise InputError(
+            f"{run.uri}: no run here, resolved.json is missing. Give the `run:` folder of a config "
+            "that was started."
+        )
+    return run
 
 
 def _json(value: Any, indent: int | None = 1) -> bytes:

@@ -11,10 +11,10 @@ import torch
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError, RunConflict
-from raysegclean.interface.commands import plan
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.runs.pipeline import clean
+from raysegclean.runs.plan_report import plan
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

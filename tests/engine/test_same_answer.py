@@ -13,10 +13,11 @@ from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.cluster.train_worker import model_key
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
-from raysegclean.interface.commands import undo, verify
 from raysegclean.nets.weights import load_network
 from raysegclean.planning.plan import RunPlan
 from raysegclean.runs.pipeline import clean
+from raysegclean.runs.undo import undo
+from raysegclean.runs.verify import verify
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.geometry import Box

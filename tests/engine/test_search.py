@@ -15,8 +15,9 @@ import pytest
 from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
+from raysegclean.runs.begin import begin
 from raysegclean.runs.pipeline import clean
-from raysegclean.runs.preflight import begin, prepare
+from raysegclean.runs.preflight import prepare
 from raysegclean.runs.search import _adopt_equal, _learn_alike, _trials
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder

@@ -13,9 +13,9 @@ import pytest
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError
-from raysegclean.interface.commands import verify
 from raysegclean.policy.apply import Reason
 from raysegclean.runs.pipeline import clean
+from raysegclean.runs.verify import verify
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 

@@ -9,11 +9,13 @@ import pytest
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.interface.commands import plan, undo, verify
 from raysegclean.policy.apply import reason_name
 from raysegclean.qc.check import check
 from raysegclean.runs.pipeline import clean
+from raysegclean.runs.plan_report import plan
 from raysegclean.runs.preflight import prepare
+from raysegclean.runs.undo import undo
+from raysegclean.runs.verify import verify
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case

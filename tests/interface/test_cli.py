@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from raysegclean.errors import UnfitEnvironment
-from raysegclean.interface.cli import VERBS, build_parser, main
+from raysegclean.interface.cli import VERBS, main
 from raysegclean.render import as_json, as_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,8 +46,8 @@ class Report:
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """Stand in for the modules that would import torch and Ray."""
     fake = types.ModuleType("pipeline")
-    monkeypatch.setitem(sys.modules, "raysegclean.runs.pipeline", fake)
-    monkeypatch.setitem(sys.modules, "raysegclean.interface.commands", fake)
+    for name in ("pipeline", "status", "verify", "undo"):
+        monkeypatch.setitem(sys.modules, f"raysegclean.runs.{name}", fake)
     return fake
 
 
@@ -71,32 +71,35 @@ def test_help_takes_less_than_a_third_of_a_second_of_cpu(words: tuple[str, ...])
     assert min(cpu_seconds(*words) for _ in range(3)) < 0.3
 
 
-def test_help_names_every_verb_and_the_exit_codes() -> None:
-    shown = build_parser().format_help()
-    assert all(f"    {verb} " in shown for verb in VERBS)
+def test_help_names_every_verb_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {verb} " in shown for verb in VERBS.commands)
     assert "exit codes: 0 done, 1 some cases failed" in shown
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", VERBS.commands)
 def test_every_verb_explains_every_argument(verb: str) -> None:
-    parser = build_parser()
-    (verbs,) = (a.choices for a in parser._actions if hasattr(a.choices, "keys"))
-    assert all(action.help for action in verbs[verb]._actions)
+    command = VERBS.commands[verb]
+    records = [parameter.to_info_dict() for parameter in command.params]
+    assert command.help
+    assert all(record["help"] for record in records)
+    assert "--json" in {name for record in records for name in record["opts"]}
 
 
 def test_the_verbs_of_the_manual_exist() -> None:
     wanted = {"ingest", "simulate", "check", "plan", "clean", "status", "verify", "undo", "score"}
-    assert wanted | {"export", "demo", "version"} == set(VERBS)
+    assert wanted | {"export", "demo", "version"} == set(VERBS.commands)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["claen"], "no verb 'claen'. Did you mean 'clean'?"),
-        (["clean", "--sett", "a=1"], "does not take '--sett'. Did you mean '--set'?"),
-        (["status", "r", "--jsno=1"], "does not take '--jsno=1'. Did you mean '--json'?"),
-        (["version", "extra"], "does not take 'extra'."),
-        (["--jsno"], "raysegclean does not take '--jsno'."),
+        (["calen"], "No such command 'calen'. Did you mean 'clean'?"),
+        (["clean", "--sett", "a=1"], "No such option '--sett'. Did you mean '--set'?"),
+        (["status", "r", "--jsno=1"], "No such option '--jsno'. Did you mean '--json'?"),
+        (["version", "extra"], "Got unexpected extra argument (extra)"),
+        (["--jsno"], "No such option '--jsno'."),
     ],
 )
 def test_a_mistyped_word_is_answered_with_the_nearest(
@@ -109,17 +112,33 @@ def test_a_mistyped_word_is_answered_with_the_nearest(
 
 
 @pytest.mark.parametrize("words", [["score", "a", "--label", "x"], ["ingest"], ["undo"]])
-def test_a_missing_argument_is_a_usage_error(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
+def test_a_missing_argument_is_a_usage_error(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: Missing ")
+    assert f"See `raysegclean {words[0]} --help`." in told
 
 
 def test_no_words_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([])
-    assert caught.value.code == 0
-    assert "verbs:" in capsys.readouterr().out
+    assert main([]) == 0
+    assert "\nRuns:\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [(["cl"], "clean"), (["clean", "--s"], "--set"), (["undo", "--"], "--case")]
+)
+def test_a_shell_completes_verbs_and_options(words: list[str], found: str) -> None:
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "_RAYSEGCLEAN_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["raysegclean", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    command = [sys.executable, "-m", "raysegclean"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert f"plain,{found}\n" in shown.stdout
 
 
 def test_version_is_the_same_as_verb_and_as_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ from raysegclean.methods.coseg.method import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.planning.plan import with_current_cases
 from raysegclean.runs import preflight
-from raysegclean.runs.preflight import begin, prepare
+from raysegclean.runs.begin import _tell_other_archive, begin
+from raysegclean.runs.preflight import prepare
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 from tests.engine.scenes import Scene, config_for, write_archive
@@ -145,8 +146,8 @@ def test_a_run_that_goes_on_with_another_archive_says_so(archive: Archive, tmp_p
     begun, said = prepare(config).plan(config, gpu=False), []
     first, second = begun.cases
     changed = replace(begun, archive="elsewhere", cases=(first, replace(second, version="other")))
-    preflight._tell_other_archive(begun, begun, said.append)
-    preflight._tell_other_archive(begun, changed, said.append)
+    _tell_other_archive(begun, begun, said.append)
+    _tell_other_archive(begun, changed, said.append)
     assert len(said) == 1
     assert "goes on with elsewhere; 1 of 2 cases differ" in said[0]
 

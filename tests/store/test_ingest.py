@@ -304,7 +304,7 @@ def test_a_label_and_its_image_leave_the_archive_as_they_came(pairs, place, dtyp
     _ingest(pairs, place)
     for label, folder in (("organs", "labels"), (None, "images")):
         report = export_nifti(Archive.open(place), label, pairs / "out" / folder)
-        assert (report.done, report.failed) == (("p1_a", "p1_b", "p2_a"), ())
+        assert (tuple(report.done), report.failed) == (("p1_a", "p1_b", "p2_a"), ())
         for case in report.done:
             name = f"{folder}/{case}.nii.gz"
             _assert_same_file(pairs / name, pairs / "out" / name)
@@ -318,7 +318,7 @@ def test_a_derived_label_leaves_with_the_geometry_of_its_source(pairs):
     for case in ("p1_a", "p1_b"):
         archive.publish_label(case, "clean")
     report = export_nifti(archive, "clean", pairs / "out")
-    assert report.done == ("p1_a", "p1_b")
+    assert tuple(report.done) == ("p1_a", "p1_b")
     assert "label 'clean' is missing" in str(report.failed[0])
     for case in report.done:
         after = nib.load(pairs / "out" / f"{case}.nii.gz")
@@ -343,7 +343,7 @@ def test_a_case_whose_voxels_are_gone_stops_no_other_export(pairs):
     archive = Archive.open(pairs / "archive")
     archive.at("p1_a").delete("labels/organs/0/zarr.json")
     report = export_nifti(archive, "organs", pairs / "out", ["p1_a", "p1_b"])
-    assert report.done == ("p1_b",)
+    assert tuple(report.done) == ("p1_b",)
     assert "case p1_a: " in str(report.failed[0])
     assert "no Zarr v3 array here" in str(report.failed[0])
 
@@ -382,7 +382,7 @@ def test_an_export_never_writes_over_what_was_ingested(pairs, label, folder):
     before = {path: path.read_bytes() for path in (pairs / folder).iterdir()}
     (pairs / folder / "p1_b.nii.gz").unlink()
     report = export_nifti(archive, label, pairs / folder)
-    assert report.done == ("p1_b",)
+    assert tuple(report.done) == ("p1_b",)
     assert "p1_a.nii.gz is a file that was ingested" in str(report.failed[0])
     del before[pairs / folder / "p1_b.nii.gz"]
     assert {path: path.read_bytes() for path in before} == before
@@ -412,6 +412,6 @@ def test_an_odd_case_of_any_kind_stops_no_other_export(pairs):
     document["attributes"]["ome"] = ["not", "a", "mapping"]
     archive.at("p1_b").put_json("zarr.json", document)
     report = export_nifti(archive, None, pairs / "out")
-    assert report.done == ("half", "p1_a", "p2_a")
+    assert tuple(report.done) == ("half", "p1_a", "p2_a")
     assert [fault.case for fault in report.failed] == ["p1_b"]
     assert np.asanyarray(nib.load(pairs / "out" / "half.nii.gz").dataobj).dtype == np.float32

@@ -1,0 +1,105 @@
+"""A run, before, while and after: plan, clean, status, verify, undo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raysegclean.interface.verbs import RUN, SETS, Section
+
+if TYPE_CHECKING:
+    from raysegclean.config.settings import Config
+    from raysegclean.runs.pipeline import RunReport
+    from raysegclean.runs.plan_report import PlanReport
+    from raysegclean.runs.verify import VerifyReport
+
+__all__ = ["RUNS", "clean", "plan", "status", "undo", "verify"]
+
+RUNS = Section("Runs")
+Settings = Mapping[str, Any] | Sequence[str]
+
+
+@RUNS.verb(
+    click.Argument(["config"], type=click.Path(), help="YAML; see examples/clean.yaml"), SETS
+)
+def plan(config: str | Path, settings: Settings = ()) -> PlanReport:
+    """Show what a run would do, without running it.
+
+    `settings` win over the file's: `{"train.steps": 500}`, or texts as after --set. Raises
+    ConfigError with every problem and its line.
+    """
+    loaded = _loaded(config, settings)
+    from raysegclean.runs.plan_report import plan
+
+    return plan(loaded)
+
+
+@RUNS.verb(
+    click.Argument(
+        ["config"],
+        type=click.Path(),
+        required=False,
+        help="YAML; without it the phantom archive in ./demo is made and cleaned",
+    ),
+    SETS,
+)
+def clean(config: str | Path | None = None, settings: Settings = ()) -> RunReport:
+    """Train, relabel and publish; again to resume.
+
+    `settings` win over the file's, as in `plan`. Progress is logged by the logger "raysegclean".
+    """
+    loaded = _loaded(config, settings)
+    from raysegclean.runs.pipeline import clean
+
+    if config is None:
+        from raysegclean.interface.demo import prepare_archive
+
+        prepare_archive(loaded.archive)
+    return clean(loaded)
+
+
+def _loaded(config: str | Path | None, settings: Settings) -> Config:
+    """Return the validated config; only pydantic is imported for it."""
+    from raysegclean.config.settings import load_config
+
+    if isinstance(settings, Mapping):
+        settings = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return load_config(None if config is None else Path(config), settings)
+
+
+@RUNS.verb(RUN)
+def status(run: str) -> dict[str, Any]:
+    """Show how far a run is."""
+    from raysegclean.runs.status import status
+
+    return status(run)
+
+
+@RUNS.verb(RUN)
+def verify(run: str) -> VerifyReport:
+    """Check a run's outputs against its ledger."""
+    from raysegclean.runs.verify import verify
+
+    return verify(run)
+
+
+@RUNS.verb(
+    RUN,
+    click.Option(["--case"], metavar="CASE", help="only in this case"),
+    click.Option(["--class", "cls"], type=int, metavar="K", help="only this class"),
+    click.Option(["--reason"], metavar="REASON", help="only changes made for this reason"),
+)
+def undo(
+    run: str, *, case: str | None = None, cls: int | None = None, reason: str | None = None
+) -> RunReport:
+    """Take back changes of a run.
+
+    All of them, or those of a case, a class and a reason; what was undone stays undone.
+    """
+    from raysegclean.runs.undo import undo
+
+    return undo(run, case, cls, reason)

@@ -1,0 +1,92 @@
+"""What a run would do: everything that is decided before, and nothing is run."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from raysegclean.config.settings import Config
+from raysegclean.planning.items import plan_items
+from raysegclean.planning.network_plan import network_notes, seam_error_of
+from raysegclean.planning.plan import RunPlan
+from raysegclean.planning.worker_memory import passes_of, worker_bytes
+from raysegclean.runs.preflight import prepare
+
+__all__ = ["PlanReport", "plan"]
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What a run would do; nothing of it was run. Sizes are uncompressed unless they say so."""
+
+    method: str
+    params: dict[str, Any]
+    """All of the method's, those that the config leaves alone included."""
+    trials: int
+    """Of a search; 0 without one."""
+    cases: int
+    unusable: dict[str, str]
+    classes: tuple[int, ...]
+    shards: int
+    items: int
+    voxels: int
+    input_bytes: int
+    networks: int
+    train_steps: int
+    patch_zyx: tuple[int, int, int]
+    tile_zyx: tuple[int, int, int]
+    halo_vox: tuple[int, int, int]
+    peak_memory_bytes: int
+    """Upper bound for one relabelling worker without a GPU; what Ray keeps free for it."""
+    forward_voxels: int
+    """Voxels of all windows of all passes, halos included."""
+    averaged: bool
+    """Whether windows overlap and are averaged, because the network looks at its whole window."""
+    seam_error: float
+    """How far such windows differ in probability, on noise and before training."""
+    notes: tuple[str, ...]
+    """What must be known of the voters to judge the result."""
+
+
+def plan(config: Config) -> PlanReport:
+    """Return what `config` would do; raise what is wrong with it."""
+    prepared = prepare(config)
+    whole = prepared.plan(config, gpu=False)
+    grids = [(case.case, case.grid(whole.shard_vox)) for case in whole.cases]
+    infos = {info.case: info for info in prepared.infos}
+    voxels = [case.shape_zyx[0] * case.shape_zyx[1] * case.shape_zyx[2] for case in whole.cases]
+    input_bytes = sum(
+        count * (infos[case.case].channels * np.dtype(infos[case.case].image_dtype).itemsize + 1)
+        for count, case in zip(voxels, whole.cases, strict=True)
+    )
+    final = 1 if prepared.method.retrains(prepared.params) else 0
+    return PlanReport(
+        method=config.method,
+        params=asdict(prepared.params),
+        trials=config.search.samples if config.search else 0,
+        cases=len(whole.cases),
+        unusable=prepared.unusable,
+        classes=whole.classes,
+        shards=sum(len(grid) for _, grid in grids),
+        items=len(plan_items(grids)),
+        voxels=sum(voxels),
+        input_bytes=input_bytes,
+        networks=0 if whole.network.script else whole.folds * whole.voters.members + final,
+        train_steps=whole.train.steps,
+        patch_zyx=whole.patch_zyx,
+        tile_zyx=whole.tile_zyx,
+        halo_vox=whole.halo_vox,
+        peak_memory_bytes=worker_bytes(whole, "look"),
+        forward_voxels=int(sum(voxels) * _overhead(whole) * passes_of(whole)),
+        averaged=whole.averaged,
+        seam_error=seam_error_of(config, whole.network, whole.tiling),
+        notes=network_notes(whole.network, averaged=whole.averaged),
+    )
+
+
+def _overhead(plan: RunPlan) -> float:
+    """Return voxels of a window over voxels of its tile, for a tile inside a large case."""
+    ratio = 1.0
+    for tile, halo, edge in zip(plan.tile_zyx, plan.halo_vox, plan.largest_zyx, strict=True):
+        ratio *= min(tile + 2 * halo, edge) / min(tile, edge)
+    return max(1.0, ratio)
