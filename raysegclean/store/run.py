@@ -54,12 +54,12 @@ class RunFolder:
         Raises RunConflict when the folder belongs to a run of another identity.
         """
         try:
-            self.store.create(RESOLVED, _json({"format": FORMAT} | resolved))
+            self.store.create(RESOLVED, _json({"format": FORMAT, **resolved}))
         except AlreadyExists:
             frozen = self.resolved() or {}
             self._refuse_other(frozen.get("identity", {}), resolved.get("identity", {}))
             return frozen
-        return {"format": FORMAT} | resolved
+        return {"format": FORMAT, **resolved}
 
     def _refuse_other(self, frozen: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         differing = differing_parts(frozen, json.loads(_json(now)))
