@@ -1,12 +1,12 @@
-# Two commands do everything on a fresh machine with Python 3.11: `make demo` and `make test`.
+# Two commands do everything on a fresh machine with Python 3.11 to 3.13: `make demo`, `make test`.
 #
-# PYTHON       the interpreter that makes the environment
+# PYTHON       the interpreter that makes the environment; of several the first that can
 # VENV         where the environment goes
 # TORCH_INDEX  where the CPU build of torch comes from: auto, none, or the URL of an index
 # PIP_ARGS     more arguments for pip, as --proxy or --find-links
 # TEST_JOBS    how many processes share the tests
 # ARGS         more arguments for the program or for pytest
-PYTHON ?= python3.11
+PYTHON ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 TORCH_INDEX ?= auto
 PIP_ARGS ?=
@@ -25,9 +25,7 @@ help:  ## Show this list
 venv: $(STAMP)  ## Make the environment with the tested versions
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { \
-	  echo "$(PYTHON) not found. Install Python 3.11, or name another: make venv PYTHON=python3.12" >&2; exit 3; }
-	$(PYTHON) -m venv $(VENV)
+	python=$$(./tools/first-python $(PYTHON)) && "$$python" -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 	  $$(./tools/torch-args $(BIN)/pip $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
 	@touch $@
