@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format types bench-quality bench-methods clean distclean
+.PHONY: help venv demo test test-slow lint format types bench-quality bench-methods bench-evidence bench-policy clean distclean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,12 @@ bench-quality: $(STAMP)  ## Measure the quality on real data and write docs/resu
 
 bench-methods: $(STAMP)  ## Measure every method on every noise and write its two pages in docs/ (resumes)
 	$(BIN)/python benchmarks/methods.py $(ARGS)
+
+bench-evidence: $(STAMP)  ## Keep what the policies of the scoreboard read, in benchmarks/evidence (hours; resumes)
+	$(BIN)/python benchmarks/methods.py --evidence $(ARGS)
+
+bench-policy: $(STAMP)  ## Decide again on all stored evidence: harm, recall, what each rule is worth
+	$(BIN)/python benchmarks/policy.py $(ARGS)
 
 clean:  ## Remove the demo and all caches
 	rm -rf demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -31,6 +31,7 @@ from raysegclean.voxels.signed_distance import signed_distance
 
 __all__ = [
     "BENCH",
+    "EVIDENCE",
     "LABEL",
     "MEASURED",
     "NIFTI",
@@ -53,6 +54,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"
 MEASURED = ROOT / "benchmarks" / "measured"
+EVIDENCE = ROOT / "benchmarks" / "evidence"
 SCOREBOARD = BENCH / ("methods" if REVISION == 1 else f"methods-r{REVISION}")
 """Archives, runs and networks of `methods.py`; no other revision uses them again."""
 LABEL, TRUTH = "given", "given_truth"

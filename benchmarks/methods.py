@@ -6,7 +6,8 @@ stopped at any time and goes on where it stopped, on another machine too; `--min
 new cell after that. Cells that other settings, or an older revision, gave are measured again. A
 cell that fails is recorded with its error and stops no other; `--retry` runs the failed ones again.
 `--heldout` trains networks on the labels of the best lines; `--published` repeats the settings of
-the papers. Tables of what there is: benchmarks/grid.py.
+the papers. `--evidence` keeps what the policies of two lines read (benchmarks/evidence). Tables of
+what there is: benchmarks/grid.py.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ __all__ = ["main"]
 PAGE = ROOT / "docs" / "scoreboard.md"
 ADVICE = ROOT / "docs" / "which-method.md"
 KEY = ("data", "scenario", "line", "seed")
+EVIDENCE_OF = (
+    "none", "boundary", "polygon", "drop", "bias", "markov", "swap", "shift", "smooth", "bias-one"
+)  # fmt: skip
+"""Scenarios whose evidence is kept."""
 BEST = 3
 """Lines per scenario whose labels train a network."""
 
@@ -44,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     deadline = time.monotonic() + 60 * options.minutes
+    if options.evidence:
+        return _keep_all(options, deadline)
     if not options.page_only:
         _run_all(options, deadline)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heldout", action="store_true", help="train networks on cleaned labels")
     parser.add_argument("--published", action="store_true", help="repeat the papers' settings")
     parser.add_argument("--retry", action="store_true", help="run failed cells again")
+    parser.add_argument("--evidence", action="store_true", help="keep what policies read")
     parser.add_argument("--page-only", action="store_true", help="only write the pages")
     return parser
 
@@ -86,6 +95,22 @@ def _run_all(options: argparse.Namespace, deadline: float) -> None:
                 print("out of time", file=sys.stderr)
                 return
             _once(key, place(key), work, options)
+
+
+def _keep_all(options: argparse.Namespace, deadline: float) -> int:
+    """Keep the evidence that is missing; the cells themselves stay as they were measured."""
+    for key in _evidence_keys(options):
+        if time.monotonic() > deadline:
+            break
+        if not key.evidence_path.exists():
+            started = time.monotonic()
+            try:
+                measure(key, options.source)
+                what = "done"
+            except Exception as error:  # noqa: BLE001  (one cell never stops the others)
+                what = told(error)
+            print(f"{key.name} {what}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return 0
 
 
 def _once(key: Key, path: Path, work: Measure, options: argparse.Namespace) -> None:
@@ -137,6 +162,17 @@ def _grid_keys(options: argparse.Namespace) -> Iterator[Key]:
                         and _wanted(options, "method", line)
                     ):
                         yield Key(data, scenario, line, seed)
+
+
+def _evidence_keys(options: argparse.Namespace) -> Iterator[Key]:
+    """Yield the cells whose evidence is kept: by seed, then line, then scenario."""
+    data = [name for name in ("hippocampus", "phantom") if _wanted(options, "data", name)]
+    for seed, line in product((1, 2), ("uncertainty", "coseg")):
+        for scenario, name in product(EVIDENCE_OF, data):
+            known = seed in DATA[name].seeds and scenario in DATA[name].scenarios
+            wanted = _wanted(options, "scenario", scenario) and _wanted(options, "method", line)
+            if known and wanted and _wanted(options, "seed", seed):
+                yield Key(name, scenario, line, seed)
 
 
 def _held_out_keys(options: argparse.Namespace) -> Iterator[Key]:

@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from archives import EXPERT, MAJORITY, Unavailable, noisy_cases, open_archive, trusted_cases
 from cells import (
+    EVIDENCE,
     LABEL,
     MEASURED,
     SCOREBOARD,
@@ -42,7 +45,7 @@ from grid import (
 from raysegclean.cluster.connection import connect
 from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError
-from raysegclean.evaluate.score import score_archive
+from raysegclean.evaluate.score import ScoreRow, score_archive
 from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.qc.check import check
@@ -54,7 +57,7 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
 
-__all__ = ["Key", "clean_here", "config_of", "label_of", "measure", "suspicions"]
+__all__ = ["Key", "clean_here", "config_of", "keep_evidence", "label_of", "measure", "suspicions"]
 
 log = logging.getLogger("benchmark")
 
@@ -77,6 +80,11 @@ class Key:
     def name(self) -> str:
         """A file name that no other cell has."""
         return f"{self.data}.{self.scenario}.{self.line.replace(' ', '_')}.s{self.seed}"
+
+    @property
+    def evidence_path(self) -> Path:
+        """Where the scores are kept that its policy read."""
+        return EVIDENCE / f"{self.name}.parquet"
 
     def told(self) -> dict[str, Any]:
         """Return the key as a cell says it, and what it was measured with."""
@@ -124,7 +132,7 @@ def _values(archive: Archive, case: str) -> Sequence[int]:
 
 
 def _cleaned(key: Key, archive: Archive, counted: Sequence[str]) -> dict[str, Any]:
-    """Train what is missing, clean, and score."""
+    """Train what is missing, clean, and score; keep what the policy read."""
     for line in METHODS[key.line].votes:
         clean_here(replace(key, line=line), archive)
     config = config_of(key, archive)
@@ -136,6 +144,7 @@ def _cleaned(key: Key, archive: Archive, counted: Sequence[str]) -> dict[str, An
     report = clean(config)
     wall_s = time.monotonic() - started
     scores = score_archive(archive, label_of(key), TRUTH, given=LABEL, cases=counted)
+    keep_evidence(key, config, archive, counted, scores.rows)
     return {
         "rows": [asdict(row) for row in scores.rows],
         "wall_s": wall_s,
@@ -143,6 +152,29 @@ def _cleaned(key: Key, archive: Archive, counted: Sequence[str]) -> dict[str, An
         "failed_cases": len(report.failed),
         "ranks": _ranks(config, counted),
     }
+
+
+def keep_evidence(
+    key: Key, config: Config, archive: Archive, counted: Sequence[str], scored: Sequence[ScoreRow]
+) -> None:
+    """Keep what the policy read, beside how wrong each given label is and what became of it."""
+    rows = RunFolder(config.run).read_table("evidence.parquet")
+    known = {(row.case, row.label_value): row for row in scored}
+    noisy = set(noisy_cases(archive, SCENARIOS[key.scenario], counted))
+    for row in rows:
+        mine = known.get((row["case"], row["class"]))
+        change = mine.change if mine else None
+        row |= {
+            "counted": row["case"] in counted,
+            "noisy": row["case"] in noisy,
+            "dice_given": change.dice_given if change else None,
+            "dice_after": mine.dice if mine else None,
+        }
+    EVIDENCE.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(rows)
+    draft = key.evidence_path.with_suffix(".part")
+    pq.write_table(table, draft, compression="zstd", compression_level=19)
+    draft.replace(key.evidence_path)
 
 
 def _ranks(config: Config, cases: Sequence[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ Values and how they merge. Nothing here decides (`policy`), predicts (`nets`) or
 - `stats`: counts of one block, which merge into those of a case
 - `scoring`: from the counts of a case to its scores
 - `case_scores`: the scores that a policy decides on
+- `table`: those scores as rows of a table, and back
 - `second_pass`: what a policy may ask of chosen cases, with probabilities in hand
 """
 
@@ -18,6 +19,7 @@ DOOR = (
     "scoring",
     "second_pass",
     "stats",
+    "table",
     "voxel_evidence",
 )
 """Modules that other rooms may import."""

@@ -17,6 +17,7 @@ from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ou
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.evidence.cases import CaseInfo
+from raysegclean.evidence.table import evidence_rows
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
 from raysegclean.runs.apply import Outcome, apply, begin_output, note_undone
@@ -108,6 +109,8 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
     models = train(session, infos)
     proposals = propose(session, models)
     evidence = gather(session, proposals)
+    rows = evidence_rows(evidence.scores, evidence.trusted)
+    session.run.write_table("evidence.parquet", rows)
     proposals, verdict = judge(session, proposals, evidence)
     outcome = apply(session, proposals, verdict)
     if final and session.method.retrains(session.params) and not session.plan.network.script:

@@ -112,7 +112,7 @@ class RunFolder:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         table = pa.table({name: [row.get(name) for row in rows] for name in columns})
         buffer = io.BytesIO()
-        pq.write_table(table, buffer)
+        pq.write_table(table, buffer, compression="zstd")
         self.store.put(key, buffer.getvalue())
 
     def read_table(self, key: str) -> list[dict[str, Any]]:
