@@ -1,4 +1,4 @@
-"""One Ray for all tests of this room, and a tiny archive to train on."""
+"""A Ray for each module of this room, and a tiny archive to train on."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import build_index
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster():
-    """A Ray on this machine, started once."""
+    """A Ray on this machine, gone before the next module starts one of its own."""
     facts = connect()
     yield facts
     shutdown_if_ours(facts)

@@ -264,7 +264,7 @@ def test_a_training_whose_run_was_taken_over_writes_nothing(job, cluster):
     with RunLock(store, "the successor"):
         config = replace(COSEG, steps=12)
         with pytest.raises(RunOver, match="job the successor"):
-            train_group(replace(job, folds=FOLDS[:1], train=config, epoch=7))
+            train_group(replace(job, folds=FOLDS[:1], train=config, term=7))
     assert not list(store.list("models"))
 
 
@@ -432,7 +432,7 @@ def test_no_checkpoint_is_written_while_ranks_measure_statistics_of_their_own(ra
 
 def test_a_checkpoint_that_was_just_written_is_kept_and_later_ones_go(tmp_path):
     store = Store.open(tmp_path)
-    plan = SimpleNamespace(checkpoints="train/k", fold=0, epoch=0)
+    plan = SimpleNamespace(checkpoints="train/k", fold=0, term=0)
     for step in (50, 400, 500):
         store.put(train_loop._checkpoint_key(plan, 0, step), b"")
     state = {"step": 100, "peers": {"0": {"hook": {}}}}

@@ -92,7 +92,7 @@ def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, at
         second.acquire()
 
     stage = Stage({TASKS[1].name: replaced})
-    with pytest.raises(RunOver, match="epoch 1 of this run is over; job second"):
+    with pytest.raises(RunOver, match="term 1 of this run is over; job second"):
         run_item(stage, Item("item", TASKS), run.ledger("propose", 1), attempts, KEYS)
     second.release()
     assert TASKS[1].name not in stage.written
