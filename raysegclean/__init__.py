@@ -12,9 +12,9 @@ The verbs of the command line are functions that take the same words and return 
     rsc.undo(report.run, case="p7", reason="shift")
     rsc.export("archive/", "cleaned/", report.output_label)
 
-Also `status`, `verify`, `score`, `simulate_noise` (the verb simulate; `raysegclean.simulate` is a
-room) and `demo`. All raise what `raysegclean.errors` lists. Importing this package imports nothing
-else; a function brings what it needs when it is first used.
+Also `status`, `verify`, `replay`, `score`, `simulate_noise` (the verb simulate;
+`raysegclean.simulate` is a room) and `demo`. All raise what `raysegclean.errors` lists. Importing
+this package imports nothing else; a function brings what it needs when it is first used.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysegclean.interface.archive_verbs import check, export, ingest
     from raysegclean.interface.measure_verbs import demo, score, simulate_noise
-    from raysegclean.interface.run_verbs import clean, plan, status, undo, verify
+    from raysegclean.interface.run_verbs import clean, plan, replay, status, undo, verify
 
 try:
     __version__ = version("raysegclean")
@@ -39,6 +39,7 @@ __all__ = [
     "export",
     "ingest",
     "plan",
+    "replay",
     "score",
     "simulate_noise",
     "status",

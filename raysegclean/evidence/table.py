@@ -51,6 +51,6 @@ def scores_of(rows: Sequence[Mapping[str, Any]], label: str = "given") -> list[C
 
 
 def _score(row: Mapping[str, Any]) -> ClassScore:
-    plain = {name: float("nan") if row[name] is None else row[name] for name in _PLAIN}
+    plain: dict[str, Any] = {name: row[name] for name in _PLAIN}
     counts = {kind: row[kind.value] for kind in Kind if row[kind.value] is not None}
     return ClassScore(**plain, candidates={k: np.asarray(v, np.int64) for k, v in counts.items()})

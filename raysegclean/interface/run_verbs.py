@@ -1,4 +1,4 @@
-"""A run, before, while and after: plan, clean, status, verify, undo."""
+"""A run, before, while and after: plan, clean, status, verify, replay, undo."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from raysegclean.config.settings import Config
     from raysegclean.runs.pipeline import RunReport
     from raysegclean.runs.plan_report import PlanReport
+    from raysegclean.runs.replay import ReplayReport
     from raysegclean.runs.verify import VerifyReport
 
-__all__ = ["RUNS", "clean", "plan", "status", "undo", "verify"]
+__all__ = ["RUNS", "clean", "plan", "replay", "status", "undo", "verify"]
 
 RUNS = Section("Runs")
 Settings = Mapping[str, Any] | Sequence[str]
@@ -85,6 +86,20 @@ def verify(run: str) -> VerifyReport:
     from raysegclean.runs.verify import verify
 
     return verify(run)
+
+
+@RUNS.verb(RUN, SETS)
+def replay(run: str, settings: Settings = ()) -> ReplayReport:
+    """Decide again with other numbers, from the scores that a run kept.
+
+    `settings` name numbers of the policy: `{"policy.posterior": 0.9}`, or texts as after --set.
+    No network runs and no voxel is read; nothing is written.
+    """
+    from raysegclean.config.settings import parse_params
+    from raysegclean.runs.replay import replay
+
+    values = settings if isinstance(settings, Mapping) else parse_params(settings)
+    return replay(run, values)
 
 
 @RUNS.verb(

@@ -14,17 +14,18 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `finding_scope`: for which classes a finding speaks
 - `robust`: statistics in which up to half of the values may be wrong
 - `blending`: outlines drawn towards the networks'
+- `blend_groups`: which outlines are blended, and by how much
 - `corrector`: what trusted cases teach about given labels
 - `apply`: from a decision to new voxels, each with its reason
 """
 
 DOOR = (
     "apply",
+    "blend_groups",
     "blending",
     "corrector",
     "decisions",
     "default",
-    "finding_scope",
     "outlier_cases",
     "params",
     "robust",

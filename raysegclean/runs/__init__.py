@@ -20,6 +20,7 @@ Work on voxels is elsewhere.
 - `plan_report`: what a run would do
 - `status`: how far it is
 - `verify`: its output, proved
+- `replay`: other numbers, tried on the scores that a run kept
 - `undo`: changes are taken back
 """
 
@@ -28,6 +29,7 @@ DOOR = (
     "pipeline",
     "plan_report",
     "preflight",
+    "replay",
     "status",
     "undo",
     "verify",

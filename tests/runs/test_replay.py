@@ -1,0 +1,57 @@
+"""What a run's policy read is enough to decide again; other numbers say what they would change."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import raysegclean as rsc
+from raysegclean.errors import ConfigError, InputError
+from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.table import evidence_rows
+from raysegclean.policy.decisions import Action
+from raysegclean.store.run import RunFolder
+
+
+def score(case: str, offset_vox: float) -> CaseScore:
+    nats = 900.0 if offset_vox > 0.5 else 300.0 + 10 * offset_vox
+    one = ClassScore(offset_vox, 500, nats, 2000, 1900, 1900, 1800, 0.3, 0.1)
+    return CaseScore(case, one, {1: one})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Sixty cases, ten of which are drawn a voxel too wide."""
+    rng = np.random.default_rng(0)
+    scores = [score(f"c{n:02d}", rng.normal(0, 0.1) + (n < 10)) for n in range(60)]
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.freeze({"identity": {}, "config": {"params": {}}})
+    folder.write_table("evidence.parquet", evidence_rows(scores, []))
+    return folder
+
+
+def test_the_same_numbers_decide_the_same(run: RunFolder) -> None:
+    report = rsc.replay(run.uri)
+    assert report.edits[Action.SHIFT] == 10
+    assert (report.cases, report.changed) == (60, 0)
+
+
+def test_other_numbers_are_told_with_what_they_would_change(run: RunFolder) -> None:
+    report = rsc.replay(run.uri, {"policy.offset_floor_vox": 2.0})
+    assert report.changed == 10
+    assert {one.before for one in report.changes} == {"shift"}
+    assert "shift" not in {one.after for one in report.changes}
+    assert rsc.replay(run.uri, ["policy.offset_floor_vox=2.0"]) == report
+
+
+def test_a_number_that_is_none_is_refused(run: RunFolder) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.speed"):
+        rsc.replay(run.uri, {"policy.speed": 2})
+
+
+def test_a_run_that_has_not_proposed_has_nothing_to_replay(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.freeze({"identity": {}, "config": {"params": {}}})
+    folder.write_state(status="running")
+    with pytest.raises(InputError, match=r"evidence\.parquet is missing"):
+        rsc.replay(folder.uri)
