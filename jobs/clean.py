@@ -16,7 +16,7 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
-from raysegclean.interface.cli import main  # noqa: E402  (the path comes first)
+from raysegclean.__main__ import main  # noqa: E402  (the path comes first)
 
 if __name__ == "__main__":
     sys.exit(main(["clean", *sys.argv[1:]]))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from raysegclean.dependencies import PACKAGES
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "raysegclean"
 FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
@@ -22,6 +24,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 # other. What it may import of them stands in their `DOOR`.
 LEVELS = [
     {"errors", "names", "identity", "render", "__init__"},
+    {"dependencies"},
     {"voxels"},
     {"evidence"},
     {"store"},
@@ -32,7 +35,8 @@ LEVELS = [
     {"cluster"},
     {"runs"},
     {"interface"},
-    {"__main__", "jobs"},
+    {"__main__"},
+    {"jobs"},
 ]
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
 LARGEST_SHARE = 0.2
@@ -219,6 +223,9 @@ def test_every_third_party_that_is_imported_is_declared() -> None:
                 continue
             names = {name.lower().replace("_", "-") for name in owners.get(top, [top])}
             assert names & (declared | brought_along), f"{path}:{line}: {top} is not declared"
+    assert {name.lower() for name in PACKAGES.values()} == declared
+    for module, package in PACKAGES.items():
+        assert package in owners[module]
 
 
 def test_every_declared_dependency_has_an_exact_tested_version() -> None:

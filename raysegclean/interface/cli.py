@@ -22,6 +22,7 @@ from importlib.metadata import version as version_of
 import click
 from click.shell_completion import shell_complete
 
+from raysegclean.dependencies import lacking
 from raysegclean.errors import ConfigError, RaysegcleanError, own_code
 from raysegclean.interface.archive_verbs import ARCHIVES
 from raysegclean.interface.measure_verbs import MEASURES
@@ -109,8 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"error: {error.format_message()}\nSee `{where} --help`.")
         return error.exit_code
     except RaysegcleanError as error:
-        _say(f"error: {error}")
-        return error.exit_code
+        told = lacking(error) or error
+        _say(f"error: {told}")
+        return told.exit_code
     except KeyboardInterrupt as stop:
         return _interrupted(words, signal.SIGTERM if isinstance(stop, _Stopped) else signal.SIGINT)
     except SystemExit as stop:
@@ -126,6 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unexpected(error: Exception) -> int:
+    if unfit := lacking(error):
+        _say(f"error: {unfit}")
+        return unfit.exit_code
     traceback.print_exc()
     if where := own_code(error):
         _say(f"error: code of your own, {where}, raised the error above. Mend it there.")

@@ -85,8 +85,8 @@ def kill_with_children(process: "subprocess.Popen[bytes]") -> None:
     psutil.wait_procs(doomed, timeout=20)
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     # A short path: Ray's sockets lie below it, and a socket's path has 107 letters at most.
     folder = Path(tempfile.mkdtemp(prefix="rsc-"))
     token = folder / "token"
@@ -108,7 +108,7 @@ def head(tmp_path: Path) -> Iterator[Head]:
         f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}",
         f"--temp-dir={folder}", "--object-store-memory=300000000", "--disable-usage-stats",
     )  # fmt: skip
-    log = tmp_path / "head.log"
+    log = tmp_path_factory.mktemp("head") / "head.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, env=environment, stdout=out, stderr=out, start_new_session=True
@@ -139,6 +139,21 @@ def checkout(tmp_path: Path) -> Path:
     return copy
 
 
+def submit(head: Head, checkout: Path, python: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ray_command(
+            *("job", "submit", "--address", head.address, "--working-dir", "."),
+            *("--", python, "jobs/clean.py", "small.yaml"),
+        ),
+        cwd=checkout,
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=JOB_S,
+        check=False,
+    )
+
+
 def test_a_submitted_job_ends_with_a_complete_run(
     head: Head, checkout: Path, tmp_path: Path
 ) -> None:
@@ -155,18 +170,7 @@ def test_a_submitted_job_ends_with_a_complete_run(
         train={"steps": 2, "batch": 2, "patch_zyx": [8, 16, 16]},
     )
     (checkout / "small.yaml").write_text(json.dumps(config.resolved()))
-    job = subprocess.run(
-        ray_command(
-            *("job", "submit", "--address", head.address, "--working-dir", "."),
-            *("--", "python", "jobs/clean.py", "small.yaml"),
-        ),
-        cwd=checkout,
-        env=head.environment,
-        capture_output=True,
-        text=True,
-        timeout=JOB_S,
-        check=False,
-    )
+    job = submit(head, checkout, "python")
     said = f"{job.stdout[-4000:]}\n{job.stderr[-2000:]}\n{head.log.read_text()[-1000:]}"
     assert job.returncode == 0, said
     assert RunFolder(config.run).state()["status"] == "complete", said
@@ -174,3 +178,17 @@ def test_a_submitted_job_ends_with_a_complete_run(
     token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
     told = [said, *(p.read_text("utf-8", "replace") for p in (tmp_path / "run").rglob("*.json*"))]
     assert not [text for text in told if token in text], "a token must not reach logs or the run"
+
+
+def test_a_job_whose_python_lacks_a_package_says_so_and_ends_with_3(
+    head: Head, checkout: Path, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    job = submit(head, checkout, python)
+    said = f"{job.stdout[-4000:]}\n{job.stderr[-2000:]}"
+    assert job.returncode == 1, said  # what Ray answers for every job that failed
+    assert "exit code 3" in said
+    assert f"the Python {python} lacks the package click" in said
+    assert f"{python} -m pip install" in said
+    assert "defect of raysegclean" not in said
