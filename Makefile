@@ -60,7 +60,7 @@ bench-evidence: $(STAMP)  ## Keep what the policies of the scoreboard read, in b
 	$(BIN)/python benchmarks/methods.py --evidence $(ARGS)
 
 bench-policy: $(STAMP)  ## Decide again on all stored evidence: harm, recall, what each rule is worth
-	$(BIN)/python benchmarks/policy.py $(ARGS)
+	$(BIN)/python benchmarks/replaying.py $(ARGS)
 
 clean:  ## Remove the demo and all caches
 	rm -rf demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -46,6 +46,7 @@ from raysegclean.cluster.connection import connect
 from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError
 from raysegclean.evaluate.score import ScoreRow, score_archive
+from raysegclean.evidence.case_scores import Kind
 from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.qc.check import check
@@ -57,7 +58,16 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
 
-__all__ = ["Key", "clean_here", "config_of", "keep_evidence", "label_of", "measure", "suspicions"]
+__all__ = [
+    "Key",
+    "clean_here",
+    "config_of",
+    "keep_evidence",
+    "label_of",
+    "measure",
+    "suspicions",
+    "write_evidence",
+]
 
 log = logging.getLogger("benchmark")
 
@@ -171,10 +181,22 @@ def keep_evidence(
             "dice_after": mine.dice if mine else None,
         }
     EVIDENCE.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(rows)
     draft = key.evidence_path.with_suffix(".part")
-    pq.write_table(table, draft, compression="zstd", compression_level=19)
+    write_evidence(pa.Table.from_pylist(rows), draft)
     draft.replace(key.evidence_path)
+
+
+def write_evidence(table: pa.Table, path: Path) -> None:
+    """Write the table as small as it gets: counts are mostly zeros in their upper bytes."""
+    split = {f"{kind}.list.element": "BYTE_STREAM_SPLIT" for kind in Kind}
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=22,
+        use_dictionary=["label", "case", "fold", "class"],
+        column_encoding=split,
+    )
 
 
 def _ranks(config: Config, cases: Sequence[str]) -> dict[str, float]:

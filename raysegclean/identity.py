@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["ALGORITHM_VERSIONS", "differing_parts", "digest"]
 
-ALGORITHM_VERSIONS: Mapping[str, int] = {"train": 1, "propose": 3, "look": 1, "apply": 1}
+ALGORITHM_VERSIONS: Mapping[str, int] = {"train": 1, "propose": 3, "look": 1, "apply": 2}
 """Bumped by hand when a stage would give another answer for the same input and config."""
 
 

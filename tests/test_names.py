@@ -22,6 +22,7 @@ REASONS = {
     "POSTERIOR": 6,
     "VOTE": 7,
     "BLEND": 8,
+    "FILL": 9,
 }
 EVERY = [(kind, name) for kind, names in BUILT_IN.items() for name in names]
 

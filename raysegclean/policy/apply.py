@@ -57,6 +57,8 @@ class Reason(IntEnum):
     """Several methods agree; 128 and above say which (`vote_reason`)."""
     BLEND = 8
     """The outline of a noisy case was drawn towards the networks'."""
+    FILL = 9
+    """The label lacks the structure, which the networks see."""
 
 
 VOTE_BIT = 128
@@ -267,6 +269,8 @@ def _take_candidates(
         closed = list(actions.closed)
         accepted &= ~np.isin(given, closed) & ~np.isin(predicted, closed)
     _take(label, reason, predicted, accepted, Reason.REPLACE)
+    if actions.fills:
+        reason[accepted & np.isin(predicted, list(actions.fills))] = Reason.FILL
     if actions.by_vote and proposal.score_zyx is not None:
         reason[accepted] = VOTE_BIT | proposal.score_zyx[accepted]
 

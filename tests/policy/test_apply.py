@@ -14,6 +14,7 @@ from raysegclean.policy.apply import (
     Reason,
     TakenBack,
     apply_edits,
+    reason_code,
     take_back,
 )
 from raysegclean.voxels.geometry import Box, Index3
@@ -204,3 +205,26 @@ def test_a_class_that_is_held_is_not_swapped_into_its_neighbour() -> None:
     assert not (_settle(label, proposal, open_to_all).label_zyx == 1).any()
     held = open_to_all.without(frozenset({1}))
     assert np.array_equal(_settle(label, proposal, held).label_zyx, label)
+
+
+def test_a_structure_that_is_filled_in_has_a_reason_of_its_own_and_alone_is_taken_back() -> None:
+    label = _two_touching_cubes()
+    label[label == 2] = 0  # forgotten
+    label[2:6, 3, 3:9] = 0  # and the other one cut off
+    whole = _two_touching_cubes()
+    seen = Proposal(
+        np.where(whole != label, whole + 1, 0).astype(np.uint8),
+        np.where(whole != label, 200, 0).astype(np.uint8),
+        None,
+    )
+    open_to = {1: OPEN, 2: OPEN}
+    applied = _settle(label, seen, Actions(replace_above=open_to, fills=frozenset({2})))
+    assert np.array_equal(applied.label_zyx, whole)
+    assert set(applied.reason_zyx[whole == 2]) == {Reason.FILL}
+    assert set(applied.reason_zyx[(whole == 1) & (label == 0)]) == {Reason.REPLACE}
+    without_fill = take_back(applied, label, [TakenBack(reason=reason_code("fill"))], "a")
+    assert not (without_fill.label_zyx == 2).any()
+    assert np.array_equal(without_fill.label_zyx == 1, whole == 1)
+    without_replace = take_back(applied, label, [TakenBack(reason=reason_code("replace"))], "a")
+    assert np.array_equal(without_replace.label_zyx == 2, whole == 2)
+    assert np.array_equal(without_replace.label_zyx == 1, label == 1)

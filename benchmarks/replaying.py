@@ -1,6 +1,6 @@
 """Decides again on all stored evidence: writes docs/policy.md.
 
-`python benchmarks/policy.py` replays the default policy on every file of benchmarks/evidence, which
+`python benchmarks/replaying.py` replays the default policy on every file of benchmarks/evidence, which
 `make bench-evidence` keeps, and tells what it does to clean cases (the floor) and to wrong ones
 (recall), and what each rule is worth; `--numbers` also halves and doubles every number (minutes).
 No network runs and no voxel is read; what needs voxels (the corrector, the guard against harm) is
@@ -9,27 +9,33 @@ not replayed.
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pyarrow.parquet as pq
 from cells import EVIDENCE, ROOT
 
-from raysegclean.evidence.case_scores import CaseScore
+from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.evidence.table import scores_of
+from raysegclean.policy import default
+from raysegclean.policy.outlier_cases import CORRUPTION, find_groups
 from raysegclean.policy.params import PolicyParams
+from raysegclean.runs import replay
 from raysegclean.runs.replay import Edits, edits_of
 
-__all__ = ["Archive", "Outcome", "archives", "main", "replayed"]
+__all__ = ["NUMBERS_OFF", "PARTS_OFF", "Archive", "Outcome", "archives", "main", "replayed"]
 
 PAGE = ROOT / "docs" / "policy.md"
 KEPT = ("keep", "review")
 """Edits that change no voxel."""
 FAR = 1e9
-RULES: Mapping[str, Mapping[str, float]] = {
+NUMBERS_OFF: Mapping[str, Mapping[str, float]] = {
     "outlines off the centre": {"offset_sds": FAR},
     "two ways of drawing": {"min_way_separation": FAR},
     "rough outlines": {"min_rough_separation": FAR},
@@ -41,6 +47,26 @@ RULES: Mapping[str, Mapping[str, float]] = {
     "a group fits the networks worse": {"min_corruption": 0.0},
 }
 """Rule -> the numbers that switch it off."""
+
+
+def _nowhere(scores: Sequence[Any], *_: Any) -> Any:
+    return np.zeros(len(scores), np.bool_)
+
+
+def _groups_but(evidence: str) -> Callable[..., Any]:
+    return lambda *args: [group for group in find_groups(*args) if group.evidence != evidence]
+
+
+Part = tuple[Any, str, Callable[..., Any]]
+PARTS_OFF: Mapping[str, Part] = {
+    "lacking classes are filled": (default, "forgotten", _nowhere),
+    "classes elsewhere go to a person": (default, "elsewhere", _nowhere),
+    "noisy groups by added candidates": (default, "find_groups", _groups_but(Kind.ADDED)),
+    "noisy groups by removed candidates": (default, "find_groups", _groups_but(Kind.REMOVED)),
+    "noisy groups by corruption": (default, "find_groups", _groups_but(CORRUPTION)),
+    "outlines are blended": (replay, "with_blends", lambda _, decisions, *__: (decisions, {})),
+}
+"""Rule that no number switches off -> the module, the name in it, and what stands in for it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,7 @@ class Archive:
 class Outcome:
     """Cases of one archive: how many there are, and in how many a class is edited or reviewed."""
 
+    edits: Edits
     clean: int
     clean_edited: int
     wrong: int
@@ -92,9 +119,8 @@ def replayed(archive: Archive, params: PolicyParams) -> Outcome:
     reviewed = _cases(edits, lambda edit: edit == "review") - edited
     wrong = {case for case, is_wrong in archive.counted.items() if is_wrong}
     clean = set(archive.counted) - wrong
-    return Outcome(
-        len(clean), len(clean & edited), len(wrong), len(wrong & edited), len(wrong & reviewed)
-    )
+    counts = (clean, clean & edited, wrong, wrong & edited, wrong & reviewed)
+    return Outcome(edits, *map(len, counts))
 
 
 def _cases(edits: Edits, wanted: Any) -> set[str]:
@@ -107,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stored = archives()
     usual = {one.name: replayed(one, PolicyParams()) for one in stored}
     lines = [_HEAD.format(count=len(stored)), *_table(usual), "", _RULES_HEAD]
-    for rule, off in RULES.items():
-        lines.append(_compared(rule, stored, usual, off))
+    lines += [_compared(rule, stored, usual, off) for rule, off in NUMBERS_OFF.items()]
+    lines += [_compared(rule, stored, usual, part=part) for rule, part in PARTS_OFF.items()]
     if options.numbers:
         lines += ["", _NUMBERS_HEAD, *_numbers_table(stored, usual)]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -153,21 +179,30 @@ def _with(numbers: Mapping[str, float]) -> PolicyParams:
 
 
 def _compared(
-    what: str, stored: Iterable[Archive], usual: Mapping[str, Outcome], numbers: Mapping[str, float]
+    what: str,
+    stored: Iterable[Archive],
+    usual: Mapping[str, Outcome],
+    numbers: Mapping[str, float] | None = None,
+    part: Part | None = None,
 ) -> str:
-    """Return a row: clean and wrong cases that are edited more, and less, than by default."""
-    params = _with(numbers)
-    clean = wrong_more = wrong_less = 0
-    where = []
-    for archive in stored:
-        found, before = replayed(archive, params), usual[archive.name]
-        clean += found.clean_edited - before.clean_edited
-        change = found.wrong_edited - before.wrong_edited
-        wrong_more, wrong_less = wrong_more + max(0, change), wrong_less - min(0, change)
-        if found != before:
-            where.append(archive.kind)
-    kinds = ", ".join(sorted(set(where))) or "none"
-    return f"| {what} | {clean:+d} | {wrong_more} | {wrong_less} | {kinds} |"
+    """Return a row: decisions that change, and cases that are edited more, and less."""
+    params = _with(numbers or {})
+    decisions = clean = more = less = 0
+    kinds = set()
+    with ExitStack() as stack:
+        if part is not None:
+            stack.enter_context(patch.object(*part))
+        for archive in stored:
+            found, before = replayed(archive, params), usual[archive.name]
+            changed = sum(found.edits[key] != edit for key, edit in before.edits.items())
+            decisions += changed
+            clean += found.clean_edited - before.clean_edited
+            change = found.wrong_edited - before.wrong_edited
+            more, less = more + max(0, change), less - min(0, change)
+            if changed:
+                kinds.add(archive.kind)
+    where = ", ".join(sorted(kinds)) or "none"
+    return f"| {what} | {decisions} | {clean:+d} | {more} | {less} | {where} |"
 
 
 def _table(usual: Mapping[str, Outcome]) -> list[str]:
@@ -183,23 +218,24 @@ _HEAD = """\
 
 Written by `make bench-policy` from {count} files of `benchmarks/evidence`, each of which holds what
 the policy of one benchmark run read. Cases with a trusted label do not count. A case is edited
-where a class of it is changed; what needs voxels (the corrector, the guard against harm) is not replayed.
+where a class of it is changed; what needs voxels (the corrector, the guard against harm) is not
+replayed.
 
 | evidence | clean cases | of them edited | wrong cases | of them edited | only reviewed |
 |---|---|---|---|---|---|"""
 _RULES_HEAD = """\
 ## What each rule is worth
 
-Cases that are edited more or less than by default where a rule is off. A rule that no stored
-evidence needs is there by argument alone.
+Cases that are edited more or less than by default where a rule is off, and decisions (an edit of
+one class of one case) that differ. A rule that no stored evidence needs is there by argument alone.
 
-| without the rule | clean edited | wrong edited more | wrong edited less | kinds that change |
-|---|---|---|---|---|"""
+| without the rule | decisions | clean edited | wrong edited more | wrong edited less | kinds that change |
+|---|---|---|---|---|---|"""
 _NUMBERS_HEAD = """\
 ## What each number is worth
 
-| number | clean edited | wrong edited more | wrong edited less | kinds that change |
-|---|---|---|---|---|"""
+| number | decisions | clean edited | wrong edited more | wrong edited less | kinds that change |
+|---|---|---|---|---|---|"""
 
 
 if __name__ == "__main__":

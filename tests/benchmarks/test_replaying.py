@@ -1,7 +1,7 @@
 """The default policy on stored evidence: what it does to clean and to wrong cases stays so."""
 
 import pytest
-from policy import RULES, archives, replayed
+from replaying import RULES, archives, replayed
 
 from raysegclean.policy.params import PolicyParams
 
