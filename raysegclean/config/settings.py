@@ -30,6 +30,7 @@ from raysegclean.config.yaml_source import (
 )
 from raysegclean.errors import ConfigError
 from raysegclean.names import BUILT_IN
+from raysegclean.policy.params import PolicyParams
 from raysegclean.store.objects import LABEL_NAME
 
 __all__ = [
@@ -209,6 +210,7 @@ class Config(_Section):
     trusted: Trusted | None = _setting("`label: NAME`, or null", None)
     method: Text = _setting("the name of a method", "coseg")
     params: dict[str, Scalar] = _setting("parameters of the method as `name: value` pairs", {})
+    policy: PolicyParams = _setting("numbers of the default policy", PolicyParams())
     network: Network = _setting("settings of the network", Network())
     train: Train = _setting("settings of training", Train())
     relabel: Relabel = _setting("settings of relabelling", Relabel())

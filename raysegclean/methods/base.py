@@ -22,6 +22,8 @@ from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import CaseDecision, case_actions
+from raysegclean.policy.default import decide
+from raysegclean.policy.params import PolicyParams
 from raysegclean.qc.label_statistics import LabelStatistics
 
 __all__ = [
@@ -80,6 +82,15 @@ class ArchiveEvidence:
     """Label values; the position is the channel."""
     facts: Mapping[str, LabelStatistics] = field(default_factory=dict)
     """The facts of each given label, for methods that want them."""
+    policy: PolicyParams = field(default_factory=PolicyParams)
+    """The numbers that the run decides by."""
+
+    def judged(self, confidence: float | None = None) -> dict[str, CaseDecision]:
+        """Return the decision of the default policy on every case.
+
+        `confidence`: the least with which a candidate replaces a label, where a method sets it.
+        """
+        return decide(self.scores, self.policy.with_confidence(confidence), trusted=self.trusted)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, classes_of, of_key
-from raysegclean.policy.contour_offsets import LEAST_SHIFT_VOX, Flags, effect, offsets_of
-from raysegclean.policy.params import PolicyParams
+from raysegclean.policy.contour_offsets import Flags, effect, offsets_of
+from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
 from raysegclean.policy.robust import Values, fit_mixture
 
 __all__ = ["SecondWay", "second_ways"]
 
-_LEAST_PART = 0.5
+_EVEN = 0.5
+"""Definition: a case belongs to the heap that is the likelier of two."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def second_ways(
         ):
             way = _second_way(scores, value, whole, params, trusted)
         if way is not None:
-            fit = _usual_fit(of_key(scores, value), whole & (way.posterior < 0.5), params)
+            fit = _usual_fit(of_key(scores, value), whole & (way.posterior < _EVEN), params)
             found[value] = replace(way, min_fit=fit)
     return found
 
@@ -101,7 +102,7 @@ def _second_way(
     ):
         return None
     upper = np.where(known, mixture.posterior(np.where(known, offsets, 0.0)), np.nan)
-    lower_side, upper_side = upper <= 0.5, upper > 0.5
+    lower_side, upper_side = upper <= _EVEN, upper > _EVEN
     if min(lower_side.sum(), upper_side.sum()) < params.min_way_share * known.sum():
         return None
     low, high = (float(offsets[side].mean()) for side in (lower_side, upper_side))
@@ -144,12 +145,12 @@ def _right_offset(
 def _takes_part(
     scores: Sequence[CaseScore], value: int, way: SecondWay, whole: Flags, params: PolicyParams
 ) -> bool:
-    """Tell whether a class lies off by at least half of what the foreground does."""
+    """Tell whether a class lies off by `way_class_part` of what the foreground does."""
     offsets = offsets_of(scores, value, whole, params)
-    sides = [offsets[side & np.isfinite(offsets)] for side in (way.members, way.posterior < 0.5)]
+    sides = [offsets[side & np.isfinite(offsets)] for side in (way.members, way.posterior < _EVEN)]
     if not all(side.size for side in sides):
         return False
-    return float(sides[0].mean() - sides[1].mean()) / way.shift_vox >= _LEAST_PART
+    return float(sides[0].mean() - sides[1].mean()) / way.shift_vox >= params.way_class_part
 
 
 def _worse(scores: Sequence[CaseScore], key: int, heap: Flags, other: Flags) -> float:

@@ -13,6 +13,7 @@ from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, classes_of
 from raysegclean.policy.blending import Blend, solve_blends
 from raysegclean.policy.decisions import Action, CaseDecision
 from raysegclean.policy.finding_scope import Speaking
+from raysegclean.policy.params import PolicyParams
 
 __all__ = ["with_blends"]
 
@@ -20,7 +21,7 @@ Decisions = Mapping[str, CaseDecision]
 
 
 def with_blends(
-    scores: Sequence[CaseScore], decisions: Decisions
+    scores: Sequence[CaseScore], decisions: Decisions, params: PolicyParams
 ) -> tuple[dict[str, CaseDecision], dict[str, dict[int, Blend]]]:
     """Return the decisions with the blends of noisy groups, and the blends by case and class."""
     members: dict[int, set[str]] = {}
@@ -28,7 +29,7 @@ def with_blends(
         for channel, one in decision.classes.items():
             if one.action is Action.REPLACE and one.posterior > 0:
                 members.setdefault(channel, set()).add(case)
-    blends = solve_blends(scores, members, _clean(scores, decisions))
+    blends = solve_blends(scores, members, _clean(scores, decisions, params), params)
     changed = dict(decisions)
     for case, mine in blends.items():
         classes = dict(changed[case].classes)
@@ -38,13 +39,15 @@ def with_blends(
     return changed, blends
 
 
-def _clean(scores: Sequence[CaseScore], decisions: Decisions) -> dict[int, set[str]]:
+def _clean(
+    scores: Sequence[CaseScore], decisions: Decisions, params: PolicyParams
+) -> dict[int, set[str]]:
     """Return, for each class, the cases that nothing speaks against."""
     flagged = {
         channel: np.array([_is_flagged(decisions.get(s.case), channel) for s in scores], np.bool_)
         for channel in classes_of(scores)
     }
-    as_a_whole = Speaking.of(scores).all_about(flagged)[FOREGROUND]
+    as_a_whole = Speaking.of(scores, params).all_about(flagged)[FOREGROUND]
     return {
         channel: {
             score.case for score, odd in zip(scores, mine | as_a_whole, strict=True) if not odd

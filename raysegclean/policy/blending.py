@@ -15,7 +15,7 @@ Not guaranteed: that a class survives. Whoever settles the case guards its last 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,19 @@ from numpy.typing import NDArray
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
 from raysegclean.evidence.second_pass import PredictedBlock
+from raysegclean.evidence.stats import MIN_PROB
+from raysegclean.policy.params import PolicyParams
 from raysegclean.voxels.contour_offset import OFFSET_LIMIT_VOX, along_band, offset_halo_vox
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.signed_distance import Spacing, signed_distance
 
 __all__ = ["Blend", "BlendReviser", "blend_halo_vox", "blend_label", "solve_blends"]
 
-_LEAST_CASES = 8
 _VOX_PER_LOGIT = 0.5
-"""How far from the boundary log odds of 1 are: regression on clean cases gave 0.28 to 0.34, and
-anything between 0.3 and 0.7 blends alike."""
-_MIN_PROB = 1e-4
+"""Measured: how far from the boundary log odds of 1 are; regression on clean cases gave 0.28 to
+0.34, and anything between 0.3 and 0.7 blends alike."""
 _BAND_VOX = 2.5
+"""Argued: around the predicted boundary, offsets nearer than this are averaged along it."""
 
 Probs = NDArray[np.float32]
 
@@ -55,6 +56,7 @@ def solve_blends(
     scores: Sequence[CaseScore],
     members: Mapping[int, Collection[str]],
     clean: Mapping[int, Collection[str]],
+    params: PolicyParams,
 ) -> dict[str, dict[int, Blend]]:
     """Return the blend of each member of a noisy group, by case and class.
 
@@ -62,8 +64,9 @@ def solve_blends(
         scores: of all cases.
         members: class -> the cases in which it is noisy.
         clean: class -> the cases that nothing speaks against.
+        params: thresholds.
 
-    Classes with fewer than 8 clean or noisy cases that were measured are left out.
+    Classes with fewer than `min_cases` clean or noisy cases that were measured are left out.
     """
     found: dict[str, dict[int, Blend]] = {}
     for value, noisy in members.items():
@@ -71,7 +74,7 @@ def solve_blends(
         rows = {s.case: one for s, one in zip(scores, mine, strict=True) if _is_measured(one)}
         reference = [rows[case] for case in sorted(clean[value]) if case in rows]
         wrong = {case: rows[case] for case in sorted(noisy) if case in rows}
-        if min(len(reference), len(wrong)) < _LEAST_CASES:
+        if min(len(reference), len(wrong)) < params.min_cases:
             continue
         for case, blend in _blends(reference, wrong).items():
             found.setdefault(case, {})[value] = blend
@@ -137,7 +140,7 @@ def blend_label(
     coarse = along_band(offset, np.abs(psi) < _BAND_VOX, spacing_mm)
     nearest = _deepest_class(given_zyx, prob_czyx, blends, spacing_mm)
     out = given_zyx[inside].copy()
-    shares = np.zeros((3, *out.shape), np.float32)
+    shares = np.zeros((len(fields(Blend)), *out.shape), np.float32)
     for value, blend in blends.items():
         shares[:, nearest[inside] == value] = np.array([astuple(blend)], np.float32).T
     shift, low, high = shares
@@ -168,7 +171,7 @@ def _deepest_class(
 
 def _networks_vox(prob_zyx: Probs) -> Probs:
     """Return how deep inside their own outline the networks see each voxel, by its log odds."""
-    prob = np.clip(prob_zyx, _MIN_PROB, 1.0 - _MIN_PROB)
+    prob = np.clip(prob_zyx, MIN_PROB, 1.0 - MIN_PROB)
     depth = np.float32(_VOX_PER_LOGIT) * np.log(prob / (1.0 - prob))
     return np.asarray(np.clip(depth, -OFFSET_LIMIT_VOX, OFFSET_LIMIT_VOX), np.float32)
 

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
-from raysegclean.policy.params import PolicyParams
+from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
 from raysegclean.policy.robust import Values, offset_mode, robust_sd, thinned
 
-__all__ = ["LEAST_SHIFT_VOX", "Flags", "Offsets", "effect", "large_folds", "offsets_of"]
+__all__ = ["Flags", "Offsets", "effect", "large_folds", "offsets_of"]
 
 Flags = NDArray[np.bool_]
 _MOST_COMPARED = 500
-LEAST_SHIFT_VOX = 0.5
+"""Cost: of larger folds so many cases are compared, at even ranks."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Offsets:
             return cls(values - centre, limit, everywhere, least)
         measured = np.isfinite(values).sum()
         if measured >= params.min_cases:
-            centre = offset_mode(values)
+            centre = offset_mode(values, params.offset_error_vox)
             limit = _limit(values, centre, params)
             believed = _worse_sides(values - centre, limit, of_key(scores, key), params)
             found = cls(values - centre, _movable(limit, params), believed, least)
@@ -134,14 +134,14 @@ def _fold_biases(scores: Sequence[CaseScore], key: int, params: PolicyParams) ->
         return {}
     first, *others = sorted(parts)
     biases = {first: 0.0}
-    biases |= {fold: _mode_of_differences(parts[fold], parts[first]) for fold in others}
+    biases |= {fold: _mode_of_differences(parts[fold], parts[first], params) for fold in others}
     differ = max(biases.values()) - min(biases.values()) > params.min_fold_bias_vox
     return biases if differ else {}
 
 
-def _mode_of_differences(values: Values, others: Values) -> float:
+def _mode_of_differences(values: Values, others: Values, params: PolicyParams) -> float:
     pairs = np.subtract.outer(thinned(values, _MOST_COMPARED), thinned(others, _MOST_COMPARED))
-    return offset_mode(pairs)
+    return offset_mode(pairs, params.offset_error_vox)
 
 
 def large_folds(

@@ -12,7 +12,6 @@ or an image of its own, and the networks do not follow it, they look the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -32,9 +31,8 @@ def rough_groups(
     Their log roughness must lie `min_rough_separation` (Ashman's D) and `min_roughness` above that
     of the others; for the rest they are noisy groups like any (`suspects.find_groups`).
     """
-    strict = replace(
-        params, min_separation=params.min_rough_separation, posterior=params.rough_posterior
-    )
+    stricter = {"min_separation": params.min_rough_separation, "posterior": params.rough_posterior}
+    strict = params.model_copy(update=stricter)
     left = np.ones(len(scores), bool)
     found = []
     for key in sorted(keys, key=lambda one: one != FOREGROUND):

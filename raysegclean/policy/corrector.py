@@ -28,6 +28,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.second_pass import Answer, PredictedBlock
+from raysegclean.evidence.stats import MIN_PROB
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.hashing import position_hash
 from raysegclean.voxels.signed_distance import (
@@ -58,7 +59,6 @@ _GIVEN_BAND_VOX, _PREDICTED_BAND_VOX = 4.0, 3.0
 _SMOOTH_VOX, _SMOOTH_REACH_VOX = 1.0, 3
 _MEAN_EDGE_VOX = 5
 _OFFSET_STEP_VOX = 0.5
-_MIN_PROB = 1e-4
 _MAX_PAIRED_CLASSES = 4
 
 Features = NDArray[np.float32]
@@ -106,7 +106,7 @@ def band_features(block: CorrectorBlock) -> tuple[Features, NDArray[np.bool_]]:
     band = (given[core] != predicted[core]) | _near(given > 0, block, _GIVEN_BAND_VOX)
     band |= _near(predicted > 0, block, _PREDICTED_BAND_VOX)
     columns: list[Features] = []
-    log_prob = np.log(np.clip(block.prob_czyx, _MIN_PROB, 1.0)).astype(np.float32)
+    log_prob = np.log(np.clip(block.prob_czyx, MIN_PROB, 1.0)).astype(np.float32)
     odds = [log_prob[b] - log_prob[a] for a, b in _pairs(block.prob_czyx.shape[0])]
     columns += [o[core][band] for o in odds]
     columns += [_smoothed(o, block)[core][band] for o in odds[: len(classes)]]

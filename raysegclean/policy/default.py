@@ -59,6 +59,9 @@ __all__ = [
     "two_ways",
 ]
 
+_PUBLISHED = 0.5
+"""Definition: where the peers of the published Co-Seg agree against a label, they replace it."""
+
 
 def decide(
     scores: Sequence[CaseScore],
@@ -114,7 +117,7 @@ def two_ways(
     classes = classes_of(scores)
     missing = {c: forgotten(of_key(scores, c), params) for c in classes}
     rough = rough_groups(scores, [FOREGROUND, *classes], params)
-    apart = Speaking.of(scores).all_about(_joined(missing, _members(rough)))
+    apart = Speaking.of(scores, params).all_about(_joined(missing, _members(rough)))
     return second_ways(scores, classes, apart, params, trusted)
 
 
@@ -150,7 +153,7 @@ class _Archive:
         missing = {c: forgotten(of_key(scores, c), params) for c in keys[1:]}
         # Where there are enough, trusted cases say themselves where a right boundary lies.
         by_heaps = len(trusted) < params.min_trusted
-        rough, speaking = rough_groups(scores, keys, params), Speaking.of(scores)
+        rough, speaking = rough_groups(scores, keys, params), Speaking.of(scores, params)
         apart = speaking.all_about(_joined(missing, _members(rough)))
         ways = second_ways(scores, keys[1:], apart, params, trusted) if by_heaps else {}
         off = _off(offsets, params)
@@ -184,12 +187,16 @@ class _Archive:
             return found
         if not self.learnt[value]:
             unlearnt = "this class"
-        elif found.action is Action.REPLACE and 2 * sum(self.learnt.values()) <= len(self.learnt):
+        elif found.action is Action.REPLACE and not self._most_learnt:
             unlearnt = "most of the classes"
         else:
             return found
         why = f"{found.why}; the networks have not learnt {unlearnt} well enough to edit it"
         return ClassDecision(Action.REVIEW, why, offset_vox=found.offset_vox)
+
+    @property
+    def _most_learnt(self) -> bool:
+        return sum(self.learnt.values()) > self.params.min_learnt_classes * len(self.learnt)
 
     def _found(self, row: int, value: int) -> ClassDecision:
         offset = float(self.offsets[value].from_centre[row])
@@ -335,7 +342,8 @@ def _other_groups(
         del explained[key]
     shadow = speaking.all_about(moved)
     found = find_groups(scores, explained, params)
-    return [g for g in found if (g.members & shadow[g.key]).sum() <= g.members.sum() / 2]
+    most = params.max_shadow
+    return [g for g in found if (g.members & shadow[g.key]).sum() <= most * g.members.sum()]
 
 
 def _why_replace(group: Group, row: int) -> str:
@@ -377,7 +385,7 @@ def _total(scores: Sequence[ClassScore], chosen: Flags, kind: Kind) -> Values:
 
 
 def decide_worst(
-    scores: Sequence[CaseScore], *, alpha: float, min_confidence: float = 0.5
+    scores: Sequence[CaseScore], *, alpha: float, min_confidence: float = _PUBLISHED
 ) -> dict[str, CaseDecision]:
     """Return the decision of Co-Seg as published: the 1 - alpha worst cases are noisy.
 
@@ -411,7 +419,7 @@ def _refuse_duplicates(scores: Sequence[CaseScore]) -> None:
     cases = [s.case for s in scores]
     if len(set(cases)) != len(cases):
         twice = sorted({c for c in cases if cases.count(c) > 1})
-        raise ConfigError(f"scores name a case twice: {twice[:3]}; merge its blocks first")
+        raise ConfigError(f"scores name a case twice: {twice[:2]}; merge its blocks first")
 
 
 def _low_if_nan(value: float) -> float:

@@ -14,12 +14,10 @@ import numpy as np
 
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, classes_of, of_key
 from raysegclean.policy.contour_offsets import Flags
+from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values
 
 __all__ = ["Speaking"]
-
-_TELLING_SHARE = 0.2
-"""A class with this share of a case's boundary tells something about its foreground."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +26,21 @@ class Speaking:
 
     shares: Mapping[int, Values]
     cases: int
+    telling_share: float
+    """From this share of the boundary on classes speak for the foreground."""
 
     @classmethod
-    def of(cls, scores: Sequence[CaseScore]) -> "Speaking":
+    def of(cls, scores: Sequence[CaseScore], params: PolicyParams) -> "Speaking":
         """Measure the shares by the boundaries that the networks see."""
         classes = classes_of(scores)
         boundary = {c: np.array([s.boundary_vox for s in of_key(scores, c)]) for c in classes}
         whole = np.maximum(np.sum([np.zeros(len(scores)), *boundary.values()], axis=0), 1)
         shares = {c: np.asarray(mine / whole, np.float64) for c, mine in boundary.items()}
-        return cls(shares, len(scores))
+        return cls(shares, len(scores), params.telling_share)
 
     def all_about(self, found: Mapping[int, Flags]) -> dict[int, Flags]:
         """Return for every key the cases of which the findings, by key, say something about it."""
-        whole = found.get(FOREGROUND, np.False_) | (self._together(found) >= _TELLING_SHARE)
+        whole = found.get(FOREGROUND, np.False_) | (self._together(found) >= self.telling_share)
         about = {FOREGROUND: np.asarray(whole, np.bool_)}
         for key in self.shares:
             parts = [found[one] for one in (FOREGROUND, key) if one in found]
@@ -51,7 +51,7 @@ class Speaking:
         """Return the classes, and the foreground where they are a good part of the archive's."""
         chosen = set(classes)
         share = sum(float(self.shares[key].mean()) for key in chosen)
-        return chosen | ({FOREGROUND} if share >= _TELLING_SHARE else set())
+        return chosen | ({FOREGROUND} if share >= self.telling_share else set())
 
     def _together(self, found: Mapping[int, Flags]) -> Values:
         """Return the share of each case's boundary that is of classes with a finding."""

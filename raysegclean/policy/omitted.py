@@ -16,16 +16,13 @@ from raysegclean.policy.robust import Values
 
 __all__ = ["elsewhere", "forgotten"]
 
-_QUANTILES = (0.05, 0.95)
-_SLACK = 2.0
-
 
 def forgotten(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
     """Return which cases have no voxel of a class, though the networks see it at its usual size.
 
-    Usual are the sizes in voxels between the quantiles .05 and .95 of the cases that have the
-    class, and half and twice of these. No case, where fewer than `min_cases` have the class, or
-    where more than `max_flagged` of all would be flagged.
+    Usual are the sizes in voxels between the quantiles `usual_quantile` and 1 less it of the
+    cases that have the class, and `size_slack` times less and more. No case, where fewer than
+    `min_cases` have the class, or where more than `max_flagged` of all would be flagged.
     """
     given, predicted = _sizes(scores)
     least, most = _usual_sizes(given, params)
@@ -36,7 +33,7 @@ def forgotten(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
 def elsewhere(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
     """Return which cases have no voxel of a class near where the networks see it.
 
-    A speck, less than half of a usual size, in a case without the class is none; the same bounds as
+    A speck, less than any usual size, in a case without the class is none; the same bounds as
     for `forgotten` keep the flags from telling of most cases, or of few examples.
     """
     given, predicted = _sizes(scores)
@@ -57,5 +54,6 @@ def _usual_sizes(given: Values, params: PolicyParams) -> tuple[float, float]:
     has = given > 0
     if has.sum() < params.min_cases:
         return float("inf"), float("inf")
-    least, most = np.quantile(given[has], _QUANTILES)
-    return float(least) / _SLACK, float(most) * _SLACK
+    ends = params.usual_quantile, 1 - params.usual_quantile
+    least, most = np.quantile(given[has], ends)
+    return float(least) / params.size_slack, float(most) * params.size_slack

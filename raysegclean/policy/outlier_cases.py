@@ -41,8 +41,8 @@ __all__ = [
 CORRUPTION, ROUGHNESS = "corruption", "roughness"
 """Names of the evidence beside the kinds of candidates."""
 
-_MAX_GROUPS = 4
-_MUCH_LOG = 0.5
+_HALF = 0.5
+"""Definition: the quantile that is the middle."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _groups_of(
     rates = {name: level_folds(values, scores, params) for name, values in rates.items()}
     corruption = {CORRUPTION: np.array([s.log_corruption for s in mine])}
     groups: list[Group] = []
-    while len(groups) < _MAX_GROUPS:
+    while len(groups) < params.max_groups:
         found = _upper_groups(key, rates, mine, left, params)
         if not found and key == FOREGROUND:
             found = _upper_groups(key, corruption, mine, left, params)
@@ -124,7 +124,7 @@ def level_folds(values: Values, scores: Sequence[CaseScore], params: PolicyParam
     if not parts:
         return values
     medians = {fold: float(np.median(part)) for fold, part in parts.items()}
-    if max(medians.values()) - min(medians.values()) <= _MUCH_LOG:
+    if max(medians.values()) - min(medians.values()) <= params.min_fold_bias_log:
         return values
     return np.asarray(values - np.array([medians[s.fold] for s in scores]), np.float64)
 
@@ -193,7 +193,7 @@ def is_learnt(
     known = right if len(right) >= params.min_trusted else given
     if not known:
         return True
-    lower, middle = np.quantile(known, (0.25, 0.5))
+    lower, middle = np.quantile(known, (params.lower_quantile, _HALF))
     return bool(lower >= params.min_lower_agreement and middle >= params.min_agreement)
 
 

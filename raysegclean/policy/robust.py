@@ -14,9 +14,25 @@ __all__ = ["Mixture", "Values", "fit_mixture", "offset_mode", "robust_sd", "thin
 
 Values = NDArray[np.float64]
 _MAD_TO_SD = 1.4826
-_KERNEL_VOX = 0.2
+"""Definition: of a normal distribution the sd, in units of the median distance from the centre."""
 _MEAN_SHIFTS = 20
+"""Numerics: by then the mode stands still."""
 _MOST_VALUES = 2000
+"""Cost: of more values so many are looked at, at even ranks."""
+_STARTS = (0.3, 0.5, 0.7, 0.8, 0.9)
+"""Numerics: the shares at which a mixture is split to start from."""
+_NARROWEST = 20
+"""Numerics: a component is at least the sample's sd over this wide, so that none collapses."""
+_LARGEST = 700
+"""Numerics: the exponential of more overflows."""
+_FREE = (2, 5)
+"""Definition: free parameters of one and of two normal components."""
+_FEWEST = 4
+"""Numerics: fewer values than this form no two components with a spread each."""
+_ITERATIONS = 200
+"""Numerics: a fit that has not ended by then is taken as it is."""
+_CONVERGED = 1e-6
+"""Numerics: a fit ends when its log likelihood gains less than this a value."""
 
 
 def _finite_sorted(values: Values) -> Values:
@@ -24,20 +40,20 @@ def _finite_sorted(values: Values) -> Values:
     return array[np.isfinite(array)]
 
 
-def offset_mode(offsets_vox: Values) -> float:
-    """Return the mode of boundary offsets: where a Gaussian kernel of 0.2 voxel sees most of them.
+def offset_mode(offsets_vox: Values, kernel_vox: float) -> float:
+    """Return the mode of boundary offsets: where a Gaussian kernel sees most of them.
 
-    A clean case's offset is known to about that. With half of 40 cases off to either side, the mode
-    of a kernel stays with the clean ones; that of ever smaller halves (Bickel & Fruehwirth 2006)
-    ends on a wrong heap that happens to be tight. Non-finite values are left out; NaN when nothing
-    is left. Of equal peaks the lowest is taken.
+    Its sd should be the error to which a clean case's offset is known. With half of 40 cases off to
+    either side, the mode of a kernel stays with the clean ones; that of ever smaller halves (Bickel
+    & Fruehwirth 2006) ends on a wrong heap that happens to be tight. Non-finite values are left
+    out; NaN when nothing is left. Of equal peaks the lowest is taken.
     """
     x = thinned(offsets_vox, _MOST_VALUES)
     if not x.size:
         return float("nan")
-    mode = float(x[np.argmax(_kernel(x[:, None] - x).sum(axis=1))])
+    mode = float(x[np.argmax(_kernel((x[:, None] - x) / kernel_vox).sum(axis=1))])
     for _ in range(_MEAN_SHIFTS):
-        near = _kernel(x - mode)
+        near = _kernel((x - mode) / kernel_vox)
         mode = float((near * x).sum() / near.sum())
     return mode
 
@@ -49,8 +65,8 @@ def thinned(values: Values, most: int) -> Values:
     return np.asarray(x[np.rint(ranks).astype(int)])
 
 
-def _kernel(distance_vox: Values) -> Values:
-    return np.asarray(np.exp(-0.5 * (distance_vox / _KERNEL_VOX) ** 2))
+def _kernel(distance: Values) -> Values:
+    return np.asarray(np.exp(-(distance**2) / 2))
 
 
 def robust_sd(values: Values, centre: float, *, within: float) -> float:
@@ -90,16 +106,16 @@ class Mixture:
         x = np.where(np.isfinite(x), x, m0)
         if s1 < s0:
             x = np.minimum(x, (m1 / s1**2 - m0 / s0**2) / (1 / s1**2 - 1 / s0**2))
-        upper = 1.0 / (1.0 + np.exp(np.clip(self._log_odds_lower(x), -700, 700)))
+        upper = 1.0 / (1.0 + np.exp(np.clip(self._log_odds_lower(x), -_LARGEST, _LARGEST)))
         return np.where(x <= m0, 0.0, upper)
 
     def _log_odds_lower(self, x: Values) -> Values:
         (w0, w1), (m0, m1), (s0, s1) = self.weights, self.means, self.sds
-        lower = log(w0 / s0) - 0.5 * ((x - m0) / s0) ** 2
-        return np.asarray(lower - (log(w1 / s1) - 0.5 * ((x - m1) / s1) ** 2))
+        lower = log(w0 / s0) - ((x - m0) / s0) ** 2 / 2
+        return np.asarray(lower - (log(w1 / s1) - ((x - m1) / s1) ** 2 / 2))
 
 
-def fit_mixture(values: Values, *, iterations: int = 200) -> Mixture | None:
+def fit_mixture(values: Values, *, iterations: int = _ITERATIONS) -> Mixture | None:
     """Fit one and two normal components by expectation maximisation; None where that is moot.
 
     Deterministic: it starts from splits at five quantiles and keeps the likeliest end. The sd of a
@@ -107,18 +123,18 @@ def fit_mixture(values: Values, *, iterations: int = 200) -> Mixture | None:
     with fewer than four finite values or no spread at all.
     """
     x = _finite_sorted(values)
-    if x.size < 4 or x[-1] - x[0] <= 1e-9 * max(1.0, abs(float(x[-1]))):
+    if x.size < _FEWEST or x[-1] - x[0] <= 1e-9 * max(1.0, abs(float(x[-1]))):
         return None
     best: tuple[float, tuple[Values, Values, Values]] | None = None
-    for share in (0.3, 0.5, 0.7, 0.8, 0.9):
+    for share in _STARTS:
         cut = min(max(2, round(share * x.size)), x.size - 2)
         likelihood, found = _em(x, cut, iterations)
         if best is None or likelihood > best[0] + 1e-9:
             best = likelihood, found
     assert best is not None
     likelihood, (weight, mean, sd) = best
-    one = -0.5 * x.size * (log(2 * pi * float(x.var())) + 1)
-    gain = (2 * log(x.size) - 2 * one) - (5 * log(x.size) - 2 * likelihood)
+    one = -x.size / 2 * (log(2 * pi * float(x.var())) + 1)
+    gain = (_FREE[0] * log(x.size) - 2 * one) - (_FREE[1] * log(x.size) - 2 * likelihood)
     low, high = (0, 1) if mean[0] <= mean[1] else (1, 0)
     return Mixture(
         weights=(float(weight[low]), float(weight[high])),
@@ -129,7 +145,7 @@ def fit_mixture(values: Values, *, iterations: int = 200) -> Mixture | None:
 
 
 def _em(x: Values, cut: int, iterations: int) -> tuple[float, tuple[Values, Values, Values]]:
-    floor = float(x.std()) / 20
+    floor = float(x.std()) / _NARROWEST
     upper = (np.arange(x.size) >= cut).astype(np.float64)
     likelihood = -np.inf
     parameters = (np.zeros(2), np.zeros(2), np.ones(2))
@@ -142,11 +158,11 @@ def _em(x: Values, cut: int, iterations: int) -> tuple[float, tuple[Values, Valu
         weight, mean, sd = parameters
         log_density = (
             np.log(weight / (sd * sqrt(2 * pi)))[:, None]
-            - 0.5 * ((x - mean[:, None]) / sd[:, None]) ** 2
+            - ((x - mean[:, None]) / sd[:, None]) ** 2 / 2
         )
         total = np.logaddexp(log_density[0], log_density[1])
         upper = np.exp(log_density[1] - total)
         before, likelihood = likelihood, float(total.sum())
-        if likelihood - before < 1e-6 * x.size:
+        if likelihood - before < _CONVERGED * x.size:
             break
     return likelihood, parameters

@@ -33,7 +33,7 @@ def blend(
 
 def blended(evidence: ArchiveEvidence, verdict: Verdict) -> Verdict:
     """Return the verdict whose noisy groups are blended; a pure function."""
-    decisions, blends = with_blends(evidence.scores, verdict.decisions)
+    decisions, blends = with_blends(evidence.scores, verdict.decisions, evidence.policy)
     if not blends:
         return verdict
     actions = {case: case_actions(decisions[case]) for case in blends}

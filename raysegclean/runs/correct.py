@@ -23,10 +23,6 @@ from raysegclean.runs.session import Session
 
 __all__ = ["correct"]
 
-MIN_TRUSTED = 8
-RIGHT_DICE = 0.95
-"""Trusted cases below this Dice of given to trusted foreground count as wrong."""
-
 
 def correct(
     session: Session, proposals: Proposals, evidence: ArchiveEvidence, verdict: Verdict
@@ -37,7 +33,7 @@ def correct(
     or the trusted cases are too few to fit one, or too right.
     """
     wanted = session.method.corrects(session.params) and verdict.revision is None
-    if not wanted or len(evidence.trusted) < MIN_TRUSTED:
+    if not wanted or len(evidence.trusted) < evidence.policy.min_trusted:
         return proposals, verdict
     taken_over = _taking_over(evidence, verdict)
     proposals, corrected = answered(session, proposals, taken_over)
@@ -49,7 +45,8 @@ def correct(
 
 def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
     """Sample the trusted cases, then leave the flagged ones to the corrector."""
-    centre = offset_mode(np.array([s.foreground.offset_vox for s in evidence.scores]))
+    offsets = np.array([s.foreground.offset_vox for s in evidence.scores])
+    centre = offset_mode(offsets, evidence.policy.offset_error_vox)
     values = {s.case: {"offset_vox": s.foreground.offset_vox - centre} for s in evidence.scores}
     trusted = [score.case for score in evidence.trusted]
     answers = yield CaseQuery(RowsLook(), {case: values[case] for case in trusted})
@@ -60,10 +57,10 @@ def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
         for case in sorted(answers)
     ]
     rows = reduce(CorrectorRows.merge, parts) if parts else None
-    known_wrong = {case for case, value in dice.items() if value < RIGHT_DICE}
+    known_wrong = {case for case, value in dice.items() if value < evidence.policy.right_dice}
     if rows is None or not known_wrong or len(np.unique(rows.targets)) < 2:
         return verdict
-    most_are_wrong = float(np.median(list(dice.values()))) < RIGHT_DICE
+    most_are_wrong = float(np.median(list(dice.values()))) < evidence.policy.right_dice
     flagged = [
         case
         for case in (score.case for score in evidence.scores)

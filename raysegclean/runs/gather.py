@@ -12,7 +12,6 @@ from raysegclean.nets.inference import Seams
 from raysegclean.planning.network_plan import network_notes
 from raysegclean.planning.plan import RunPlan
 from raysegclean.policy.outlier_cases import is_learnt
-from raysegclean.policy.params import PolicyParams
 from raysegclean.qc.collect import about_case
 from raysegclean.qc.label_statistics import BlockStatistics, LabelStatistics, label_statistics
 from raysegclean.runs.propose import Proposals
@@ -44,6 +43,7 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         spacing_mm={case.case: case.metric_mm for case in session.plan.cases},
         reports=hook_reports(session, proposals.job.models),
         classes=session.plan.classes,
+        policy=session.config.policy,
         facts=_facts(session, proposed) if session.plan.voters.facts else {},
     )
 
@@ -118,7 +118,7 @@ def learning_notes(plan: RunPlan, evidence: ArchiveEvidence) -> tuple[str, ...]:
     """
     if not plan.voters.members or plan.voters.network:
         return ()
-    params, channels = PolicyParams(), range(1, len(plan.classes))
+    params, channels = evidence.policy, range(1, len(plan.classes))
     unlearnt = [
         plan.classes[channel]
         for channel in channels

@@ -26,9 +26,6 @@ __all__ = [
     "trusted_dice",
 ]
 
-LEAST_LEFT = 0.1
-"""Share of its voxels that a class keeps in number: thin structures have no voxel away from their
-outline, and would pass `max_change` to the last."""
 COUNTS = (
     "given_vox",
     "kept_vox",
@@ -78,10 +75,11 @@ def _rehearsed(
     undone: Sequence[TakenBack],
 ) -> dict[str, dict[int, str]]:
     """Return, for each case, the channels that its actions would harm, and how."""
-    max_change = session.config.relabel.max_change
+    max_change, min_left = session.config.relabel.max_change, session.config.policy.min_left
     counts = _rehearsal(session, proposals, actions, undone)
     return {
-        case: misfits(one, actions[case]) | objections(one, max_change, actions[case].fills)
+        case: misfits(one, actions[case])
+        | objections(one, max_change, actions[case].fills, min_left)
         for case, one in counts.items()
     }
 
@@ -128,7 +126,7 @@ def trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
 
 
 def objections(
-    counts: Mapping[str, list[int]], max_change: float, fills: Collection[int]
+    counts: Mapping[str, list[int]], max_change: float, fills: Collection[int], min_left: float
 ) -> dict[int, str]:
     """Return the channels that must stay as given, and why; `fills` is that of the actions."""
     found = {}
@@ -138,10 +136,10 @@ def objections(
         )
         if given and not kept:
             found[channel] = "no given voxel of the class would remain in the case"
-        elif after < LEAST_LEFT * given:
+        elif after < min_left * given:
             found[channel] = (
                 f"the class would shrink from {given} to {after} voxels; it must keep "
-                f"{LEAST_LEFT:.0%}"
+                f"{min_left:.0%}"
             )
         elif not given and deep and channel not in fills:
             found[channel] = f"{deep} voxels of a class that the given label lacks would appear"

@@ -6,8 +6,10 @@ methods that decide for themselves.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.case_scores import CaseScore
@@ -15,6 +17,7 @@ from raysegclean.evidence.table import scores_of
 from raysegclean.policy.blend_groups import with_blends
 from raysegclean.policy.default import decide
 from raysegclean.policy.params import PolicyParams
+from raysegclean.runs.begin import LATEST
 from raysegclean.store.run import existing_run
 
 __all__ = ["Change", "ReplayReport", "edits_of", "policy_of", "replay"]
@@ -46,7 +49,7 @@ class ReplayReport:
 
 
 def replay(run_uri: str, settings: Mapping[str, Any]) -> ReplayReport:
-    """Decide again with `settings` (`policy.NAME` -> value), and hold it against the defaults.
+    """Decide again with `settings` (`policy.NAME` -> value), and hold it against what the run decided by.
 
     Raises InputError for a run that kept no scores yet, ConfigError for a number that is none.
     """
@@ -55,8 +58,9 @@ def replay(run_uri: str, settings: Mapping[str, Any]) -> ReplayReport:
     if not rows:
         raise InputError(f"{run.uri}: evidence.parquet is missing; it is kept once a run proposed.")
     scores, trusted = scores_of(rows), scores_of(rows, "trusted")
-    config = (run.resolved() or {})["config"]
-    usual = PolicyParams(least_confidence=config["params"].get("confidence") or 0.0)
+    config = run.read_json(LATEST) or (run.resolved() or {})["config"]
+    usual = PolicyParams(**config.get("policy", {}))
+    usual = usual.with_confidence(config["params"].get("confidence"))
     before = edits_of(scores, trusted, usual)
     after = edits_of(scores, trusted, policy_of(settings, usual))
     changes = tuple(
@@ -71,7 +75,7 @@ def edits_of(
     scores: Sequence[CaseScore], trusted: Sequence[CaseScore], params: PolicyParams
 ) -> Edits:
     """Return what the default policy would do with each class of each case."""
-    decisions, _ = with_blends(scores, decide(scores, params, trusted=trusted))
+    decisions, _ = with_blends(scores, decide(scores, params, trusted=trusted), params)
     return {
         (case, cls): one.action.value
         for case, decision in decisions.items()
@@ -81,11 +85,17 @@ def edits_of(
 
 def policy_of(settings: Mapping[str, Any], usual: PolicyParams) -> PolicyParams:
     """Return the policy's numbers with those of `settings`, named as `policy.posterior`."""
-    known = {item.name for item in fields(PolicyParams)}
+    known = PolicyParams.model_fields
     for name in settings:
         if not name.startswith(SECTION) or name.removeprefix(SECTION) not in known:
             raise ConfigError(
                 f"{name}: not a number of the policy. They are {SECTION}"
                 f"{f', {SECTION}'.join(sorted(known))}."
             )
-    return replace(usual, **{name.removeprefix(SECTION): v for name, v in settings.items()})
+    changed = {name.removeprefix(SECTION): value for name, value in settings.items()}
+    try:
+        return PolicyParams(**usual.model_dump() | changed)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        expected, got = known[name].description, changed[name]
+        raise ConfigError(f"{SECTION}{name}: expected {expected}; got {got!r}.") from error

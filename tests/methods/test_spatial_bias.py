@@ -17,6 +17,7 @@ from raysegclean.methods.spatial.bias import (
     prediction_bias_mm,
     shell_heights,
 )
+from raysegclean.policy.params import PolicyParams
 from raysegclean.voxels.geometry import Box, Grid
 
 UNIT = (1.0, 1.0, 1.0)
@@ -185,19 +186,19 @@ def score(case, offset, boundary_vox=100, channels=(1,)):
 def test_the_bias_of_the_prediction_is_a_mean_over_cases_in_mm():
     trusted = [score("a", -1.0), score("b", -2.0), score("c", 9.0, boundary_vox=3)]
     spacing = {"a": (3.0, 1.0, 1.0), "b": (2.0, 0.5, 0.5), "c": UNIT}
-    assert prediction_bias_mm(trusted, spacing) == {1: -1.0}
-    assert prediction_bias_mm(trusted[:1], spacing) == {1: -1.0}
-    assert prediction_bias_mm([score("d", float("nan"))], {"d": UNIT}) == {}
+    assert prediction_bias_mm(trusted, spacing, PolicyParams()) == {1: -1.0}
+    assert prediction_bias_mm(trusted[:1], spacing, PolicyParams()) == {1: -1.0}
+    assert prediction_bias_mm([score("d", float("nan"))], {"d": UNIT}, PolicyParams()) == {}
 
 
 def test_the_bias_of_the_given_label_counts_only_where_the_trusted_cases_agree():
     spacing = dict.fromkeys("abcd", UNIT)
     given = [score("a", 1.0), score("b", 0.5), score("c", 0.9), score("d", 5.0)]
     trusted = [score("a", -1.0), score("b", -1.2), score("c", -0.8)]
-    (found,) = label_bias_mm(given, trusted, spacing).values()
+    (found,) = label_bias_mm(given, trusted, spacing, PolicyParams()).values()
     assert found == pytest.approx((2.0 + 1.7 + 1.7) / 3)
     signs = [score("a", 3.0), score("b", 0.5), score("c", 0.9)]
-    assert label_bias_mm(given, signs, spacing) == {}
+    assert label_bias_mm(given, signs, spacing, PolicyParams()) == {}
     spread = [score("a", 0.9), score("b", -4.0), score("c", 0.8)]
-    assert label_bias_mm(given, spread, spacing) == {}
-    assert label_bias_mm(given, [], spacing) == {}
+    assert label_bias_mm(given, spread, spacing, PolicyParams()) == {}
+    assert label_bias_mm(given, [], spacing, PolicyParams()) == {}

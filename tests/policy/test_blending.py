@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.policy.blending import Blend, blend_halo_vox, blend_label, solve_blends
+from raysegclean.policy.params import PolicyParams
 from raysegclean.voxels.geometry import Box, Grid
 
 SHAPE = (28, 28, 28)
@@ -112,7 +113,7 @@ def test_what_is_believed_is_the_ratio_of_the_variances_clean_over_noisy():
     clean = [case(f"c{i}", 0.1 + 0.1 * (-1) ** i, spread=0.5, rough=0.3) for i in range(10)]
     noisy = [case(f"n{i}", 0.6 + 0.2 * (-1) ** i, spread=0.9, rough=0.6) for i in range(10)]
     names = [{one.case for one in group} for group in (noisy, clean)]
-    blends = solve_blends([*noisy, *clean], {1: names[0]}, {1: names[1]})
+    blends = solve_blends([*noisy, *clean], {1: names[0]}, {1: names[1]}, PolicyParams())
     assert set(blends) == names[0]
     one = blends["n0"][1]
     coarse = (0.5**2 - 0.3**2) / (0.9**2 - 0.6**2)
@@ -125,7 +126,7 @@ def test_labels_that_stray_no_more_than_clean_ones_are_believed_whole():
     clean = [case(f"c{i}", 0.1 * i) for i in range(10)]
     noisy = [case(f"n{i}", 0.1 * i) for i in range(10)]
     blends = solve_blends(
-        [*noisy, *clean], {1: {s.case for s in noisy}}, {1: {s.case for s in clean}}
+        [*noisy, *clean], {1: {s.case for s in noisy}}, {1: {s.case for s in clean}}, PolicyParams()
     )
     found = np.array(
         [[b.shift_vox, b.coarse, b.fine] for one in blends.values() for b in one.values()]
@@ -136,11 +137,11 @@ def test_labels_that_stray_no_more_than_clean_ones_are_believed_whole():
 def test_few_or_unmeasured_cases_are_not_blended():
     clean = [case(f"c{i}") for i in range(10)]
     noisy = [case(f"n{i}", spread=0.9, rough=0.6) for i in range(10)]
-    names = {s.case for s in noisy}
-    assert not solve_blends([*noisy, *clean], {1: names}, {1: {"c0", "c1"}})
-    assert not solve_blends([*noisy, *clean], {1: {"n0"}}, {1: {s.case for s in clean}})
+    names, right = {s.case for s in noisy}, {1: {s.case for s in clean}}
+    assert not solve_blends([*noisy, *clean], {1: names}, {1: {"c0", "c1"}}, PolicyParams())
+    assert not solve_blends([*noisy, *clean], {1: {"n0"}}, right, PolicyParams())
     unknown = [
         CaseScore(s.case, s.foreground, {1: replace(s.classes[1], roughness_vox=float("nan"))})
         for s in noisy
     ]
-    assert not solve_blends([*unknown, *clean], {1: names}, {1: {s.case for s in clean}})
+    assert not solve_blends([*unknown, *clean], {1: names}, right, PolicyParams())

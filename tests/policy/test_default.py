@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from raysegclean.errors import ConfigError
 from raysegclean.policy.decisions import case_actions
@@ -528,7 +529,7 @@ def test_bad_input_is_refused_with_a_reason():
     for rule in (decide, lambda s: decide_worst(s, alpha=0.5)):
         with pytest.raises(ConfigError, match="twice"):
             rule(twice)
-    with pytest.raises(ConfigError, match="posterior"):
+    with pytest.raises(ValidationError, match="posterior"):
         PolicyParams(posterior=0.0)
-    with pytest.raises(ConfigError, match="min_cases"):
+    with pytest.raises(ValidationError, match="min_cases"):
         PolicyParams(min_cases=2)

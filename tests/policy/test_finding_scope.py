@@ -124,17 +124,17 @@ def test_a_trusted_case_whose_given_label_lacks_the_class_does_not_hide_a_bias()
     given = [case(i, 1.5 + rng.normal(0, 0.05)) for i in range(20)]
     trusted = [case(i, rng.normal(0, 0.02)) for i in range(4)]
     everyone = {s.case for s in given}
-    assert like_trusted(given, trusted, 1) == everyone
+    assert like_trusted(given, trusted, 1, PolicyParams()) == everyone
     given[0] = case(0, 0.0, lacks=True)
-    assert like_trusted(given, trusted, 1) == everyone - {"c00"}
-    assert like_trusted(given, [trusted[0]], 1) == frozenset()
+    assert like_trusted(given, trusted, 1, PolicyParams()) == everyone - {"c00"}
+    assert like_trusted(given, [trusted[0]], 1, PolicyParams()) == frozenset()
 
 
 def test_a_finding_on_the_foreground_is_about_all_and_on_a_large_class_about_the_foreground():
     rng = np.random.default_rng(0)
     large, small = class_score(rng), speck()
     scores = [CaseScore(f"c{i}", large, {1: large, 2: small}) for i in range(3)]
-    speaking = Speaking.of(scores)
+    speaking = Speaking.of(scores, PolicyParams())
     found = {n: np.arange(3) == n for n in range(3)}
     about = {key: flags.tolist() for key, flags in speaking.all_about(found).items()}
     assert about == {0: [True, True, False], 1: [True, True, False], 2: [True, False, True]}

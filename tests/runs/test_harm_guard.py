@@ -13,6 +13,7 @@ from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, apply_edits
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.params import PolicyParams
 from raysegclean.runs import harm_guard as holding
 from raysegclean.runs.apply import _generations
 from raysegclean.runs.correct import _corrected
@@ -44,7 +45,7 @@ def counts(**of_class_1: int) -> dict[str, list[int]]:
     ],
 )
 def test_a_class_that_would_vanish_or_change_too_much_is_held(of_class_1, told) -> None:
-    found = objections(counts(**of_class_1), 0.3, fills=())
+    found = objections(counts(**of_class_1), 0.3, fills=(), min_left=0.1)
     assert set(found) == ({1} if told else set())
     assert told is None or re.search(told, found[1])
 
@@ -73,7 +74,7 @@ def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch
 
     monkeypatch.setattr(holding, "_rehearsal", rehearsal)
     session = SimpleNamespace(
-        config=SimpleNamespace(relabel=SimpleNamespace(max_change=1.0)),
+        config=SimpleNamespace(relabel=SimpleNamespace(max_change=1.0), policy=PolicyParams()),
         plan=SimpleNamespace(classes=(0, 10, 20)),
     )
     both = Actions(replace_above={1: sure, 2: sure})
@@ -86,8 +87,8 @@ def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch
 
 def test_a_class_that_is_filled_may_appear_and_no_other() -> None:
     appearing = counts(given_vox=0, kept_vox=0, after_vox=40, deep_vox=40)
-    assert not objections(appearing, 0.3, fills={1})
-    assert objections(appearing, 0.3, fills={2})
+    assert not objections(appearing, 0.3, fills={1}, min_left=0.1)
+    assert objections(appearing, 0.3, fills={2}, min_left=0.1)
 
 
 def test_a_shifted_outline_must_fit_the_networks() -> None:

@@ -47,6 +47,17 @@ def test_other_numbers_are_told_with_what_they_would_change(run: RunFolder) -> N
 def test_a_number_that_is_none_is_refused(run: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"policy\.speed"):
         rsc.replay(run.uri, {"policy.speed": 2})
+    told = r"policy\.posterior: expected a probability, above 0 and at most 1; got 2"
+    with pytest.raises(ConfigError, match=told):
+        rsc.replay(run.uri, {"policy.posterior": 2})
+
+
+def test_what_the_run_decided_by_is_what_other_numbers_are_held_against(run: RunFolder) -> None:
+    run.write_json("config.json", {"params": {}, "policy": {"offset_floor_vox": 2.0}})
+    report = rsc.replay(run.uri)
+    assert report.changed == 0
+    assert "shift" not in report.edits
+    assert rsc.replay(run.uri, {"policy.offset_floor_vox": 0.4}).edits["shift"] == 10
 
 
 def test_a_run_that_has_not_proposed_has_nothing_to_replay(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ from raysegclean.methods.params import (
 )
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
-from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["ADELE", "AdeleParams"]
 
@@ -81,8 +80,7 @@ def _policy(evidence: ArchiveEvidence, params: AdeleParams) -> Verdict:
     on = {score.case: _on(evidence, score) for score in evidence.scores}
     if params.rule == "published":
         return Verdict.of({s.case: _published(s, on[s.case], params) for s in evidence.scores})
-    policy = PolicyParams(least_confidence=params.confidence or 0.0)
-    decisions = decide(evidence.scores, policy, trusted=evidence.trusted)
+    decisions = evidence.judged(params.confidence)
     return Verdict.of({case: _only(one, on[case]) for case, one in decisions.items()})
 
 

@@ -28,7 +28,6 @@ from raysegclean.methods.params import (
 )
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
-from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["CONFIDENT", "ConfidentParams", "count_issues", "cut_level", "mean_self_confidence"]
 
@@ -72,8 +71,7 @@ def _policy(evidence: ArchiveEvidence, params: ConfidentParams) -> Verdict:
     thresholds = mean_self_confidence(totals)
     chosen = {f"t[{c}]": t for c, t in enumerate(thresholds) if not np.isnan(t)}
     if params.rule == "default":
-        policy = PolicyParams(least_confidence=params.confidence or 0.0)
-        decided = Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+        decided = Verdict.of(evidence.judged(params.confidence))
         return Verdict(decided.decisions, decided.actions, chosen)
     wanted = count_issues(totals, thresholds)
     level = cut_level(totals, wanted)

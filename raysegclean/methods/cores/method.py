@@ -41,7 +41,6 @@ from raysegclean.methods.params import (
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
-from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["CORES", "CoresParams", "sieve_score"]
 
@@ -109,8 +108,7 @@ def _voters(params: CoresParams) -> Voters:
 
 def _policy(evidence: ArchiveEvidence, params: CoresParams) -> Verdict:
     if params.rule == "default":
-        policy = PolicyParams(least_confidence=params.confidence or 0.0)
-        return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+        return Verdict.of(evidence.judged(params.confidence))
     classes = evidence.totals.classes
     if not params.relabel:
         return Verdict.of(_ranked(evidence.stats, params.review, classes))

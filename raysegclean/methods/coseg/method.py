@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.params import STRICT, Epoch, Share
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.default import PolicyParams, decide, decide_worst
+from raysegclean.policy.default import decide_worst
 
 __all__ = ["COSEG", "CosegParams"]
 
@@ -49,8 +49,7 @@ def _voters(params: CosegParams) -> Voters:
 def _policy(evidence: ArchiveEvidence, params: CosegParams) -> Verdict:
     if params.alpha is not None:
         return Verdict.of(decide_worst(evidence.scores, alpha=params.alpha, min_confidence=1 / 256))
-    policy = PolicyParams(least_confidence=params.confidence or 0.0)
-    return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+    return Verdict.of(evidence.judged(params.confidence))
 
 
 def _retrains(params: CosegParams) -> bool:

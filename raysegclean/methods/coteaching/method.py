@@ -27,7 +27,6 @@ from raysegclean.methods.params import (
     Share,
 )
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["COTEACHING", "CoteachingParams"]
 
@@ -60,8 +59,7 @@ def _voters(params: CoteachingParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: CoteachingParams) -> Verdict:
-    policy = PolicyParams(least_confidence=params.confidence or 0.0)
-    return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+    return Verdict.of(evidence.judged(params.confidence))
 
 
 def _retrains(params: CoteachingParams) -> bool:

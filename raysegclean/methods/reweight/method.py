@@ -33,7 +33,6 @@ from raysegclean.methods.params import (
     NetworkParams,
 )
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["REWEIGHT", "ReweightParams"]
 
@@ -58,8 +57,7 @@ def _voters(params: ReweightParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: ReweightParams) -> Verdict:
-    policy = PolicyParams(least_confidence=params.confidence or 0.0)
-    return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+    return Verdict.of(evidence.judged(params.confidence))
 
 
 def _retrains(params: ReweightParams) -> bool:

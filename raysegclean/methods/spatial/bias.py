@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.second_pass import Answer, PredictedBlock
+from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
 from raysegclean.policy.robust import offset_mode, robust_sd
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.signed_distance import (
@@ -39,7 +40,6 @@ from raysegclean.voxels.signed_distance import (
 )
 
 __all__ = [
-    "LEAST_VOX",
     "BiasReviser",
     "Height",
     "ShellLook",
@@ -53,14 +53,6 @@ __all__ = [
 
 Height = Literal["p95", "max"]
 
-LEAST_VOX = 0.5
-"""A bias below half a voxel of the finest axis moves nothing and is not corrected."""
-
-_MIN_BOUNDARY_VOX = 20
-"""Fewer boundary voxels than this measure no offset."""
-_FLOOR_VOX, _SDS, _NEAR_VOX = 0.4, 2.5, 0.5
-_LEAST_SD_VOX = 0.2
-"""The archive's offsets are never taken to be known better than this."""
 _BINS_PER_NAT = 16
 _BINS = 20 * _BINS_PER_NAT
 _PERCENTILE = 0.95
@@ -148,7 +140,9 @@ class BiasReviser:
 
 
 def prediction_bias_mm(
-    trusted: Sequence[CaseScore], spacing_mm: Mapping[str, tuple[float, float, float]]
+    trusted: Sequence[CaseScore],
+    spacing_mm: Mapping[str, tuple[float, float, float]],
+    policy: PolicyParams,
 ) -> dict[int, float]:
     """Return by how many mm trusted labels reach beyond the prediction, per class; mean of cases.
 
@@ -158,20 +152,21 @@ def prediction_bias_mm(
     for score in trusted:
         unit = fine_voxel_mm(spacing_mm[score.case])
         for channel, one in score.classes.items():
-            if _has_offset(one):
+            if _has_offset(one, policy):
                 per_class.setdefault(channel, []).append(one.offset_vox * unit)
     return {channel: float(np.mean(values)) for channel, values in per_class.items()}
 
 
-def _has_offset(score: ClassScore) -> bool:
+def _has_offset(score: ClassScore, policy: PolicyParams) -> bool:
     """Tell whether an outline lies near enough to the predicted one to say how far it is off."""
-    return score.boundary_vox >= _MIN_BOUNDARY_VOX and isfinite(score.offset_vox)
+    return score.boundary_vox >= policy.min_boundary_vox and isfinite(score.offset_vox)
 
 
 def label_bias_mm(
     given: Sequence[CaseScore],
     trusted: Sequence[CaseScore],
     spacing_mm: Mapping[str, tuple[float, float, float]],
+    policy: PolicyParams,
 ) -> dict[int, float]:
     """Return by how many mm given labels reach beyond trusted ones, per class on which all agree.
 
@@ -185,7 +180,7 @@ def label_bias_mm(
         for channel, one in right.classes.items():
             mine = scores[right.case].classes[channel]
             off = (mine.offset_vox - one.offset_vox) * unit
-            if _has_offset(one) and _has_offset(mine):
+            if _has_offset(one, policy) and _has_offset(mine, policy):
                 per_class.setdefault(channel, []).append(off)
     means = {channel: float(np.mean(values)) for channel, values in per_class.items()}
     return {
@@ -197,35 +192,39 @@ def label_bias_mm(
 
 
 def like_trusted(
-    given: Sequence[CaseScore], trusted: Sequence[CaseScore], channel: int
+    given: Sequence[CaseScore], trusted: Sequence[CaseScore], channel: int, policy: PolicyParams
 ) -> frozenset[str]:
     """Return the cases whose given outline lies off the prediction as in the trusted cases.
 
-    That is, within max(0.4, 2.5 robust sds of the archive) voxels of their mean.
+    That is, within max(`offset_floor_vox`, `offset_sds` robust sds of the archive) of their mean.
     """
     known = {score.case for score in trusted}
     mine = {s.case: s.classes[channel] for s in given if channel in s.classes}
-    offsets = {case: one.offset_vox for case, one in mine.items() if _has_offset(one)}
+    offsets = {case: one.offset_vox for case, one in mine.items() if _has_offset(one, policy)}
     theirs = [value for case, value in offsets.items() if case in known]
     if not theirs:
         return frozenset()
     values, mean = np.array(list(offsets.values())), float(np.mean(theirs))
-    limit = max(_FLOOR_VOX, _SDS * _spread_vox(values))
+    limit = max(policy.offset_floor_vox, policy.offset_sds * _spread_vox(values, policy))
     return frozenset(case for case, value in offsets.items() if abs(value - mean) <= limit)
 
 
-def off_centre(given: Sequence[CaseScore], trusted: Sequence[CaseScore]) -> bool:
+def off_centre(
+    given: Sequence[CaseScore], trusted: Sequence[CaseScore], policy: PolicyParams
+) -> bool:
     """Tell whether trusted outlines lie surely off where most given ones lie."""
     values, right = (np.array([s.foreground.offset_vox for s in part]) for part in (given, trusted))
     right = right[np.isfinite(right)]
-    error = _SDS * _spread_vox(values) / np.sqrt(max(right.size, 1))
-    return bool(right.size and abs(np.median(right) - offset_mode(values)) > error)
+    error = policy.offset_sds * _spread_vox(values, policy) / np.sqrt(max(right.size, 1))
+    centre = offset_mode(values, policy.offset_error_vox)
+    return bool(right.size and abs(np.median(right) - centre) > error)
 
 
-def _spread_vox(values: NDArray[np.float64]) -> float:
-    """Return the robust sd of offsets about their mode, at least 0.2."""
-    sd = robust_sd(values, offset_mode(values), within=_NEAR_VOX)
-    return max(sd, _LEAST_SD_VOX) if isfinite(sd) else _LEAST_SD_VOX
+def _spread_vox(values: NDArray[np.float64], policy: PolicyParams) -> float:
+    """Return the robust sd of offsets about their mode, at least the error of one."""
+    least = policy.offset_error_vox
+    sd = robust_sd(values, offset_mode(values, least), within=policy.offset_near_vox)
+    return max(sd, least) if isfinite(sd) else least
 
 
 def margin(log_czyx: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
@@ -261,7 +260,7 @@ def _corrected(delta_mm: Sequence[float], spacing_mm: Spacing) -> list[tuple[int
     """Return the channels to correct and by how much, in voxels of the finest axis."""
     unit = fine_voxel_mm(spacing_mm)
     found = ((channel, delta / unit) for channel, delta in enumerate(delta_mm) if channel)
-    return [(channel, delta) for channel, delta in found if abs(delta) >= LEAST_VOX]
+    return [(channel, delta) for channel, delta in found if abs(delta) >= LEAST_SHIFT_VOX]
 
 
 def _furthest(delta_mm: Sequence[float], spacing_mm: Spacing) -> float:

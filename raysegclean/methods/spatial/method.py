@@ -21,7 +21,6 @@ describes no noise whose sign changes from case to case.
 import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -36,7 +35,6 @@ from raysegclean.methods.params import (
     Share,
 )
 from raysegclean.methods.spatial.bias import (
-    LEAST_VOX,
     BiasReviser,
     Height,
     ShellLook,
@@ -48,8 +46,9 @@ from raysegclean.methods.spatial.bias import (
 )
 from raysegclean.policy.apply import Actions, Reason
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
-from raysegclean.policy.default import PolicyParams, decide, two_ways
+from raysegclean.policy.default import decide, two_ways
 from raysegclean.policy.outlier_cases import is_learnt
+from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
 from raysegclean.voxels.signed_distance import fine_voxel_mm
 
 __all__ = ["SPATIAL", "SpatialParams"]
@@ -62,8 +61,9 @@ class SpatialParams:
     """Settings of Spatial Correction."""
 
     rule: Literal["default", "published", "shift"] = "default"
-    gamma: Share = 0.8
-    """Share of the measured bias that is taken back; the paper uses 1 down to 0.3."""
+    gamma: Share | None = None
+    """Share of the measured bias that is taken back; the paper uses 1 down to 0.3. Null: the
+    policy's `shift_gain`."""
     b: Height = "p95"
     """Height of the correction within its shell: `p95` or, as published, `max`."""
     members: Count = 2
@@ -105,6 +105,10 @@ def _policy(evidence: ArchiveEvidence, params: SpatialParams) -> Verdict | Askin
     return Verdict.of(_decided(evidence, sites, params))
 
 
+def _gamma(evidence: ArchiveEvidence, params: SpatialParams) -> float:
+    return evidence.policy.shift_gain if params.gamma is None else params.gamma
+
+
 @dataclasses.dataclass(frozen=True)
 class _Site:
     """The cases that share a bias, and those of them that are trusted."""
@@ -123,7 +127,8 @@ def _sites(evidence: ArchiveEvidence, params: SpatialParams) -> list[_Site]:
             [score for score in part if params.site_of(score.case) == name]
             for part in (evidence.scores, evidence.trusted)
         )
-        found.append(_Site(given, trusted, label_bias_mm(given, trusted, evidence.spacing_mm)))
+        bias_mm = label_bias_mm(given, trusted, evidence.spacing_mm, evidence.policy)
+        found.append(_Site(given, trusted, bias_mm))
     return found
 
 
@@ -131,14 +136,14 @@ def _all_shifted(
     evidence: ArchiveEvidence, sites: Sequence[_Site], params: SpatialParams
 ) -> dict[str, CaseDecision]:
     """Return the decision that undoes the mean bias of each site in all of its cases."""
-    found = {}
+    found, gamma = {}, _gamma(evidence, params)
     for site in sites:
         for score in site.given:
             classes = dict.fromkeys(score.classes, ClassDecision(Action.KEEP, _NO_BIAS))
             for channel, bias_mm in site.bias_mm.items():
                 unit = fine_voxel_mm(evidence.spacing_mm[score.case])
-                if params.gamma * abs(bias_mm) >= LEAST_VOX * unit:
-                    classes[channel] = _shift(bias_mm, unit, site, params)
+                if gamma * abs(bias_mm) >= LEAST_SHIFT_VOX * unit:
+                    classes[channel] = _shift(bias_mm, unit, site, gamma)
             found[score.case] = CaseDecision(score.case, classes)
     return found
 
@@ -147,18 +152,19 @@ def _decided(
     evidence: ArchiveEvidence, sites: Sequence[_Site], params: SpatialParams
 ) -> dict[str, CaseDecision]:
     """Return the policy's decisions, with the shift of those cases that look as trusted ones do."""
-    policy = PolicyParams(shift_gain=params.gamma)
+    policy = evidence.policy.model_copy(update={"shift_gain": _gamma(evidence, params)})
     # Where only some cases share the bias of the trusted ones, the policy tells which.
     mixed = two_ways(evidence.scores, policy, evidence.trusted)
     shared = any(site.bias_mm for site in sites)
-    if shared and not mixed and off_centre(evidence.scores, evidence.trusted):
-        policy = replace(policy, min_trusted=min(len(evidence.trusted), policy.min_trusted))
+    if shared and not mixed and off_centre(evidence.scores, evidence.trusted, policy):
+        enough = min(len(evidence.trusted), policy.min_trusted)
+        policy = policy.model_copy(update={"min_trusted": enough})
     decided = decide(evidence.scores, policy, trusted=evidence.trusted)
     shifted = _all_shifted(evidence, sites, params)
     found = {case: dict(one.classes) for case, one in decided.items()}
     for site in sites:
         for channel in _learnt(evidence, set(site.bias_mm) - set(mixed), policy):
-            for case in like_trusted(site.given, site.trusted, channel):
+            for case in like_trusted(site.given, site.trusted, channel, policy):
                 mine = shifted[case].classes[channel]
                 if mine.action is Action.SHIFT and _may_shift(found[case][channel], mine, policy):
                     found[case][channel] = mine
@@ -185,9 +191,9 @@ def _may_shift(decided: ClassDecision, shift: ClassDecision, policy: PolicyParam
     return not otherwise and abs(shift.shift_vox) <= policy.max_shift_vox
 
 
-def _shift(bias_mm: float, unit_mm: float, site: _Site, params: SpatialParams) -> ClassDecision:
+def _shift(bias_mm: float, unit_mm: float, site: _Site, gamma: float) -> ClassDecision:
     why = f"given labels are {bias_mm:+.2f} mm off in {len(site.trusted)} trusted cases"
-    amount = params.gamma * bias_mm / unit_mm
+    amount = gamma * bias_mm / unit_mm
     return ClassDecision(Action.SHIFT, why, shift_vox=amount)
 
 
@@ -197,10 +203,11 @@ def _published(evidence: ArchiveEvidence, sites: Sequence[_Site], params: Spatia
     for site in sites:
         mine = _delta_mm(evidence, site, params)
         delta_mm |= dict.fromkeys((score.case for score in site.given), mine)
+        furthest_mm = max(map(abs, mine))
         due: dict[str, dict[str, float]] = {
             s.case: {}
             for s in site.given
-            if any(abs(d) >= LEAST_VOX * fine_voxel_mm(evidence.spacing_mm[s.case]) for d in mine)
+            if furthest_mm >= LEAST_SHIFT_VOX * fine_voxel_mm(evidence.spacing_mm[s.case])
         }
         answers = yield CaseQuery(ShellLook(mine), due)
         heights |= {case: shell_heights(answer, params.b) for case, answer in answers.items()}
@@ -223,8 +230,9 @@ def _published(evidence: ArchiveEvidence, sites: Sequence[_Site], params: Spatia
 
 
 def _delta_mm(evidence: ArchiveEvidence, site: _Site, params: SpatialParams) -> tuple[float, ...]:
-    bias_mm = prediction_bias_mm(site.trusted, evidence.spacing_mm)
-    return tuple(params.gamma * bias_mm.get(c, 0.0) for c in range(evidence.totals.classes))
+    bias_mm = prediction_bias_mm(site.trusted, evidence.spacing_mm, evidence.policy)
+    gamma = _gamma(evidence, params)
+    return tuple(gamma * bias_mm.get(c, 0.0) for c in range(evidence.totals.classes))
 
 
 def _furthest(delta_mm: Iterable[tuple[float, ...]]) -> tuple[float, ...]:

@@ -32,7 +32,6 @@ from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import NO_ACTIONS, Actions, Reason
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
-from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["TRANSITION", "TransitionParams"]
 
@@ -72,7 +71,7 @@ def _policy(evidence: ArchiveEvidence, params: TransitionParams) -> Verdict | As
         }
         every = {s.case: frozenset(s.classes) for s in evidence.scores}
         return _relabelled(evidence, params, Verdict(decisions, {}), every)
-    decided = Verdict.of(decide(evidence.scores, PolicyParams(), trusted=evidence.trusted))
+    decided = Verdict.of(evidence.judged())
     due = {case: _replaced(one) for case, one in decided.decisions.items()}
     due = {case: classes for case, classes in due.items() if classes}
     return _relabelled(evidence, params, decided, due) if len(due) >= MIN_CASES else decided

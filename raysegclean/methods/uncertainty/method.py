@@ -32,7 +32,6 @@ from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
-from raysegclean.policy.default import PolicyParams, decide
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
 
@@ -106,8 +105,7 @@ def _voters(params: UncertaintyParams) -> Voters:
 
 def _policy(evidence: ArchiveEvidence, params: UncertaintyParams) -> Verdict:
     if params.rule == "default":
-        policy = PolicyParams(least_confidence=params.confidence or 0.0)
-        return Verdict.of(decide(evidence.scores, policy, trusted=evidence.trusted))
+        return Verdict.of(evidence.judged(params.confidence))
     solved = solve_delta(evidence.totals) if params.rule == "safe" else None
     delta = params.delta or solved or FALLBACK_DELTA[params.rule]
     share = delta / MAX_UNCERTAINTY
