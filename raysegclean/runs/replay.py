@@ -49,7 +49,7 @@ class ReplayReport:
 
 
 def replay(run_uri: str, settings: Mapping[str, Any]) -> ReplayReport:
-    """Decide again with `settings` (`policy.NAME` -> value), and hold it against what the run decided by.
+    """Decide again with `settings` (`policy.NAME` -> value), held against what the run decided by.
 
     Raises InputError for a run that kept no scores yet, ConfigError for a number that is none.
     """
