@@ -5,14 +5,16 @@ that a case whose class would vanish, or change too much, is held back before an
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
+from raysegclean.errors import InputError
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
@@ -29,6 +31,7 @@ from raysegclean.policy.apply import (
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
+from raysegclean.store.run import RunFolder
 from raysegclean.store.shards import LabelArraySpec, put_shard
 from raysegclean.voxels.channels import channels_of
 from raysegclean.voxels.geometry import Box
@@ -36,9 +39,17 @@ from raysegclean.voxels.packing import arrays_to_text
 from raysegclean.voxels.regions import change_components
 from raysegclean.voxels.signed_distance import distance_halo_vox, signed_distance
 
-__all__ = ["REASON_SUFFIX", "ApplyJob", "ApplyStage", "change_counts"]
+__all__ = [
+    "REASON_SUFFIX",
+    "ApplyJob",
+    "ApplyStage",
+    "change_counts",
+    "load_job",
+    "save_job",
+]
 
 REASON_SUFFIX = ".reason"
+JOB = "apply_job.json"
 DEEP_VOX = 2.0
 """Changes closer than this to the given outline of the class are ordinary corrections."""
 
@@ -61,6 +72,21 @@ class ApplyJob:
     undone: tuple[TakenBack, ...] = ()
     correction_keys: Mapping[str, str] = field(default_factory=dict)
     """Case -> key of the corrector's answer, for cases that have one."""
+
+
+def save_job(run: RunFolder, job: ApplyJob, stage: str) -> None:
+    """Keep a job as plain values, with the stage whose ledger lists its output."""
+    plain = TypeAdapter(ApplyJob).dump_python(replace(job, overwrite=frozenset()), mode="json")
+    run.write_json(JOB, {"stage": stage, "job": plain})
+
+
+def load_job(run: RunFolder) -> tuple[ApplyJob, str]:
+    """Return the job that a run applied last, and its stage; InputError before it did."""
+    value = run.read_json(JOB)
+    if value is None:
+        raise InputError(f"{run.uri}: this run has not applied yet; run its config again first.")
+    plain = {**value["job"], "overwrite": ()}  # who reads it writes nothing
+    return TypeAdapter(ApplyJob).validate_python(plain), str(value["stage"])
 
 
 @dataclass(frozen=True)

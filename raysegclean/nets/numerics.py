@@ -7,12 +7,14 @@ frozen record.
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from raysegclean.errors import UnfitEnvironment
 
-__all__ = ["fix_numerics", "numeric_class", "usable_gpu"]
+__all__ = ["fix_numerics", "numeric_class", "one_thread", "usable_gpu"]
 
 
 def fix_numerics(threads: int = 1) -> None:
@@ -31,6 +33,17 @@ def fix_numerics(threads: int = 1) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nobody here reads memory that was not written, and filling it takes a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread, for work so small that threads would only wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def numeric_class(device: torch.device | str = "cpu", precision: str = "fp32") -> dict[str, str]:

@@ -29,6 +29,7 @@ from torch import nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.networks import UNET, build_network, stride_of
+from raysegclean.nets.numerics import one_thread
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.voxels.geometry import Index3
 
@@ -67,7 +68,8 @@ class Geometry:
 def geometry_of(spec: NetworkSpec) -> Geometry:
     """Return the geometry of the network that `spec` names; ConfigError when it cannot be run."""
     if spec.name == UNET:
-        z, y, x = (_radius_along(axis, spec) for axis in range(3))
+        with one_thread():
+            z, y, x = (_radius_along(axis, spec) for axis in range(3))
         return Geometry(spec.stride_zyx, (z, y, x))
     net, stride = _lively(_thin(spec)), total_stride(spec)
     image = torch.zeros(1, spec.in_channels, *(2 * s for s in stride))

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysegclean.errors import ConfigError
 from raysegclean.qc.collect import collect_statistics
@@ -24,6 +23,7 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
 from raysegclean.store.index import load_index
 from raysegclean.store.objects import Store
+from raysegclean.store.parquet import to_parquet
 
 __all__ = ["CheckReport", "check", "check_table_name", "save_findings"]
 
@@ -130,9 +130,7 @@ def save_findings(report: CheckReport, uri: str) -> None:
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
     columns = {name: [row[name] for row in rows] for name in Finding.__dataclass_fields__}
-    sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink)
-    return sink.getvalue()
+    return to_parquet(pa.table(columns))
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

@@ -10,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from raysegclean.cluster.apply import REASON_SUFFIX, ApplyJob, ApplyStage
-from raysegclean.errors import InputError, RunConflict, UnfitEnvironment, told
+from raysegclean.cluster.apply import REASON_SUFFIX, ApplyStage, save_job
+from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, TakenBack, reason_name, reason_names
@@ -36,7 +34,6 @@ __all__ = [
     "Outcome",
     "apply",
     "begin_output",
-    "load_job",
     "load_undone",
     "note_undone",
 ]
@@ -70,7 +67,7 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
         overwrite=output.again,
         undone=undone,
     )
-    session.run.write_json("apply_job.json", _job_to_json(job, stage))
+    save_job(session.run, job, stage)
     resources = relabel_resources(session, "labels")
     records = session.run_stage(stage, ApplyStage, job, keys, resources)
     published = _publish(session, records)
@@ -97,21 +94,6 @@ def note_undone(run: RunFolder, entry: TakenBack) -> None:
     known = load_undone(run)
     if entry not in known:
         run.write_json("undone.json", [asdict(one) for one in (*known, entry)])
-
-
-def _job_to_json(job: ApplyJob, stage: str) -> dict[str, Any]:
-    """Return the apply job as plain values, with the stage whose ledger lists its output."""
-    plain = TypeAdapter(ApplyJob).dump_python(replace(job, overwrite=frozenset()), mode="json")
-    return {"stage": stage, "job": plain}
-
-
-def load_job(run: RunFolder) -> tuple[ApplyJob, str]:
-    """Return the job that a run applied last, and its stage; InputError before it did."""
-    value = run.read_json("apply_job.json")
-    if value is None:
-        raise InputError(f"{run.uri}: this run has not applied yet; run its config again first.")
-    plain = {**value["job"], "overwrite": ()}  # who reads it writes nothing
-    return TypeAdapter(ApplyJob).validate_python(plain), str(value["stage"])
 
 
 @dataclass(frozen=True)

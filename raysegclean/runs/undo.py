@@ -1,10 +1,10 @@
 """Taking changes back. No network is trained, and none runs where the archive is as it was."""
 
+from raysegclean.cluster.apply import load_job
 from raysegclean.config.settings import make_config
 from raysegclean.errors import ConfigError
 from raysegclean.planning.plan import RunPlan
 from raysegclean.policy.apply import TakenBack, reason_code, reason_names
-from raysegclean.runs.apply import load_job
 from raysegclean.runs.begin import LATEST
 from raysegclean.runs.pipeline import RunReport, clean
 from raysegclean.store.run import existing_run

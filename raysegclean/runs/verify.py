@@ -10,10 +10,9 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from raysegclean.cluster.apply import ApplyJob, ApplyStage
+from raysegclean.cluster.apply import ApplyJob, ApplyStage, load_job
 from raysegclean.errors import MissingObject, RaysegcleanError
 from raysegclean.planning.items import ShardTask
-from raysegclean.runs.apply import load_job
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder, existing_run
 

@@ -11,6 +11,7 @@ obstore, zarr or nibabel. Nothing here interprets a label.
 - `shards`: writing whole shards
 - `ome`: OME-Zarr metadata
 - `archive`: an archive of cases
+- `parquet`: tables as bytes
 - `scan`: one reading of a case
 - `index`: the table of cases
 - `table`: patients, sites and annotators from CSV
@@ -34,6 +35,7 @@ DOOR = (
     "ledger",
     "lock",
     "objects",
+    "parquet",
     "run",
     "shards",
 )

@@ -5,7 +5,6 @@ archive that stayed as it was costs one listing per case. A case that cannot be 
 with its remedy and never stops the others. The index is a cache: deleting it loses nothing.
 """
 
-import io
 import json
 import logging
 import os
@@ -16,7 +15,6 @@ from hashlib import blake2b
 from typing import Any, TypeVar, overload
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysegclean.errors import (
     CaseError,
@@ -29,6 +27,7 @@ from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSu
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import ObjectInfo, Store
+from raysegclean.store.parquet import from_parquet, to_parquet
 from raysegclean.store.scan import scan_intensity, scan_values
 from raysegclean.store.table import CaseFacts, read_table
 
@@ -144,10 +143,8 @@ def save_index(place: Store, index: Sequence[CaseInfo]) -> None:
     """Write `cases.parquet` into the folder `place`."""
     rows = [_row(info) for info in index]
     schema = _SCHEMA.with_metadata({"raysegclean": str(_FORMAT)})
-    sink = io.BytesIO()
     table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, sink, write_page_checksum=True)
-    place.put(TABLE, sink.getvalue())
+    place.put(TABLE, to_parquet(table, checksums=True))
 
 
 def scan_case(
@@ -320,7 +317,7 @@ def _saved(place: Store) -> tuple[CaseInfo, ...]:
     except MissingObject:
         return ()
     try:
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        table = from_parquet(data, checksums=True)
         if (table.schema.metadata or {}).get(b"raysegclean") != str(_FORMAT).encode():
             return ()
         batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)

@@ -8,17 +8,16 @@ is safe to interrupt: a record is never in neither place.
 """
 
 import hashlib
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysegclean.errors import AlreadyExists, InputError, MissingObject, RunConflict
 from raysegclean.store.objects import Store, check_key
+from raysegclean.store.parquet import from_parquet, to_parquet
 
 __all__ = ["Ledger", "Record"]
 
@@ -126,7 +125,7 @@ class Ledger:
         return sorted({line.order: line for line in lines}.values(), key=lambda line: line.order)
 
     def _unpack(self, key: str) -> list[_Line]:
-        rows: list[Record] = pq.read_table(io.BytesIO(self.store.get(key))).to_pylist()
+        rows: list[Record] = from_parquet(self.store.get(key)).to_pylist()
         return [_Line(r["term"], r["source"], r["place"], json.loads(r["record"])) for r in rows]
 
     def _parse(self, key: str) -> list[_Line]:
@@ -152,6 +151,4 @@ def _packed(lines: list[_Line]) -> bytes:
             "record": pa.array([json.dumps(line.record) for line in lines], pa.string()),
         }
     )
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
+    return to_parquet(table)

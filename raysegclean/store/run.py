@@ -5,19 +5,18 @@ another identity, naming the part that differs. `run.json` tells the state. Noth
 pickled, and nothing but this folder and the output label is ever written.
 """
 
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysegclean.errors import AlreadyExists, InputError, MissingObject, RunConflict
 from raysegclean.identity import differing_parts
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
+from raysegclean.store.parquet import from_parquet, to_parquet
 
 __all__ = ["RunFolder", "existing_run"]
 
@@ -111,9 +110,7 @@ class RunFolder:
         """Write rows as a Parquet table; columns are those of all rows."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         table = pa.table({name: [row.get(name) for row in rows] for name in columns})
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self.store.put(key, buffer.getvalue())
+        self.store.put(key, to_parquet(table))
 
     def read_table(self, key: str) -> list[dict[str, Any]]:
         """Return the rows of a Parquet table, or none when it was never written."""
@@ -121,7 +118,7 @@ class RunFolder:
             data = self.store.get(key)
         except MissingObject:
             return []
-        return list(pq.read_table(io.BytesIO(data)).to_pylist())
+        return list(from_parquet(data).to_pylist())
 
 
 def existing_run(uri: str) -> RunFolder:
