@@ -1,6 +1,6 @@
 """Decides again on all stored evidence: writes docs/policy.md.
 
-`python benchmarks/replaying.py` replays the default policy on every file of benchmarks/evidence, which
+`python benchmarks/replaying.py` replays the default policy on the files of benchmarks/evidence that
 `make bench-evidence` keeps, and tells what it does to clean cases (the floor) and to wrong ones
 (recall), and what each rule is worth; `--numbers` also halves and doubles every number (minutes).
 No network runs and no voxel is read; what needs voxels (the corrector, the guard against harm) is
@@ -229,12 +229,12 @@ _RULES_HEAD = """\
 Cases that are edited more or less than by default where a rule is off, and decisions (an edit of
 one class of one case) that differ. A rule that no stored evidence needs is there by argument alone.
 
-| without the rule | decisions | clean edited | wrong edited more | wrong edited less | kinds that change |
+| without the rule | decisions | clean edited | wrong: more | wrong: less | kinds that change |
 |---|---|---|---|---|---|"""
 _NUMBERS_HEAD = """\
 ## What each number is worth
 
-| number | decisions | clean edited | wrong edited more | wrong edited less | kinds that change |
+| number | decisions | clean edited | wrong: more | wrong: less | kinds that change |
 |---|---|---|---|---|---|"""
 
 
