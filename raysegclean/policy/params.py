@@ -70,7 +70,7 @@ class PolicyParams(BaseModel):
     """Fewer comparable cases than this decide nothing."""
     min_trusted: int = _cases(8, "measured: 8 trusted cases bring most of what 100 do")
     """From this many trusted cases on their labels say where a right boundary lies."""
-    right_dice: float = _dice(0.95, "argued: experts agree with themselves to about that")
+    right_dice: float = _dice(0.95, "argued: a right label")
     """Trusted cases below this Dice of given to trusted foreground count as wrong."""
     max_flagged: float = _share(0.6, "argued: with more wrong, the centre may be theirs")
     """When more than this share looks wrong, the archive's centre is not known: nothing is done."""
@@ -142,7 +142,7 @@ class PolicyParams(BaseModel):
     """A class takes part in the foreground's way where it lies off by this share of it."""
 
     # Noisy groups (`policy.outlier_cases`, `policy.contour_roughness`).
-    posterior: float = _probability(0.75, "seen: at .5 clean cases that look noisy were taken")
+    posterior: float = _probability(0.75, "argued: three to one")
     """Probability from which a case belongs to a noisy group."""
     odd_sds: float = _sds(4.0, "argued: not by chance in a thousand cases")
     """A case whose offset spreads along its outline by this many robust sds more than usual, in

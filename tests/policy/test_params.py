@@ -17,7 +17,7 @@ CONFIG = {"archive": "a", "label": "organs", "run": "r"}
 PINNED = {
     "min_cases": (8, "argued: fewer have no usual value"),
     "min_trusted": (8, "measured: 8 trusted cases bring most of what 100 do"),
-    "right_dice": (0.95, "argued: experts agree with themselves to about that"),
+    "right_dice": (0.95, "argued: a right label"),
     "max_flagged": (0.6, "argued: with more wrong, the centre may be theirs"),
     "min_agreement": (0.72, "seen: the lung cells of docs/results.md"),
     "min_lower_agreement": (0.66, "seen: the lung cells of docs/results.md"),
@@ -45,7 +45,7 @@ PINNED = {
     "way_misfits": (0.05, "argued: all but a few"),
     "way_posterior": (0.9, "argued: a right outline is lost otherwise"),
     "way_class_part": (0.5, "argued: nearer to the foreground's offset than to none"),
-    "posterior": (0.75, "seen: at .5 clean cases that look noisy were taken"),
+    "posterior": (0.75, "argued: three to one"),
     "odd_sds": (4.0, "argued: not by chance in a thousand cases"),
     "min_bic_gain": (20.0, "source: twice `very strong` of Kass & Raftery 1995"),
     "min_group_cases": (40, "argued: see below"),
