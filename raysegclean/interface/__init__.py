@@ -6,7 +6,7 @@ what it returns is plain values, rendered in one place.
 - `cli`: the command line: errors, signals, exit codes
 - `verbs`: what every verb shares
 - `archive_verbs`: ingest, check, export
-- `run_verbs`: plan, clean, status, verify, undo
+- `run_verbs`: plan, clean, status, verify, replay, undo
 - `measure_verbs`: demo, simulate, score
 - `demo`: a run on embedded data
 - `picture`: given, cleaned and true outlines

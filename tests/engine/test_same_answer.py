@@ -172,6 +172,20 @@ def test_a_tile_of_which_the_answer_depends_belongs_to_the_run(
         clean(config.with_settings({"relabel.tile_zyx": [16, 16, 16]}))
 
 
+def test_another_number_of_the_policy_neither_trains_nor_proposes_again(
+    archive: Archive, tmp_path: Path
+) -> None:
+    settings = {"method": "uncertainty", "params": {}, "output": {"label": "clean-policy"}}
+    config = _lent(archive, tmp_path, "ensemble", 1, **settings)
+    clean(config)
+    run = RunFolder(config.run)
+    before = run.ledger("propose").records()
+    clean(config.with_settings({"policy.min_cases": 5}))
+    assert run.ledger("propose").records() == before
+    assert (run.resolved() or {})["config"]["policy"]["min_cases"] == 8, "frozen at the first start"
+    assert (run.read_json("config.json") or {})["policy"]["min_cases"] == 5
+
+
 def test_undo_takes_back_one_case_and_leaves_the_others(archive: Archive, tmp_path: Path) -> None:
     config = _lent(archive, tmp_path, "ensemble", 1, output={"label": "clean-undo"})
     clean(config)
