@@ -1,4 +1,4 @@
-"""How far a run is, read from another process: while it trains, when it was killed, when it ended."""
+"""How far a run is, as another process reads it: in training, when killed, at the end."""
 
 import json
 import os

@@ -3,12 +3,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from raysegclean.errors import RunConflict
-from raysegclean.store.lock import RunLock, check_term
+from raysegclean.store.lock import RunLock, check_term, is_driven
 from raysegclean.store.objects import Store
 
 
@@ -107,7 +108,7 @@ def test_a_deleted_lock_stops_its_holder(place):
     lock.release()
 
 
-def test_whoever_looks_is_told_whether_a_driver_elsewhere_lives(tmp_path: Path) -> None:
+def test_whoever_looks_is_told_whether_a_driver_elsewhere_lives(tmp_path):
     store = Store.open(tmp_path)
     assert not is_driven(store)
     lock = RunLock(store, "job")
