@@ -9,11 +9,9 @@ torch takes longer than a pass over a small archive. A process keeps the stage o
 GPUs they go to actors, which give the device's memory back at the end of the pass.
 """
 
-import logging
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -27,17 +25,13 @@ from raysegclean.cluster.connection import can_grow, live_nodes
 from raysegclean.cluster.predict import device_numerics
 from raysegclean.cluster.worker import ItemReport, ShardStage, run_item
 from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
+from raysegclean.events import Events, Lines
 from raysegclean.nets.voters import Precision
 from raysegclean.planning.items import Item
 from raysegclean.store.run import RunFolder
 
 __all__ = ["PassJob", "PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
 
-log = logging.getLogger("raysegclean")
-
-_SILENCE_S = 120.0
-
-Row = dict[str, Any]
 StageFactory = Callable[[Any], ShardStage[Any, Any]]
 
 
@@ -155,12 +149,14 @@ def run_pass(
     items: Sequence[Item],
     ledger: tuple[str, str, int],
     resources: PassResources,
+    events: Events | None = None,
 ) -> Generator[ItemReport, None, None]:
     """Do all items and yield each one's report as it comes in.
 
-    `factory(job)` builds the stage in each worker; `ledger` is (run URI, stage, term). Raises
-    what stopped a worker as a whole: a stage that cannot be built, a ledger that cannot be written;
-    and UnfitEnvironment where no worker could start.
+    `factory(job)` builds the stage in each worker; `ledger` is (run URI, stage, term); `events` are
+    told when nothing comes back, because Ray waits for ever for what cannot come. Raises what
+    stopped a worker as a whole: a stage that cannot be built, a ledger that cannot be written; and
+    UnfitEnvironment where no worker could start.
     """
     if not items:
         return
@@ -175,46 +171,26 @@ def run_pass(
     size = max(1, min(resources.actors, len(items)))
     work = _Work(factory, ray.put(job), ledger, start_attempts())
     stream = source.map_batches(batch_size=1, **_workers(work, size, resources))
+    waiting = partial(_waiting, resources)
     try:
-        for row in _heard(stream.iter_rows(), ledger[1], resources):
-            report = ItemReport.from_json(row["report"])
-            if report.stopped is not None:
-                kind, text = report.stopped
-                raise getattr(errors, kind, InputError)(text)
-            yield report
+        with (events or Events(Lines())).watched(ledger[1], waiting) as heard:
+            for row in stream.iter_rows():
+                heard()
+                report = ItemReport.from_json(row["report"])
+                if report.stopped is not None:
+                    kind, text = report.stopped
+                    raise getattr(errors, kind, InputError)(text)
+                yield report
     finally:
         ray.kill(work.attempts)  # which the kept processes would keep, too
 
 
-def _heard(rows: Iterable[Row], stage: str, resources: PassResources) -> Iterator[Row]:
-    """Pass rows on, and warn when none came for long: Ray waits for ever for what cannot come."""
-    heard, ended = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        while not ended.is_set():
-            came = heard.wait(_SILENCE_S)
-            heard.clear()
-            if not came and not ended.is_set():
-                log.warning(_waiting(stage, resources))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        for row in rows:
-            heard.set()
-            yield row
-    finally:
-        ended.set()
-        heard.set()
-        thread.join()
-
-
-def _waiting(stage: str, resources: PassResources) -> str:
+def _waiting(resources: PassResources) -> str:
     free = ray.available_resources()  # type: ignore[no-untyped-call]  # no types in Ray
     return (
-        f"{stage}: nothing came back for {_SILENCE_S:.0f} s. Shards may be large, or it waits for "
-        f"nodes: a worker takes {_wants(resources)}; free now: {free.get('CPU', 0):g} CPU, "
-        f"{free.get('GPU', 0):g} GPU and {free.get('memory', 0) / 2**30:.1f} GiB in all."
+        f"Shards may be large, or it waits for nodes: a worker takes {_wants(resources)}; free "
+        f"now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU and "
+        f"{free.get('memory', 0) / 2**30:.1f} GiB in all."
     )
 
 

@@ -9,14 +9,14 @@ again from its checkpoint; a fold is given up when it died three times without g
 Ray Train keeps nothing for us: its own checkpoints and reports are not used (see `train_loop`).
 """
 
-import logging
 import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -37,8 +37,9 @@ from raysegclean.cluster.train_jobs import (
     trainings_of,
 )
 from raysegclean.cluster.train_worker import WorkerPlan, common_step, model_key, run_worker
-from raysegclean.cluster.training_progress import Fault, Progress, progress_line, start_board
+from raysegclean.cluster.training_progress import Fault, Progress, start_board
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError, RunOver
+from raysegclean.events import Events, Lines, Stage
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.nets.sampling import build_table
 from raysegclean.nets.trainer import TrainingDiverged, member_seed
@@ -47,13 +48,8 @@ from raysegclean.store.objects import Store
 
 __all__ = ["TrainingFailed", "train_group"]
 
-log = logging.getLogger("raysegclean.train")
-
-Say = Callable[[str], None]
-
 _POLL_S = 0.5
-_LINE_S = 5.0
-_SILENCE_S = 120.0
+_CHECK_S = 5.0
 _RESTARTS = 2
 _KINDS: dict[str, type[RaysegcleanError]] = {
     "ConfigError": ConfigError,
@@ -85,13 +81,14 @@ class _Group:
 
 def train_group(
     job: TrainJob,
+    events: Events | None = None,
     *,
-    on_progress: Say | None = None,
+    stage: str = "train",
     on_note: Callable[[Progress], None] | None = None,
 ) -> list[list[str]]:
     """Train all networks of `job` that are not finished; return their keys by fold and member.
 
-    on_progress: takes a line for people every few seconds and fold (default: the log). on_note:
+    events: told how far `stage` is, in steps of all networks, and each of its trainings. on_note:
     takes every note of the workers. Needs a Ray that is connected.
 
     Raises TrainingFailed, TrainingDiverged or InputError when a fold cannot be trained
@@ -104,7 +101,7 @@ def train_group(
     if any(store.head(name) is None for names in keys for name in names):
         _drop_changed(job, store, keys)
         missing = {fold: missing_networks(job, store, names) for fold, names in enumerate(keys)}
-        _train_missing(job, store, missing, (on_progress or log.info, on_note))
+        _train_missing(job, store, missing, (stage, events or Events(Lines()), on_note))
         lost = [name for names in keys for name in names if store.head(name) is None]
         if lost:
             raise TrainingFailed(f"training ended, but {job.run_uri} lacks {', '.join(lost)}")
@@ -130,8 +127,9 @@ def _train_missing(
     job: TrainJob,
     store: Store,
     missing: Mapping[int, tuple[int, ...]],
-    listeners: tuple[Say, Callable[[Progress], None] | None],
+    told: tuple[str, Events, Callable[[Progress], None] | None],
 ) -> None:
+    name, events, on_note = told
     units = trainings_of(job, store, missing, cluster_share()[1])
     check_fits(job, units[0])
     group = _Group(
@@ -144,13 +142,23 @@ def _train_missing(
     )
     for unit in units:
         group.todo.put(unit)
-    try:
-        _watch(group, units, *listeners)
-    finally:
-        ray.kill(group.board)
-        shutil.rmtree(group.folder, ignore_errors=True)
-    if group.errors:
-        raise min(group.errors, key=lambda failed: (failed[0].fold, failed[0].members))[1]
+    with events.stage(name, len(units) * job.train.steps, "steps") as stage:
+        try:
+            with events.watched(name, partial(_waiting, group)) as heard:
+                for note in _notes(group, units, partial(events.warn, name)):
+                    heard()
+                    _tell(note, stage, on_note)
+        finally:
+            ray.kill(group.board)
+            shutil.rmtree(group.folder, ignore_errors=True)
+        if group.errors:
+            raise min(group.errors, key=lambda failed: (failed[0].fold, failed[0].members))[1]
+
+
+def _tell(note: Progress, stage: Stage, on_note: Callable[[Progress], None] | None) -> None:
+    if on_note is not None:
+        on_note(note)
+    stage.at(note.step, part=note.part, total=note.steps, loss=note.loss)
 
 
 def _source(job: TrainJob, fold: int) -> PatchSource:
@@ -301,38 +309,22 @@ class _LeanTorch(_Lean, TorchTrainer):
     """Several workers, on one machine."""
 
 
-def _watch(
-    group: _Group,
-    units: Sequence[Training],
-    say: Say,
-    on_note: Callable[[Progress], None] | None,
-) -> None:
-    """Start units as they fit, and pass on what their workers note, until all are done."""
-    lines: dict[tuple[int, ...], float] = {}
+def _notes(
+    group: _Group, units: Sequence[Training], warn: Callable[[str], None]
+) -> Iterator[Progress]:
+    """Start units as they fit, and yield what their workers note, until all are done."""
     threads: list[threading.Thread] = []
-    heard = checked = time.monotonic()
+    checked = time.monotonic()
     while True:
         _start_fitting(group, units, threads)
         alive = any(thread.is_alive() for thread in threads)
         notes, warnings = ray.get(group.board.drain.remote())
         for warning in warnings:
-            log.warning(warning)
-        for note in notes:
-            if on_note is not None:
-                on_note(note)
-            due = lines.get((note.fold, *note.members), float("-inf")) + _LINE_S
-            if time.monotonic() >= due or note.step == note.steps:
-                lines[note.fold, *note.members] = time.monotonic()
-                say(progress_line(note))
-        now = time.monotonic()
-        if now - checked > _LINE_S:
+            warn(warning)
+        yield from notes
+        if (now := time.monotonic()) - checked > _CHECK_S:
             checked = now
             check_term(group.store, group.job.term)
-        if notes:
-            heard = now
-        elif now - heard > _SILENCE_S:
-            heard = now
-            log.warning(_waiting(group))
         if not alive:
             return
         threads[-1].join(_POLL_S)
@@ -356,7 +348,6 @@ def _waiting(group: _Group) -> str:
     folds = ", ".join(str(unit.fold) for unit in list(group.running.values()))
     free = ray.available_resources()  # type: ignore[no-untyped-call]  # no types in Ray
     return (
-        f"training: no sign of fold {folds} for {_SILENCE_S:.0f} s. It waits for nodes, for CPU "
-        f"slots to read with, or for a slow store; free now: {free.get('CPU', 0):g} CPU, "
-        f"{free.get('GPU', 0):g} GPU"
+        f"Fold {folds} waits for nodes, for CPU slots to read with, or for a slow store; free now: "
+        f"{free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
     )

@@ -178,13 +178,13 @@ class _Worker:
     def run(self) -> None:
         """Train from where the checkpoint is to the last step, then save the networks."""
         steps = range(self.trainer.at_step, self.plan.config.steps)
-        meter = _Meter(self.plan, steps)
+        notes = _Notes(self.plan, steps.stop)
         notice = _Notice()
         for batch in self.batches(steps):
             report = self.trainer.step(batch)
             done = batch.step + 1
             if self.speaks:
-                meter.see(report, self.board)
+                notes.see(report, self.board)
             every = self.plan.config.checkpoint_every
             due = done < steps.stop and (done % every == 0 or notice.came(done))
             if due and not self.ranks_differ(done):
@@ -277,14 +277,13 @@ class _Worker:
             self.store.put(model_key(self.plan.key, self.plan.fold, number), data)
 
 
-class _Meter:
-    """Notes for the board, every few seconds: the mean loss since the last one, and the rate."""
+class _Notes:
+    """Notes for the board, every few seconds: the step, and the mean loss since the last one."""
 
-    def __init__(self, plan: WorkerPlan, steps: range) -> None:
+    def __init__(self, plan: WorkerPlan, steps: int) -> None:
         self.plan = plan
         self.steps = steps
         self.losses: list[float] = []
-        self.first_s: float | None = None
         self.last_s = float("-inf")
         self.node = ray.get_runtime_context().get_node_id()
 
@@ -292,28 +291,19 @@ class _Meter:
         """Take one step's report; post a note when it is time."""
         now = time.monotonic()
         self.losses.extend(report.losses.values())
-        if self.first_s is None:  # the first step pays for starting up
-            self.first_s = now
-        if now - self.last_s < NOTE_S and report.step + 1 < self.steps.stop:
+        if now - self.last_s < NOTE_S and report.step + 1 < self.steps:
             return
-        board.post.remote(self._note(report, now - self.first_s))
-        self.losses, self.last_s = [], now
-
-    def _note(self, report: StepReport, spent_s: float) -> Progress:
-        done = report.step + 1
-        timed = done - self.steps.start - 1
-        per_s = timed / spent_s if spent_s > 0 else 0.0
-        return Progress(
+        note = Progress(
             fold=self.plan.fold,
             members=self.plan.members,
-            step=done,
-            steps=self.steps.stop,
+            step=report.step + 1,
+            steps=self.steps,
             loss=sum(self.losses) / len(self.losses) if self.losses else None,
-            patches_per_s=per_s * self.plan.config.batch,
-            left_s=(self.steps.stop - done) / per_s if per_s else None,
             pid=os.getpid(),
             node=self.node,
         )
+        board.post.remote(note)
+        self.losses, self.last_s = [], now
 
 
 class _Notice:

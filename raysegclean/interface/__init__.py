@@ -8,6 +8,7 @@ what it returns is plain values, rendered in one place.
 - `archive_verbs`: ingest, check, export
 - `run_verbs`: plan, clean, status, verify, replay, undo
 - `measure_verbs`: demo, simulate, score
+- `live`: progress, on a terminal or in a log
 - `demo`: a run on embedded data
 - `picture`: given, cleaned and true outlines
 """

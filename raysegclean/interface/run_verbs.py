@@ -51,16 +51,19 @@ def plan(config: str | Path, settings: Settings = ()) -> PlanReport:
 def clean(config: str | Path | None = None, settings: Settings = ()) -> RunReport:
     """Train, relabel and publish; again to resume.
 
-    `settings` win over the file's, as in `plan`. Progress is logged by the logger "raysegclean".
+    `settings` win over the file's, as in `plan`. Progress is shown on a terminal, or
+    logged by the logger "raysegclean".
     """
     loaded = _loaded(config, settings)
+    from raysegclean.interface.live import shown
     from raysegclean.runs.pipeline import clean
 
     if config is None:
         from raysegclean.interface.demo import prepare_archive
 
         prepare_archive(loaded.archive)
-    return clean(loaded)
+    with shown() as events:
+        return clean(loaded, events)
 
 
 def _loaded(config: str | Path | None, settings: Settings) -> Config:
@@ -115,6 +118,8 @@ def undo(
 
     All of them, or those of a case, a class and a reason; what was undone stays undone.
     """
+    from raysegclean.interface.live import shown
     from raysegclean.runs.undo import undo
 
-    return undo(run, case, cls, reason)
+    with shown() as events:
+        return undo(run, case, cls, reason, events=events)

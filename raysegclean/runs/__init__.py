@@ -18,6 +18,7 @@ Work on voxels is elsewhere.
 - `apply`: write and publish
 - `search`: trials that end in a verdict
 - `plan_report`: what a run would do
+- `metrics`: how far it was and is, kept in the run folder
 - `status`: how far it is
 - `verify`: its output, proved
 - `replay`: other numbers, tried on the scores that a run kept

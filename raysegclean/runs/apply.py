@@ -236,7 +236,8 @@ def _publish(session: Session, records: Mapping[str, Mapping[str, Any]]) -> tupl
         session.archive.publish_label(case, name + REASON_SUFFIX)
         session.archive.publish_label(case, name)
 
-    return tuple(_for_each(session, whole, publish))
+    with session.events.stage("publish", len(whole), "cases"):
+        return tuple(_for_each(session, whole, publish))
 
 
 def _write_tables(

@@ -8,6 +8,7 @@ from typing import Any
 
 from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.config.settings import Config
+from raysegclean.events import Events
 from raysegclean.planning.plan import RunPlan, names_file, split_usable, with_current_cases
 from raysegclean.runs.preflight import Prepared
 from raysegclean.runs.session import Session
@@ -20,7 +21,7 @@ __all__ = ["LATEST", "Job", "begin", "gpus_needed"]
 LATEST = "config.json"
 """The config of the last start; `resolved.json` has that of the first."""
 
-Job = tuple[int, Callable[[], None], Callable[[str], None]]
+Job = tuple[int, Callable[[], None], Events]
 """Epoch of the lock, a check that the lock is still held, and where progress is told."""
 
 
@@ -32,7 +33,7 @@ def begin(
     job: Job,
 ) -> Session:
     """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
-    term, still_ours, say = job
+    term, still_ours, events = job
     plan, before = _planned(prepared, config, facts), run.resolved()
     frozen = run.freeze(
         {
@@ -46,7 +47,7 @@ def begin(
     run.write_json(LATEST, _placed(config))
     first = RunPlan.from_json(frozen["plan"])
     known, strangers = split_usable(config, prepared.infos, first)
-    _tell_other_archive(first, plan, say)
+    _tell_other_archive(first, plan, events)
     today = _planned(replace(prepared, infos=tuple(known)), config, facts)
     plan = with_current_cases(first, today, lent=prepared.lender is not None)
     run.write_state(
@@ -65,18 +66,19 @@ def begin(
         facts=facts,
         began_on_gpu=bool(frozen.get("gpu")),
         still_ours=still_ours,
-        say=say,
+        events=events,
     )
 
 
-def _tell_other_archive(begun: RunPlan, now: RunPlan, say: Callable[[str], None]) -> None:
+def _tell_other_archive(begun: RunPlan, now: RunPlan, events: Events) -> None:
     """Say when a run goes on with another archive than it began with; it may have been moved."""
     if begun.archive != now.archive:
         versions = {case.case: case.version for case in begun.cases}
         changed = sum(versions.get(case.case) != case.version for case in now.cases)
-        say(
-            f"archive: this run began on {begun.archive} and goes on with {now.archive}; {changed} "
-            f"of {len(now.cases)} cases differ, and are judged by the networks of the former"
+        events.say(
+            "archive",
+            f"this run began on {begun.archive} and goes on with {now.archive}; {changed} "
+            f"of {len(now.cases)} cases differ, and are judged by the networks of the former",
         )
 
 

@@ -39,7 +39,7 @@ def correct(
     proposals, corrected = answered(session, proposals, taken_over)
     if corrected.revision is None:
         count = len(evidence.trusted)
-        session.say(f"correct: the {count} trusted cases show no error to learn from")
+        session.events.say("correct", f"the {count} trusted cases show no error to learn from")
     return proposals, corrected
 
 

@@ -5,17 +5,17 @@ same config resumes: finished networks are reused, committed shards are skipped,
 stay. One bad case costs itself and no other; it is named in failed.jsonl with the remedy.
 """
 
-import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
+from raysegclean.events import Events, Lines
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.evidence.table import evidence_rows
 from raysegclean.methods.base import Verdict
@@ -24,6 +24,7 @@ from raysegclean.runs.apply import Outcome, apply, begin_output, note_undone
 from raysegclean.runs.begin import begin, gpus_needed
 from raysegclean.runs.gather import gather, learning_notes, voter_notes
 from raysegclean.runs.judge import judge
+from raysegclean.runs.metrics import kept_metrics
 from raysegclean.runs.preflight import prepare
 from raysegclean.runs.propose import propose
 from raysegclean.runs.search import with_searched_params
@@ -33,9 +34,6 @@ from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
 
 __all__ = ["RunReport", "clean"]
-
-log = logging.getLogger("raysegclean")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,12 @@ class RunReport:
         return 1 if self.failed else 0
 
 
-def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = None) -> RunReport:
+def clean(
+    config: Config, events: Events | None = None, *, take_back: TakenBack | None = None
+) -> RunReport:
     """Clean the archive that `config` names, or resume where an earlier start stopped.
 
+    `events` are told how far the run is (default: lines in the log), and the run folder is, too.
     `take_back` names changes that are undone in this start and stay undone; none is trained then.
     Raises RaysegcleanError before any compute when the config or the input does not allow it.
     """
@@ -72,13 +73,16 @@ def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = 
     term = lock.acquire()
     facts: ClusterFacts | None = None
     session: Session | None = None
+    events = events or Events(Lines())
+    records = ExitStack()
     try:
         run.store.sweep()
         facts = connect(gpus_needed=gpus_needed(config))
         if config.search is not None:
-            config = with_searched_params(config, run, say, lock.check)
+            config = with_searched_params(config, run, events, lock.check)
             prepared = prepare(config)
-        session = begin(config, run, prepared, facts, (term, lock.check, say))
+        session = begin(config, run, prepared, facts, (term, lock.check, events))
+        records.enter_context(kept_metrics(run.store, events, lock.check))
         if take_back is not None:
             note_undone(run, take_back)
         return _stages(session, prepared.infos, final=take_back is None)
@@ -88,6 +92,7 @@ def clean(config: Config, say: Say = log.info, *, take_back: TakenBack | None = 
             _note_failure(run, lock, error)
         raise
     finally:
+        records.close()
         with suppress(UnfitEnvironment):  # a full disk; the error that is under way says it
             lock.release()
         if facts is not None:
@@ -108,10 +113,12 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
     begin_output(session)
     models = train(session, infos)
     proposals = propose(session, models)
-    evidence = gather(session, proposals)
-    rows = evidence_rows(evidence.scores, evidence.trusted)
-    session.run.write_table("evidence.parquet", rows)
-    proposals, verdict = judge(session, proposals, evidence)
+    with session.events.stage("gather"):
+        evidence = gather(session, proposals)
+        rows = evidence_rows(evidence.scores, evidence.trusted)
+        session.run.write_table("evidence.parquet", rows)
+    with session.events.stage("judge"):
+        proposals, verdict = judge(session, proposals, evidence)
     outcome = apply(session, proposals, verdict)
     if final and session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)

@@ -1,6 +1,5 @@
 """Propose and measure: run the voters over the archive, once."""
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +48,8 @@ def propose(session: Session, models: Models) -> Proposals:
         else _numerics(session, resources),
         gpu=resources.gpus > 0,
     )
-    progress = _Progress(session, "propose")
     stage = LabelVoteStage if by_labels else ProposeStage
-    records = session.run_stage("propose", stage, job, keys, resources, progress)
+    records = session.run_stage("propose", stage, job, keys, resources)
     alive = set(session.alive())
     keys = {case: key for case, key in keys.items() if case in alive}
     several = {c.case for c in session.plan.cases if len(c.grid(session.plan.shard_vox)) > 1}
@@ -93,10 +91,11 @@ def _memory_bytes(session: Session, kind: PassKind, *, gpu: bool) -> int:
         return int(wanted * 2**30)
     needed = worker_bytes(session.plan, kind, gpu=gpu)
     if needed > most:  # an upper bound: the pass may still fit, and waiting would bring no node
-        session.say(
-            f"A worker may need {needed / 2**30:.1f} GiB, and no node has more than "
+        session.events.warn(
+            "resources",
+            f"a worker may need {needed / 2**30:.1f} GiB, and no node has more than "
             f"{most / 2**30:.1f}: one runs per node. If it runs out of memory, set "
-            "relabel.tile_zyx, lower network.widths or use fewer of them, or use larger nodes."
+            "relabel.tile_zyx, lower network.widths or use fewer of them, or use larger nodes.",
         )
     return min(needed, most)
 
@@ -128,20 +127,3 @@ def _numerics(session: Session, resources: PassResources) -> dict[str, str]:
         frozen = ask_worker(resources, train.threads, train.precision)
         session.run.write_json("numerics.json", frozen)
     return dict(frozen)
-
-
-class _Progress:
-    """One line every few seconds: shards done, rate, time left."""
-
-    def __init__(self, session: Session, stage: str, every_s: float = 5.0) -> None:
-        self._say, self._stage, self._every_s = session.say, stage, every_s
-        self._started = self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last < self._every_s and done < total:
-            return
-        self._last = now
-        rate = done / max(now - self._started, 1e-9)
-        left_s = (total - done) / max(rate, 1e-9)
-        self._say(f"{self._stage}: {done}/{total} shards, {rate:.1f}/s, {left_s:.0f} s left")

@@ -6,7 +6,6 @@ its verdict reaches on trusted cases where there are any, else how well the give
 out-of-fold predictions. The winner's values and networks are the run's.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from raysegclean.cluster.search import Report, Trial, candidates, search, trials
 from raysegclean.cluster.training_progress import Progress
 from raysegclean.config.settings import Config, Search, make_config
 from raysegclean.errors import RunConflict
+from raysegclean.events import Events, Lines
 from raysegclean.identity import differing_parts, digest
 from raysegclean.methods.base import ArchiveEvidence, Verdict, load_method, make_params
 from raysegclean.runs.begin import begin
@@ -32,8 +32,6 @@ from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
 
 __all__ = ["Objective", "with_searched_params"]
-
-log = logging.getLogger("raysegclean")
 
 CHOSEN = "search.json"
 
@@ -52,7 +50,7 @@ MARKS = 10
 def with_searched_params(
     config: Config,
     run: RunFolder,
-    say: Callable[[str], None],
+    events: Events,
     still_ours: Callable[[], None] = lambda: None,
 ) -> Config:
     """Return the config with the values that the search chose; a finished search is read back.
@@ -80,7 +78,7 @@ def with_searched_params(
         run.write_json(CHOSEN, chosen | {"search": _plain(config.search), "settings": settings})
     else:
         _refuse_other_search(run, chosen, {"search": _plain(config.search), "settings": settings})
-    say(f"search: chose {chosen['best']} with score {chosen['score']:.4f}")
+    events.say("search", f"chose {chosen['best']} with score {chosen['score']:.4f}")
     return trial_config(config, chosen["best"], config.run)
 
 
@@ -168,7 +166,7 @@ def _adopt_equal(session: Session, trials: Sequence[str]) -> None:
         found = list(Store.open(uri).list(f"models/{session.train_key}"))
         if uri != session.run.uri and 0 < len(found) == wanted:
             _adopt_networks(session.run, uri)
-            session.say(f"search: the networks of {uri} are trained alike and used again")
+            session.events.say("search", f"the networks of {uri} are trained alike and used again")
             return
 
 
@@ -184,7 +182,7 @@ class Objective:
         whole = make_config(self.config)
         config = trial_config(whole, params, trial_uri(self.run, params))
         prepared = prepare(config)
-        job = (0, _never_taken, log.info)
+        job = (0, _never_taken, Events(Lines()))
         session = begin(config, RunFolder(config.run), prepared, connect(), job)
         session.fail(session.unusable)
         _adopt_equal(session, [trial_uri(self.run, trial.params) for trial in _trials(whole)])

@@ -1,8 +1,8 @@
 """What the stages of one execution share."""
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.cluster.passes import PassJob, PassResources, StageFactory, remaining, run_pass
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment
+from raysegclean.events import Events
 from raysegclean.methods.base import Method
 from raysegclean.planning.items import Item, plan_items
 from raysegclean.planning.plan import RunPlan
@@ -18,8 +19,6 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 
 __all__ = ["Session", "TooManyFailed"]
-
-log = logging.getLogger("raysegclean")
 
 
 class TooManyFailed(RaysegcleanError):
@@ -48,7 +47,7 @@ class Session:
     """Raises RunConflict when another job took the run over."""
     unusable: Mapping[str, str]
     """Case -> why it cannot be cleaned here, known before anything is computed."""
-    say: Callable[[str], None] = log.info
+    events: Events = field(default_factory=Events)
     failed: dict[str, str] = field(default_factory=dict)
     """Case -> why."""
     unfit: set[str] = field(default_factory=set)
@@ -110,24 +109,60 @@ class Session:
         job: PassJob,
         keys: Mapping[str, str],
         resources: PassResources,
-        on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """Do what the ledger lacks of `stage` for the cases in `keys`; return all its records."""
         done = self.records(stage, keys)
         items = remaining(self.items(keys), set(done))
-        shards = sum(len(item.tasks) for item in items)
         if done:
-            self.say(f"{stage}: {len(done)} shards were committed before, {shards} are left")
-        finished = 0
+            left = sum(len(item.tasks) for item in items)
+            self.events.say(stage, f"{len(done)} shards were committed before, {left} are left")
+        if not items:
+            return done
         ledger = (self.run.uri, stage, self.term)
-        with closing(run_pass(factory, job, items, ledger, resources)) as reports:
+        cases = _Cases(keys, self.items(keys), items)
+        told = self.events.stage(stage, len(keys), "cases", done=cases.done)
+        passed = run_pass(factory, job, items, ledger, resources, self.events)
+        with told as progress, closing(passed) as reports:
             for report in reports:
                 self.still_ours()
-                finished += len(report.done) + len(report.failed)
-                if on_progress is not None:
-                    on_progress(finished, shards)
+                progress.at(cases.came(report.item))
                 if report.failed:
                     unfit = [row["case"] for row in report.failed if row["unfit"]]
                     self.fail({row["case"]: row["error"] for row in report.failed}, unfit)
         self.run.ledger(stage, self.term).compact()
-        return self.records(stage, keys) if items else done
+        return self.records(stage, keys)
+
+
+class _Cases:
+    """How many cases a pass has done, from the items that came back; parts of a case count."""
+
+    def __init__(
+        self, keys: Mapping[str, str], every: Sequence[Item], items: Sequence[Item]
+    ) -> None:
+        self._shards = Counter(task.case for item in every for task in item.tasks)
+        self._left = Counter(task.case for item in items for task in item.tasks)
+        self._items = {item.name: Counter(task.case for task in item.tasks) for item in items}
+        self._whole = len(keys) - len(self._left)
+        self._begun: dict[str, float] = {}
+        for case in self._left:
+            self._count(case)
+
+    def came(self, item: str) -> float:
+        """Return how many cases are done now that an item is."""
+        for case, shards in self._items.pop(item, Counter()).items():
+            self._left[case] -= shards
+            self._count(case)
+        return self.done
+
+    @property
+    def done(self) -> float:
+        """Cases done, with the shares of those that are begun."""
+        return self._whole + sum(self._begun.values())
+
+    def _count(self, case: str) -> None:
+        left, shards = self._left[case], self._shards[case]
+        if not left:
+            self._whole += 1
+            self._begun.pop(case, None)
+        elif left < shards:
+            self._begun[case] = 1 - left / shards

@@ -1,20 +1,74 @@
 """How far a run is, from its folder alone; any machine that can read it may ask."""
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from raysegclean.events import Event, line
+from raysegclean.runs.metrics import Row, read_metrics
+from raysegclean.store.lock import LOOK_S, is_driven
 from raysegclean.store.run import existing_run
 
 __all__ = ["status"]
 
+log = logging.getLogger("raysegclean")
+
+WARNINGS = 5
+"""The last so many are shown."""
+SHOWN = ("stage", "part", "done", "total", "unit", "rate", "left_s", "loss")
+
 
 def status(run_uri: str) -> dict[str, Any]:
-    """Return the state of a run: run.json, its failed cases and what its stages committed."""
+    """Return the state of a run: run.json, where it is now, its failed cases, what is committed.
+
+    `status` is `died` where run.json says `running` and no driver lives; telling that of a driver
+    on another machine takes up to `LOOK_S`. While it is not ended, `now` is a line on the stage
+    under way, `progress` its figures (rate in units per second) and those of each of its networks.
+    """
     run = existing_run(run_uri)
+    state = run.state()
+    if state.get("status") == "running" and not is_driven(run.store, on_look=_tell_look):
+        state["status"] = "died"
+        state["error"] = "its driver is gone. Start the same config again: it resumes."
+    if state.get("status") in ("running", "died"):
+        state |= _progress(_of_last_start(read_metrics(run.store), state["started"]))
     stages = Counter(info.key.split("/")[1] for info in run.store.list("ledger"))
     committed = {stage: len(run.ledger(stage).records()) for stage in sorted(stages)}
-    state = run.state()
-    for name in {"started", "updated", "finished"} & state.keys():
+    for name in {"started", "updated", "finished", "heard"} & state.keys():
         state[name] = datetime.fromtimestamp(state[name], UTC).isoformat(timespec="seconds")
     return state | {"failed": run.failed(), "committed_shards": committed}
+
+
+def _tell_look() -> None:
+    log.info("status: looking for up to %.0f s whether its driver lives", LOOK_S)
+
+
+def _of_last_start(rows: Sequence[Row], started: float) -> list[Row]:
+    """Return the rows since `started`; both are told by the driver's clock."""
+    return [row for row in rows if row["time"] >= started]
+
+
+def _progress(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return where the innermost stage is that has begun and not ended."""
+    open_stages: list[str] = []
+    latest: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        stage = row["stage"]
+        if row["kind"] == "start":
+            open_stages.append(stage)
+            latest[stage] = {"": row}
+        elif row["kind"] == "end" and stage in open_stages:
+            open_stages.remove(stage)
+        elif row["kind"] == "progress":
+            latest.setdefault(stage, {})[row.get("part", "")] = row
+    found: dict[str, Any] = {}
+    if open_stages:
+        parts = latest[open_stages[-1]]
+        found["now"] = line(Event(**parts[""]))
+        found["progress"] = [{name: row.get(name) for name in SHOWN} for row in parts.values()]
+    if rows:
+        found["heard"] = max(row["time"] for row in rows)
+    warnings = [row["text"] for row in rows if row["kind"] == "warning"]
+    return found | ({"warnings": warnings[-WARNINGS:]} if warnings else {})

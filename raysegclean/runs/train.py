@@ -43,7 +43,7 @@ def train(
         return _lent(session, session.config.models)
     folds = _folds(session)
     job = _job(session, infos, label=plan.label, key=session.train_key, folds=folds)
-    keys = train_group(job, on_progress=session.say, on_note=on_note)
+    keys = train_group(job, session.events, on_note=on_note)
     return tuple(tuple(names) for names in keys)
 
 
@@ -79,7 +79,7 @@ def _adopted(session: Session) -> str:
     if store.head(key) is None:
         store.put(key, read_script(session.config).data)
     Script.trusted(store.get(key), session.plan.network.script)
-    session.say("train: nothing to train, a TorchScript file votes")
+    session.events.say("train", "nothing to train, a TorchScript file votes")
     return key
 
 
@@ -94,7 +94,7 @@ def retrain(session: Session) -> str:
     key = "final-" + digest("final", session.train_key, versions)
     job = _job(session, infos, label=label, key=key, folds=(tuple(i.case for i in infos),))
     alone = replace(job.train, peers=1, hook=PLAIN_HOOK)
-    ((network,),) = train_group(replace(job, train=alone), on_progress=session.say)
+    ((network,),) = train_group(replace(job, train=alone), session.events, stage="retrain")
     session.run.write_state(final_network=network)
     return network
 

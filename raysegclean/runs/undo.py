@@ -3,6 +3,7 @@
 from raysegclean.cluster.apply import load_job
 from raysegclean.config.settings import make_config
 from raysegclean.errors import ConfigError
+from raysegclean.events import Events
 from raysegclean.planning.plan import RunPlan
 from raysegclean.policy.apply import TakenBack, reason_code, reason_names
 from raysegclean.runs.begin import LATEST
@@ -13,7 +14,12 @@ __all__ = ["undo"]
 
 
 def undo(
-    run_uri: str, case: str | None = None, cls: int | None = None, reason: str | None = None
+    run_uri: str,
+    case: str | None = None,
+    cls: int | None = None,
+    reason: str | None = None,
+    *,
+    events: Events | None = None,
 ) -> RunReport:
     """Take changes back, all or those of a case, a class and a reason, and publish again.
 
@@ -29,7 +35,7 @@ def undo(
     # Of the last start: cases and thresholds may have changed since the first.
     latest = run.read_json(LATEST) or (run.resolved() or {})["config"]
     config = make_config(latest | {"run": run.uri, "archive": job.plan.archive})
-    return clean(config, take_back=entry)
+    return clean(config, events, take_back=entry)
 
 
 def _channel(plan: RunPlan, cls: int | None) -> int | None:

@@ -25,9 +25,11 @@ class Holder:
 
     def is_dead(self) -> bool:
         """Return True only when the process surely ended; False when it lives or is elsewhere."""
-        if self.machine != _machine() or self.started == 0:
-            return False
-        return _started(self.pid) != self.started
+        return self.is_here() and _started(self.pid) != self.started
+
+    def is_here(self) -> bool:
+        """Tell whether this machine knows if the process lives."""
+        return self.machine == _machine() and self.started != 0
 
 
 def this_process() -> Holder:

@@ -11,6 +11,7 @@ published.
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
@@ -20,17 +21,22 @@ from raysegclean.errors import Conflict, MissingObject, RunConflict, RunOver, Un
 from raysegclean.store.holder import Holder, this_process
 from raysegclean.store.objects import ObjectInfo, Store, as_json
 
-__all__ = ["RunLock", "check_term"]
+__all__ = ["LOOK_S", "RunLock", "check_term", "is_driven"]
 
 KEY = "lock.json"
 
 _POLL_S = 1.0
 
+STILL_S = 60.0
+RENEW_S = STILL_S / 6
+LOOK_S = 2.5 * RENEW_S
+"""How long `is_driven` looks at most; a driver that lives renews its lock twice meanwhile."""
+
 
 class RunLock:
     """The right to drive the run in `store`; use it as a context manager or acquire and release."""
 
-    def __init__(self, store: Store, job: str, *, still_s: float = 60.0) -> None:
+    def __init__(self, store: Store, job: str, *, still_s: float = STILL_S) -> None:
         self._store = store
         self._job = job
         self._still_s = still_s
@@ -180,6 +186,30 @@ def check_term(store: Store, term: int) -> None:
             f"{store.uri}: term {term} of this run is over; job {held['job']} has taken term "
             f"{held['term']}. Stop this job; what it committed counts."
         )
+
+
+def is_driven(
+    store: Store, *, look_s: float = LOOK_S, on_look: Callable[[], None] = lambda: None
+) -> bool:
+    """Tell whether a driver of the run lives.
+
+    At once where it is known on this machine; else, after `on_look`, from whether the counter moves
+    within `look_s` of our own monotonic clock.
+    """
+    try:
+        first = held = store.get_json(KEY)
+    except MissingObject:
+        return False
+    if _is_free(held) or Holder(**held["holder"]).is_here():
+        return not _is_free(held)
+    on_look()
+    deadline = time.monotonic() + look_s
+    while (held["token"], held["counter"]) == (first["token"], first["counter"]):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(min(_POLL_S, look_s / 10))
+        held = store.get_json(KEY)
+    return held["holder"] is not None
 
 
 def _is_free(held: dict[str, Any]) -> bool:

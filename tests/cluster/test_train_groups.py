@@ -21,8 +21,8 @@ from raysegclean.cluster.exchange import PeerMesh
 from raysegclean.cluster.train_groups import train_group
 from raysegclean.cluster.train_jobs import TrainJob, at_once, missing_networks, trainings_of
 from raysegclean.cluster.train_worker import common_step
-from raysegclean.cluster.training_progress import Progress, progress_line
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
+from raysegclean.events import Events, Lines
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.trainer import (
@@ -173,7 +173,7 @@ class KillsTheWorker:
 
 def test_a_killed_worker_changes_no_bit_and_the_other_fold_does_not_notice(job, cluster):
     witness, lines = KillsTheWorker(job), []
-    keys = train_group(job, on_progress=lines.append, on_note=witness)
+    keys = train_group(job, Events(Lines(lines.append, every_s=0)), on_note=witness)
 
     pids = {
         fold: list(dict.fromkeys(n.pid for n in witness.notes if n.fold == fold)) for fold in (0, 1)
@@ -185,7 +185,9 @@ def test_a_killed_worker_changes_no_bit_and_the_other_fold_does_not_notice(job, 
     for fold in (0, 1):
         assert_bit_equal(job, fold, keys[fold])
 
-    assert any("step" in line and "patches/s" in line and "left" in line for line in lines)
+    assert any("steps/s" in line and "left" in line and "loss" in line for line in lines)
+    assert lines[0].startswith("train: 0/")
+    assert lines[-1].startswith(f"train: {2 * job.train.steps}/{2 * job.train.steps} steps")
     store = Store.open(job.run_uri)
     assert not list(store.list("train")), "checkpoints of a finished training are left over"
     written = {info.key: info for info in store.list("models")}
@@ -510,12 +512,3 @@ def test_as_many_folds_run_at_once_as_fit_with_their_readers(
     job = replace(job, gpus=per_worker, placement="process")
     unit = trainings_of(job, Store.open(job.run_uri), {0: (0, 1)}, gpus)[0]
     assert at_once(job, unit, (cpus, gpus), growing) == expected
-
-
-def test_the_live_line_tells_step_loss_rate_and_time_left():
-    note = Progress(1, (0,), 120, 400, None, 3.25, 4000.0, 1, "node")
-    assert progress_line(note) == (
-        "training fold 1, network 0: step 120/400, recalibrating, 3.2 patches/s, 1 h 6 min left"
-    )
-    first = replace(note, step=1, loss=1.25, patches_per_s=0.0, left_s=None)
-    assert progress_line(first) == "training fold 1, network 0: step 1/400, loss 1.250"

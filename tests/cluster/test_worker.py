@@ -1,7 +1,6 @@
 """One item on one worker: what is committed stays, and what a dead worker left does not matter."""
 
 import os
-import time
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -133,20 +132,8 @@ def test_workers_that_no_machine_here_could_hold_are_refused_and_not_waited_for(
         )
 
 
-def test_a_pass_that_waits_for_what_may_never_come_says_what_it_waits_for(
-    cluster, monkeypatch, caplog
-):
-    monkeypatch.setattr(passes, "_SILENCE_S", 0.2)
-
-    def rows():
-        yield {"report": "first"}
-        time.sleep(1)
-        yield {"report": "last"}
-
-    resources = PassResources(1, gpus=1.0, memory_bytes=3 << 30)
-    assert len(list(passes._heard(rows(), "propose", resources))) == 2
-    (*_, told) = caplog.messages
-    assert "propose: nothing came back" in told
+def test_a_pass_that_waits_for_what_may_never_come_says_what_it_waits_for(cluster):
+    told = passes._waiting(PassResources(1, gpus=1.0, memory_bytes=3 << 30))
     assert "a worker takes 1 CPU, 1 GPU and 3.0 GiB; free now:" in told
 
 

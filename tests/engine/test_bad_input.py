@@ -27,6 +27,7 @@ import zarr
 from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.config.settings import Config
 from raysegclean.errors import InputError, RunConflict, UnfitEnvironment
+from raysegclean.events import Events, Lines
 from raysegclean.interface.cli import main
 from raysegclean.runs.pipeline import RunReport, clean
 from raysegclean.runs.session import TooManyFailed
@@ -461,7 +462,7 @@ def test_a_full_disk_in_mid_write_publishes_nothing_and_goes_on_when_there_is_sp
                 fill(disk)
 
         with pytest.raises(UnfitEnvironment) as caught:
-            clean(config, say=fill_when_proposed)
+            clean(config, Events(Lines(fill_when_proposed)))
         assert re.search(
             r"(?s)of 4 cases failed.*case case\d: .*/disk/archive/.*No space left on device.*"
             r"Free space on that disk or choose another place, then run the same again",
@@ -492,7 +493,7 @@ def test_a_full_disk_under_the_run_folder_is_told_too(tmp_path: Path) -> None:
                 fill(disk)
 
         with pytest.raises(UnfitEnvironment, match=r"/disk/run/.*No space left.*Free space"):
-            clean(config, say=fill_when_proposed)
+            clean(config, Events(Lines(fill_when_proposed)))
         assert not outputs(config)
         (disk / "filler").unlink()
         assert clean(config).exit_code == 0

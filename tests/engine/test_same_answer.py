@@ -13,6 +13,7 @@ from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.cluster.train_worker import model_key
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
+from raysegclean.events import Events, Lines
 from raysegclean.nets.weights import load_network
 from raysegclean.planning.plan import RunPlan
 from raysegclean.runs.pipeline import clean
@@ -152,10 +153,10 @@ def test_a_second_start_reuses_everything_and_other_settings_are_refused(
     before = outputs(config)
     said: list[str] = []
     assert RunFolder(config.run).ledger("propose").compact(least=1) > 0
-    clean(config, say=said.append)
+    clean(config, Events(Lines(said.append)))
     assert outputs(config) == before
     assert any("0 are left" in line for line in said)
-    clean(config.with_settings({"relabel.tile_zyx": [16, 16, 16]}), say=said.append)
+    clean(config.with_settings({"relabel.tile_zyx": [16, 16, 16]}), Events(Lines(said.append)))
     assert outputs(config) == before
     assert not any("0 were committed" in line for line in said)
     with pytest.raises(RunConflict, match="halo"):

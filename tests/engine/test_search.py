@@ -15,6 +15,7 @@ import pytest
 from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
+from raysegclean.events import Events, Lines
 from raysegclean.runs.begin import begin
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.preflight import prepare
@@ -84,7 +85,7 @@ def test_trials_that_differ_after_training_share_one_training(
     facts = ClusterFacts(4.0, 0.0, 1, 1 << 30, False, False, "")
     said: list[str] = []
     here = config.with_settings({"run": str(tmp_path / "c")})
-    job = (0, lambda: None, said.append)
+    job = (0, lambda: None, Events(Lines(said.append)))
     session = begin(here, RunFolder(here.run), prepare(here), facts, job)
     _adopt_equal(session, [session.run.uri, begun, str(tmp_path / "none")])
     assert not said
@@ -105,7 +106,7 @@ def test_a_search_on_trusted_cases_ends_on_two_cores_and_freezes_what_it_chose(
         assert facts.started_here
         assert facts.cpus == max(4, 2 * len(os.sched_getaffinity(0)))
         said: list[str] = []
-        report = clean(config, say=said.append)
+        report = clean(config, Events(Lines(said.append)))
         assert report.exit_code == 0
         run = RunFolder(config.run)
         chosen = run.read_json("search.json")
@@ -126,7 +127,7 @@ def test_a_search_on_trusted_cases_ends_on_two_cores_and_freezes_what_it_chose(
             "keep": best["params"]["alpha"],
             "start_epoch": best["params"]["start_epoch"],
         }
-        assert not [line for line in said if line.startswith("training")], "networks are adopted"
+        assert not [line for line in said if line.startswith("train")], "networks are adopted"
         if not report.held_cases:
             rows = run.read_table("cases.parquet")
             by_case = [

@@ -13,6 +13,7 @@ import pytest
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError
+from raysegclean.events import Events, Lines
 from raysegclean.policy.apply import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.verify import verify
@@ -88,7 +89,7 @@ def test_one_and_two_workers_publish_the_same_changes_and_a_second_start_looks_a
 
     before = _committed(first)
     said: list[str] = []
-    assert clean(configs[0], say=said.append).exit_code == 0
+    assert clean(configs[0], Events(Lines(said.append))).exit_code == 0
     assert outputs(configs[0]) == one
     assert _committed(first) == before
     again = [line for line in said if line.startswith(("look-", "revise-"))]

@@ -15,6 +15,7 @@ import pytest
 from scipy import ndimage
 
 from raysegclean.config.settings import Config
+from raysegclean.events import Events, Lines
 from raysegclean.policy.apply import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
@@ -169,7 +170,7 @@ def test_a_second_start_fits_nothing_again_and_a_new_trusted_case_corrects_anew(
 ) -> None:
     before = outputs(alone)
     said: list[str] = []
-    assert clean(alone, say=said.append).exit_code == 0
+    assert clean(alone, Events(Lines(said.append))).exit_code == 0
     for stage in ("look-", "revise-"):
         assert [line for line in said if line.startswith(stage) and "0 are left" in line]
     assert outputs(alone) == before

@@ -9,6 +9,7 @@ import pytest
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
+from raysegclean.events import Events, Lines
 from raysegclean.policy.apply import reason_name
 from raysegclean.qc.check import check
 from raysegclean.runs.pipeline import clean
@@ -103,7 +104,7 @@ def test_one_and_three_workers_other_shards_and_a_resume_publish_the_same(
         config = _config(archive, tmp_path / name, **changes)
         clean(config)
         said: list[str] = []
-        clean(config, say=said.append)
+        clean(config, Events(Lines(said.append)))
         assert any("0 are left" in line for line in said)
         results.append(outputs(config))
     assert results[0] == results[1]

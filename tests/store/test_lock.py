@@ -3,12 +3,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from raysegclean.errors import RunConflict
-from raysegclean.store.lock import RunLock, check_term
+from raysegclean.store.lock import RunLock, check_term, is_driven
 from raysegclean.store.objects import Store
 
 
@@ -105,3 +106,23 @@ def test_a_deleted_lock_stops_its_holder(place):
     with pytest.raises(RunConflict, match="deleted"):
         check_term(store, 1)
     lock.release()
+
+
+def test_whoever_looks_is_told_whether_a_driver_elsewhere_lives(tmp_path):
+    store = Store.open(tmp_path)
+    assert not is_driven(store)
+    lock = RunLock(store, "job")
+    lock.acquire()
+    assert is_driven(store), "of a process of this machine it is known"
+    held = store.get_json("lock.json")
+    elsewhere = {**held, "holder": {**held["holder"], "machine": "another"}}
+    store.put_json("lock.json", elsewhere)
+    looks: list[int] = []
+    assert not is_driven(store, look_s=0.3, on_look=lambda: looks.append(1))
+    later = {**elsewhere, "counter": held["counter"] + 1}
+    threading.Timer(0.2, lambda: store.put_json("lock.json", later)).start()
+    assert is_driven(store, look_s=5.0)
+    store.put_json("lock.json", held)
+    lock.release()
+    assert looks == [1]
+    assert not is_driven(store)
