@@ -56,10 +56,15 @@ class Metrics:
                 self._thin()
 
     def _thin(self) -> None:
-        """Drop every other row of progress."""
+        """Drop every other row of progress, and keep the last of each stage and part."""
         self._spacing_s *= 2
         progress = [number for number, row in enumerate(self._rows) if row["kind"] == "progress"]
-        dropped = set(progress[::2])
+        newest = {
+            (row["stage"], row.get("part", "")): number
+            for number, row in enumerate(self._rows)
+            if row["kind"] == "progress"
+        }
+        dropped = set(progress[::2]) - set(newest.values())
         self._rows = [row for number, row in enumerate(self._rows) if number not in dropped]
 
     def flush(self) -> None:

@@ -159,7 +159,7 @@ def test_clean_hands_the_config_on_and_its_report_decides_the_exit_code(
     code: int,
 ) -> None:
     seen = []
-    pipeline.clean = lambda config: seen.append(config) or Report(failed=failed)  # type: ignore[attr-defined]
+    pipeline.clean = lambda config, _: seen.append(config) or Report(failed=failed)  # type: ignore[attr-defined]
     path = tmp_path / "clean.yaml"
     path.write_text(CONFIG)
     assert main(["clean", str(path), "--set", "train.steps=5", "--set", "label=liver"]) == code
@@ -171,7 +171,7 @@ def test_clean_without_a_config_prepares_and_cleans_the_phantom(
     pipeline: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    pipeline.clean = lambda config: seen.append(config.archive) or Report()  # type: ignore[attr-defined]
+    pipeline.clean = lambda config, _: seen.append(config.archive) or Report()  # type: ignore[attr-defined]
     demo = types.ModuleType("raysegclean.interface.demo")
     demo.prepare_archive = lambda folder: seen.append(f"prepared {folder}")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "raysegclean.interface.demo", demo)
@@ -210,7 +210,7 @@ def test_an_error_of_the_users_own_code_is_told_as_theirs(
 
 def test_undo_passes_what_to_take_back(pipeline: types.ModuleType) -> None:
     seen = []
-    pipeline.undo = lambda *words: seen.append(words) or Report()  # type: ignore[attr-defined]
+    pipeline.undo = lambda *words, events: seen.append(words) or Report()  # type: ignore[attr-defined]
     assert main(["undo", "r", "--case", "c1", "--class", "3", "--reason", "offset"]) == 0
     assert main(["undo", "r"]) == 0
     assert seen == [("r", "c1", 3, "offset"), ("r", None, None, None)]
@@ -327,7 +327,7 @@ import signal, sys, time, types
 # A shell starts what runs in its background with this signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fake = types.ModuleType("raysegclean.runs.pipeline")
-def clean(config):
+def clean(config, events):
     print("ready", flush=True)
     time.sleep(60)
 fake.clean = clean
