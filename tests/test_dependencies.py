@@ -22,6 +22,7 @@ WORDS = {
     "export": ["a", "b", "--label", "x"],
     "ingest": ["a", "b", "c", "--label", "x"],
     "plan": ["clean.yaml"],
+    "replay": ["r"],
     "score": ["a", "--label", "x", "--truth", "y"],
     "simulate": ["a", "b", "--label", "x", "--noise", "drop"],
     "status": ["r"],

@@ -4,6 +4,7 @@ Thin wrappers: what is computed comes from `voxels`, `nets`, `evidence` and `pol
 the driver small records; what is durable it commits to the ledger first.
 
 - `connection`: getting on a cluster, or making one of this machine
+- `local_ray`: the start of a Ray on this machine, tried again
 - `passes`: one pass over the archive: items in, reports out
 - `worker`: an item on a worker: load, compute, write, commit
 - `attempts`: shards that kill their worker

@@ -5,9 +5,6 @@ still to come instead of giving up, and SIGTERM ends the driver through its `fin
 that is started here listens on this machine only, asks for a token that lives as long as this
 process, and is never somebody else's: a Ray that happens to run on this host is joined only where
 `RAY_ADDRESS` says so, which is what `ray job submit` does.
-
-A Ray started here has more logical CPU slots than cores, because the workers that train spend
-their threads while those that read patches mostly wait.
 """
 
 import logging
@@ -30,6 +27,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
+from raysegclean.cluster import local_ray
 from raysegclean.errors import UnfitEnvironment
 
 __all__ = [
@@ -48,8 +46,6 @@ log = logging.getLogger("raysegclean.cluster")
 
 _KNOCK_S = 10
 _LOOK_S = 2.0
-_OBJECT_STORE_BYTES = 2 << 30
-_LOOPBACK = "127.0.0.1"
 _QUIET = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
 
 _ALWAYS = {
@@ -112,10 +108,10 @@ def connect(
     if not ray.is_initialized():
         started_here = os.environ.get("RAY_ADDRESS", "") in ("", "local")
         _prepare_environment(one_machine=started_here)
-        try:
-            _start_local(verbose, dashboard) if started_here else _join(verbose)
-        except Exception as error:  # Ray raises bare ones, as on a machine too busy to start it
-            raise UnfitEnvironment(_unreachable(error, started_here)) from error
+        if started_here:
+            local_ray.start(verbose=verbose, dashboard=dashboard)
+        else:
+            _join(verbose)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     data_rules()
@@ -194,7 +190,7 @@ def _prepare_environment(*, one_machine: bool) -> None:
     if one_machine:
         os.environ[_FIXED_SIZE] = "1"  # read by the processes that Ray starts, too
         # Else Ray warns of many processes whenever trainings start, which is what they do.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_slots()))
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(local_ray.slots()))
     if one_machine and not any(os.environ.get(name) for name in _AUTH):
         # Ray would write a token below HOME, which may be read-only or shared. It switches to
         # token mode by itself, and says so on every start.
@@ -202,44 +198,20 @@ def _prepare_environment(*, one_machine: bool) -> None:
         logging.getLogger(_AUTH_LOGGER).setLevel(logging.ERROR)
 
 
-def _slots() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(4, 2 * (cores or 1))
-
-
-def _start_local(verbose: bool, dashboard: bool) -> None:
-    ray.init(
-        address="local",
-        num_cpus=_slots(),
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=dashboard,
-        dashboard_host=_LOOPBACK,
-        log_to_driver=verbose,
-        logging_level=logging.WARNING,
-        configure_logging=False,
-    )
-
-
 def _join(verbose: bool) -> None:
-    host, _, port = os.environ["RAY_ADDRESS"].removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():  # Ray itself would knock for many minutes
-        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
-    ray.init(log_to_driver=verbose, logging_level=logging.WARNING, configure_logging=False)
-
-
-def _unreachable(error: Exception, started_here: bool) -> str:
-    reason = str(error).partition("\n")[0]
-    if started_here:
-        return (
-            f"Ray cannot be started on this machine: {reason.rstrip('.')}. It needs about 1 GB of "
-            "memory, a writable temporary folder (set RAY_TMPDIR to another one), and "
-            "processors that are not all busy with something else."
-        )
-    return (
-        f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be joined: "
-        f"{reason}. Check that it is up and that RAY_AUTH_TOKEN is its token, or unset RAY_ADDRESS "
-        "to start a Ray on this machine."
-    )
+    address = os.environ["RAY_ADDRESS"]
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host and port.isdigit():  # Ray itself would knock for many minutes
+            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+        ray.init(log_to_driver=verbose, logging_level=logging.WARNING, configure_logging=False)
+    except Exception as error:  # Ray raises bare ones
+        reason = str(error).partition("\n")[0]
+        raise UnfitEnvironment(
+            f"the Ray cluster at RAY_ADDRESS={address} cannot be joined: {reason}. Check that it "
+            "is up and that RAY_AUTH_TOKEN is its token, or unset RAY_ADDRESS to start a Ray on "
+            "this machine."
+        ) from error
 
 
 def _facts(started_here: bool) -> ClusterFacts:

@@ -7,7 +7,7 @@ the others. Thresholds do not belong here; they are solved from histograms, with
 
 A trial's driver takes a hundredth of a CPU slot, because it only waits for what it starts: drivers
 that held whole slots would leave none for their own workers, and all would wait for ever without
-an error. Trials that run at once plan with their share of the cluster (`cluster.shared_by`), and
+an error. Trials that run at once plan with their share of the cluster (`connection.shared_by`), and
 no more of them run than leave each a worker and a reader.
 
 Not guaranteed: that a search which was resumed stops the same trials early, since the median

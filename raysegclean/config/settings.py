@@ -263,13 +263,17 @@ def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
     return _validated(source)
 
 
-def parse_params(settings: Sequence[str]) -> dict[str, Scalar]:
-    """Return `KEY=VALUE` texts, whose values are YAML scalars, as a dict; raises ConfigError."""
+def parse_params(settings: Sequence[str], example: str = "--param n_max=2") -> dict[str, Scalar]:
+    """Return `KEY=VALUE` texts, whose values are YAML scalars, as a dict.
+
+    Raises ConfigError, which names the option that `example` begins with.
+    """
+    option = example.partition(" ")[0]
     params: dict[str, Scalar] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(f"--param {setting}: expected KEY=VALUE, as in --param n_max=2")
+            raise ConfigError(f"{option} {setting}: expected KEY=VALUE, as in {example}")
         params[key.strip()] = parse_scalar(text.strip())
     return params
 

@@ -1,4 +1,4 @@
-"""The values that go into the policy and come out of it: scores of cases, and decisions on them."""
+"""The values that a policy decides on: the scores of each case and class."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

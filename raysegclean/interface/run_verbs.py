@@ -101,7 +101,11 @@ def replay(run: str, settings: Settings = ()) -> ReplayReport:
     from raysegclean.config.settings import parse_params
     from raysegclean.runs.replay import replay
 
-    values = settings if isinstance(settings, Mapping) else parse_params(settings)
+    values = (
+        settings
+        if isinstance(settings, Mapping)
+        else parse_params(settings, "--set policy.posterior=0.9")
+    )
     return replay(run, values)
 
 

@@ -20,6 +20,8 @@ __all__ = ["ARCHIVE", "RUN", "SETS", "Group", "Section", "label_option", "show"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
+_JSON = click.Option(["--json", "as_json"], is_flag=True, help="print JSON instead of text")
+
 
 class Section:
     """The verbs of one group, in the order in which they are read in the help."""
@@ -33,19 +35,15 @@ class Section:
 
         def register(function: F) -> F:
             called = name or function.__name__
-            summary = (function.__doc__ or "").split("\n\n")[0]
             self.commands[called] = click.Command(
                 called,
-                params=[*parameters, click.Option(["--json", "as_json"], **_JSON)],
+                params=[*parameters, _JSON],
                 callback=functools.partial(_run, function),
-                help=summary[0].lower() + summary[1:].rstrip("."),
+                help=(function.__doc__ or "").split("\n\n")[0],
             )
             return function
 
         return register
-
-
-_JSON: dict[str, Any] = {"is_flag": True, "help": "print JSON instead of text"}
 
 
 def _run(function: Callable[..., object], *, as_json: bool, **given: Any) -> int:

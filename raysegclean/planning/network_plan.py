@@ -45,7 +45,7 @@ WINDOW_BYTES_GPU = 10 << 30
 SUMS_BYTES = 16
 """Per class and voxel of a window: sums of probabilities and of squares, one pass, and its term."""
 AVERAGED_HALO = 4
-"""Part of a averaged window's edge, on each side, that it shares with its neighbour."""
+"""Part of an averaged window's edge, on each side, that it shares with its neighbour."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def rough_groups(
     """Return the groups of rough cases: of the foreground, then of each class among its others.
 
     Their log roughness must lie `min_rough_separation` (Ashman's D) and `min_roughness` above that
-    of the others; for the rest they are noisy groups like any (`suspects.find_groups`).
+    of the others; for the rest they are noisy groups like any (`outlier_cases.find_groups`).
     """
     stricter = {"min_separation": params.min_rough_separation, "posterior": params.rough_posterior}
     strict = params.model_copy(update=stricter)

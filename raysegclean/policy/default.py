@@ -74,14 +74,14 @@ def decide(
     (a) Of two ways of drawing the wrong one is moved onto the other (`policy.annotator_styles`).
     (b) Cases that are rough (`policy.contour_roughness`), or form a noisy group by their rate of
     candidates or by corruption score, take the candidates that the group has in excess of the clean
-    cases (`suspects.excess_threshold`), and are open to `policy.blending`. (c) Where the boundary
-    of the foreground, or of one class, lies off the archive's central offset by more than
+    cases (`outlier_cases.excess_threshold`), and are open to `policy.blending`. (c) Where the
+    boundary of the foreground, or of one class, lies off the archive's central offset by more than
     max(floor, sds x robust sd), it is shifted back, unless the outline is rough. (d) A class that
     the label lacks, and the networks see at its usual size, is taken from them (`policy.omitted`).
     (e) One that it has nothing of near where they see it goes to a person. (f) All others are kept.
-    A class that the networks have not learnt (`suspects.is_learnt`) is not edited at all: its cases
-    go to a person. Where they have learnt no more than half of the classes, no candidate is taken:
-    what stands out may be their own riddle.
+    A class that the networks have not learnt (`outlier_cases.is_learnt`) is not edited at all: its
+    cases go to a person. Where they have learnt no more than half of the classes, no candidate is
+    taken: what stands out may be their own riddle.
 
     Args:
         scores: the given label of every case against networks that did not train on it.

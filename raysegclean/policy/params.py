@@ -1,7 +1,7 @@
 """Every number by which the default policy decides, each with its range, unit and evidence.
 
 Settable under `policy:` in the config. They decide about proposals that are there already: another
-value settles the labels again, and neither trains nor predicts anew. What a number rests on is
+value applies the labels again, and neither trains nor predicts anew. What a number rests on is
 part of it: `measured` on the cases named, a `source` in the literature, `seen` in runs while the
 policy was developed (a fit, not a forecast), or `argued` from what it guards against.
 """

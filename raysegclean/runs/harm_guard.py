@@ -38,7 +38,7 @@ COUNTS = (
     "agreed_vox",
     "agreed_before_vox",
 )
-"""Lists of a apply record that add up over the shards of a case."""
+"""Lists of an apply record that add up over the shards of a case."""
 
 
 def held_back(

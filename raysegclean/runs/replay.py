@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
+from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.table import scores_of
@@ -20,7 +19,7 @@ from raysegclean.policy.params import PolicyParams
 from raysegclean.runs.begin import LATEST
 from raysegclean.store.run import existing_run
 
-__all__ = ["Change", "ReplayReport", "edits_of", "policy_of", "replay"]
+__all__ = ["Change", "ReplayReport", "edits_of", "replay"]
 
 SECTION = "policy."
 Edits = dict[tuple[str, int], str]
@@ -51,24 +50,32 @@ class ReplayReport:
 def replay(run_uri: str, settings: Mapping[str, Any]) -> ReplayReport:
     """Decide again with `settings` (`policy.NAME` -> value), held against what the run decided by.
 
-    Raises InputError for a run that kept no scores yet, ConfigError for a number that is none.
+    Raises InputError for a run that kept no scores yet, ConfigError for what is no number of the
+    policy, or out of its range.
     """
+    for name in settings:
+        if not name.startswith(SECTION):
+            raise ConfigError(f"{name}: only numbers of the policy are replayed, as {SECTION}NAME.")
     run = existing_run(run_uri)
     rows = run.read_table("evidence.parquet")
     if not rows:
         raise InputError(f"{run.uri}: evidence.parquet is missing; it is kept once a run proposed.")
     scores, trusted = scores_of(rows), scores_of(rows, "trusted")
-    config = run.read_json(LATEST) or (run.resolved() or {})["config"]
-    usual = PolicyParams(**config.get("policy", {}))
-    usual = usual.with_confidence(config["params"].get("confidence"))
-    before = edits_of(scores, trusted, usual)
-    after = edits_of(scores, trusted, policy_of(settings, usual))
+    config = make_config(run.read_json(LATEST) or (run.resolved() or {})["config"])
+    before = edits_of(scores, trusted, _policy(config))
+    after = edits_of(scores, trusted, _policy(config.with_settings(settings)))
     changes = tuple(
         Change(case, cls, before[case, cls], after[case, cls])
         for case, cls in sorted(after)
         if before[case, cls] != after[case, cls]
     )
     return ReplayReport(run.uri, len(scores), Counter(after.values()), len(changes), changes)
+
+
+def _policy(config: Config) -> PolicyParams:
+    """Return the numbers that a run of this config decides by."""
+    confidence: Any = config.params.get("confidence")
+    return config.policy.with_confidence(confidence)
 
 
 def edits_of(
@@ -81,21 +88,3 @@ def edits_of(
         for case, decision in decisions.items()
         for cls, one in decision.classes.items()
     }
-
-
-def policy_of(settings: Mapping[str, Any], usual: PolicyParams) -> PolicyParams:
-    """Return the policy's numbers with those of `settings`, named as `policy.posterior`."""
-    known = PolicyParams.model_fields
-    for name in settings:
-        if not name.startswith(SECTION) or name.removeprefix(SECTION) not in known:
-            raise ConfigError(
-                f"{name}: not a number of the policy. They are {SECTION}"
-                f"{f', {SECTION}'.join(sorted(known))}."
-            )
-    changed = {name.removeprefix(SECTION): value for name, value in settings.items()}
-    try:
-        return PolicyParams(**usual.model_dump() | changed)
-    except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-        expected, got = known[name].description, changed[name]
-        raise ConfigError(f"{SECTION}{name}: expected {expected}; got {got!r}.") from error

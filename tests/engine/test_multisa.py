@@ -53,6 +53,6 @@ def test_by_rule_pseudo_a_case_without_a_label_gets_one_and_no_other_changes(
         case: set(np.frombuffer(reasons, np.uint8)) - {0}
         for case, (_, reasons) in outputs(config).items()
     }
-    assert changed.pop(BLANK.case) == {Reason.REPLACE}
+    assert changed.pop(BLANK.case) == {Reason.FILL}
     assert set(changed) == {scene.case for scene in SCENES}
     assert not any(changed.values())

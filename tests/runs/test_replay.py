@@ -12,6 +12,8 @@ from raysegclean.evidence.table import evidence_rows
 from raysegclean.policy.decisions import Action
 from raysegclean.store.run import RunFolder
 
+CONFIG = {"archive": "archive", "label": "organs", "run": "run", "method": "uncertainty"}
+
 
 def score(case: str, offset_vox: float) -> CaseScore:
     nats = 900.0 if offset_vox > 0.5 else 300.0 + 10 * offset_vox
@@ -25,7 +27,7 @@ def run(tmp_path: Path) -> RunFolder:
     rng = np.random.default_rng(0)
     scores = [score(f"c{n:02d}", rng.normal(0, 0.1) + (n < 10)) for n in range(60)]
     folder = RunFolder(str(tmp_path / "run"))
-    folder.freeze({"identity": {}, "config": {"params": {}}})
+    folder.freeze({"identity": {}, "config": CONFIG})
     folder.write_table("evidence.parquet", evidence_rows(scores, []))
     return folder
 
@@ -50,10 +52,14 @@ def test_a_number_that_is_none_is_refused(run: RunFolder) -> None:
     told = r"policy\.posterior: expected a probability, above 0 and at most 1; got 2"
     with pytest.raises(ConfigError, match=told):
         rsc.replay(run.uri, {"policy.posterior": 2})
+    with pytest.raises(ConfigError, match=r"train\.steps: only numbers of the policy"):
+        rsc.replay(run.uri, {"train.steps": 2})
+    with pytest.raises(ConfigError, match=r"--set policy: expected KEY=VALUE, as in --set policy"):
+        rsc.replay(run.uri, ["policy"])
 
 
 def test_what_the_run_decided_by_is_what_other_numbers_are_held_against(run: RunFolder) -> None:
-    run.write_json("config.json", {"params": {}, "policy": {"offset_floor_vox": 2.0}})
+    run.write_json("config.json", {**CONFIG, "policy": {"offset_floor_vox": 2.0}})
     report = rsc.replay(run.uri)
     assert report.changed == 0
     assert "shift" not in report.edits
@@ -62,7 +68,7 @@ def test_what_the_run_decided_by_is_what_other_numbers_are_held_against(run: Run
 
 def test_a_run_that_has_not_proposed_has_nothing_to_replay(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"))
-    folder.freeze({"identity": {}, "config": {"params": {}}})
+    folder.freeze({"identity": {}, "config": CONFIG})
     folder.write_state(status="running")
     with pytest.raises(InputError, match=r"evidence\.parquet is missing"):
         rsc.replay(folder.uri)
