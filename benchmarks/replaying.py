@@ -158,7 +158,7 @@ def _numbers_table(stored: list[Archive], usual: Mapping[str, Outcome]) -> Itera
 
 def _numbers() -> Iterable[tuple[str, float]]:
     usual = PolicyParams()
-    return ((name, getattr(usual, name)) for name in usual.__dataclass_fields__)
+    return ((name, getattr(usual, name)) for name in type(usual).model_fields)
 
 
 def _within(name: str, value: float, factor: float) -> float | None:

@@ -7,6 +7,7 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `decisions`: what is done with one class of one case, and why
 - `default`: the policy: its rules, in their order
 - `contour_offsets`: outlines off the archive's centre
+- `folds`: what networks of different folds differ by
 - `outlier_cases`: groups of cases that stand out
 - `annotator_styles`: two ways of drawing one archive
 - `contour_roughness`: outlines rougher than the others'
@@ -23,6 +24,7 @@ DOOR = (
     "apply",
     "blend_groups",
     "blending",
+    "contour_offsets",
     "corrector",
     "decisions",
     "default",

@@ -92,7 +92,7 @@ def _second_way(
     holds less than `min_way_share` of the cases. Nobody is a member where neither heap fits the
     networks clearly worse, or the wrong one holds more than `max_flagged`.
     """
-    offsets = offsets_of(scores, key, usable, params)
+    offsets, _ = offsets_of(scores, key, params, usable=usable)
     known = np.isfinite(offsets)
     mixture = fit_mixture(offsets[known]) if known.sum() >= params.min_group_cases else None
     if (
@@ -146,7 +146,7 @@ def _takes_part(
     scores: Sequence[CaseScore], value: int, way: SecondWay, whole: Flags, params: PolicyParams
 ) -> bool:
     """Tell whether a class lies off by `way_class_part` of what the foreground does."""
-    offsets = offsets_of(scores, value, whole, params)
+    offsets, _ = offsets_of(scores, value, params, usable=whole)
     sides = [offsets[side & np.isfinite(offsets)] for side in (way.members, way.posterior < _EVEN)]
     if not all(side.size for side in sides):
         return False

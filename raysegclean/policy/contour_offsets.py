@@ -1,6 +1,6 @@
 """How far each outline lies off the centre of the archive: pure functions of the scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
+from raysegclean.policy.folds import fold_levels, less_fold_levels
 from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
-from raysegclean.policy.robust import Values, offset_mode, robust_sd, thinned
+from raysegclean.policy.robust import Values, mode, robust_sd
 
-__all__ = ["Flags", "Offsets", "effect", "large_folds", "offsets_of"]
+__all__ = ["Flags", "Offsets", "centre_of", "effect", "offsets_of", "spread_of", "usual_limit"]
 
 Flags = NDArray[np.bool_]
-_MOST_COMPARED = 500
-"""Cost: of larger folds so many cases are compared, at even ranks."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,19 @@ class Offsets:
         params: PolicyParams,
     ) -> "Offsets":
         """Measure against the trusted labels' median where there are enough, else the mode."""
-        bias = _fold_biases(scores, key, params)
-        values, known = (_offsets(part, key, bias, params) for part in (scores, trusted))
+        values, known = offsets_of(scores, key, params, trusted=trusted)
         known = known[np.isfinite(known)]
         spread = np.array([s.spread_vox for s in of_key(scores, key)])
         least = np.where(np.isfinite(spread), params.min_effect * spread, 0.0)
         everywhere = np.ones(len(scores), bool)
         if known.size >= params.min_trusted:
             centre = float(np.median(known))
-            limit = _movable(_limit(values, centre, params), params)
+            limit = _movable(usual_limit(values, centre, params), params)
             return cls(values - centre, limit, everywhere, least)
         measured = np.isfinite(values).sum()
         if measured >= params.min_cases:
-            centre = offset_mode(values, params.offset_error_vox)
-            limit = _limit(values, centre, params)
+            centre = centre_of(values, params)
+            limit = usual_limit(values, centre, params)
             believed = _worse_sides(values - centre, limit, of_key(scores, key), params)
             found = cls(values - centre, _movable(limit, params), believed, least)
             if found.flags().sum() <= params.max_flagged * measured:
@@ -74,9 +72,20 @@ class Offsets:
         return flags if flags.sum() >= min_share * known else np.zeros_like(flags)
 
 
-def _limit(values: Values, centre: float, params: PolicyParams) -> float:
-    sd = robust_sd(values, centre, within=params.offset_near_vox)
-    return max(params.offset_floor_vox, params.offset_sds * sd if isfinite(sd) else 0.0)
+def centre_of(offsets: Values, params: PolicyParams) -> float:
+    """Return where most outlines of the archive lie, in voxels; NaN when none was measured."""
+    return mode(offsets, params.offset_error_vox)
+
+
+def spread_of(offsets: Values, centre: float, params: PolicyParams) -> float:
+    """Return the robust sd of the offsets near the centre, at least the error of one."""
+    sd = robust_sd(offsets, centre, within=params.offset_near_vox)
+    return max(sd, params.offset_error_vox) if isfinite(sd) else params.offset_error_vox
+
+
+def usual_limit(offsets: Values, centre: float, params: PolicyParams) -> float:
+    """Return how far off the centre an outline may lie by chance."""
+    return params.offset_sds * spread_of(offsets, centre, params)
 
 
 def _movable(limit: float, params: PolicyParams) -> float:
@@ -97,60 +106,29 @@ def _worse_sides(
 
 
 def offsets_of(
-    scores: Sequence[CaseScore], key: int, usable: Flags, params: PolicyParams
-) -> Values:
-    """Return each usable case's offset, less the mean of its fold where folds are large enough.
+    scores: Sequence[CaseScore],
+    key: int,
+    params: PolicyParams,
+    *,
+    usable: Flags | None = None,
+    trusted: Sequence[CaseScore] = (),
+) -> tuple[Values, Values]:
+    """Return the offset of each outline, less what the networks of its fold differ by.
 
-    Networks of one fold may draw wider than those of another; that is no way of drawing labels.
-    NaN for the other cases.
+    Of the `usable` given labels, NaN for the others and where too little was measured; and of the
+    trusted ones, which are compared with the same networks.
     """
-    values = np.where(usable, _offsets(scores, key, {}, params), np.nan)
-    means = {f: float(part.mean()) for f, part in large_folds(values, scores, params).items()}
-    return np.asarray(values - [means.get(score.fold, 0.0) for score in scores], np.float64)
+    values, known = (_measured(part, key, params) for part in (scores, trusted))
+    values = values if usable is None else np.where(usable, values, np.nan)
+    levels = fold_levels(values, scores, params.min_fold_bias_vox, params)
+    return less_fold_levels(values, scores, levels), less_fold_levels(known, trusted, levels)
 
 
-def _offsets(
-    scores: Sequence[CaseScore], key: int, bias: Mapping[int, float], params: PolicyParams
-) -> Values:
-    return np.array(
-        [
-            mine.offset_vox - bias.get(score.fold, 0.0)
-            if mine.boundary_vox >= params.min_boundary_vox
-            else np.nan
-            for score, mine in zip(scores, of_key(scores, key), strict=True)
-        ],
-        dtype=np.float64,
-    )
-
-
-def _fold_biases(scores: Sequence[CaseScore], key: int, params: PolicyParams) -> dict[int, float]:
-    """Return how far each fold's offsets lie beyond the first's; nothing where by little.
-
-    That is the mode of the differences between their cases: pairs with the same error pile up
-    there. The mode of a fold by itself may be that of its wrong cases.
-    """
-    parts = large_folds(_offsets(scores, key, {}, params), scores, params)
-    if not parts:
-        return {}
-    first, *others = sorted(parts)
-    biases = {first: 0.0}
-    biases |= {fold: _mode_of_differences(parts[fold], parts[first], params) for fold in others}
-    differ = max(biases.values()) - min(biases.values()) > params.min_fold_bias_vox
-    return biases if differ else {}
-
-
-def _mode_of_differences(values: Values, others: Values, params: PolicyParams) -> float:
-    pairs = np.subtract.outer(thinned(values, _MOST_COMPARED), thinned(others, _MOST_COMPARED))
-    return offset_mode(pairs, params.offset_error_vox)
-
-
-def large_folds(
-    values: Values, scores: Sequence[CaseScore], params: PolicyParams
-) -> dict[int, Values]:
-    """Return the measured values of each fold; nothing where one of them is small."""
-    folds = np.array([s.fold for s in scores])
-    parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
-    return parts if all(part.size >= params.min_fold_cases for part in parts.values()) else {}
+def _measured(scores: Sequence[CaseScore], key: int, params: PolicyParams) -> Values:
+    enough = params.min_boundary_vox
+    parts = of_key(scores, key)
+    found = [s.offset_vox if s.boundary_vox >= enough else np.nan for s in parts]
+    return np.array(found, dtype=np.float64)
 
 
 def effect(group: Values, others: Values) -> float:

@@ -22,7 +22,8 @@ from math import inf
 import numpy as np
 
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, Kind, of_key
-from raysegclean.policy.contour_offsets import Flags, effect, large_folds
+from raysegclean.policy.contour_offsets import Flags, effect
+from raysegclean.policy.folds import fold_levels, less_fold_levels
 from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.robust import Values, fit_mixture, robust_sd
 
@@ -119,14 +120,9 @@ def _log_rates(scores: Sequence[ClassScore], kind: Kind, params: PolicyParams) -
 
 
 def level_folds(values: Values, scores: Sequence[CaseScore], params: PolicyParams) -> Values:
-    """Return the values less their fold's median, where folds are large and differ by much."""
-    parts = large_folds(values, scores, params)
-    if not parts:
-        return values
-    medians = {fold: float(np.median(part)) for fold, part in parts.items()}
-    if max(medians.values()) - min(medians.values()) <= params.min_fold_bias_log:
-        return values
-    return np.asarray(values - np.array([medians[s.fold] for s in scores]), np.float64)
+    """Return logs of rates, or of roughness, less what the networks of their folds differ by."""
+    levels = fold_levels(values, scores, params.min_fold_bias_log, params)
+    return less_fold_levels(values, scores, levels)
 
 
 def upper_group(

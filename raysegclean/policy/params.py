@@ -101,11 +101,10 @@ class PolicyParams(BaseModel):
     offset_error_vox: float = _vox(0.2, "seen: offsets of clean cases are known to about that")
     """To how much the offset of a clean case is known: the kernel by which the archive's centre is
     found, and the least that its offsets are ever taken to spread."""
-    offset_floor_vox: float = _vox(0.4, _MEASURED)
     offset_sds: float = _sds(2.5, _MEASURED)
     offset_near_vox: float = _vox(0.5, _MEASURED)
-    """Flagged: off the mode by more than max(floor, sds x robust sd of those nearer than near),
-    and by so much that `shift_gain` times it is half a voxel, below which a shift moves nothing."""
+    """Flagged: off the mode by more than sds x the robust sd of those nearer than near, and by so
+    much that `shift_gain` times it is half a voxel, below which a shift moves nothing."""
     min_effect: float = _number(0.7, "standard deviations", "argued: see below", ge=0)
     """An outline that was moved is moved everywhere: its mean offset must be at least this many
     times the offset's spread along it, or it is a place where label and network disagree."""

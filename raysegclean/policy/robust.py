@@ -10,7 +10,7 @@ from math import log, pi, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Mixture", "Values", "fit_mixture", "offset_mode", "robust_sd", "thinned"]
+__all__ = ["Mixture", "Values", "fit_mixture", "mode", "robust_sd", "thinned"]
 
 Values = NDArray[np.float64]
 _MAD_TO_SD = 1.4826
@@ -40,22 +40,22 @@ def _finite_sorted(values: Values) -> Values:
     return array[np.isfinite(array)]
 
 
-def offset_mode(offsets_vox: Values, kernel_vox: float) -> float:
-    """Return the mode of boundary offsets: where a Gaussian kernel sees most of them.
+def mode(values: Values, kernel: float) -> float:
+    """Return the mode: where a Gaussian kernel of this sd sees most of the values.
 
-    Its sd should be the error to which a clean case's offset is known. With half of 40 cases off to
+    It should be the error to which the value of a clean case is known. With half of 40 cases off to
     either side, the mode of a kernel stays with the clean ones; that of ever smaller halves (Bickel
     & Fruehwirth 2006) ends on a wrong heap that happens to be tight. Non-finite values are left
     out; NaN when nothing is left. Of equal peaks the lowest is taken.
     """
-    x = thinned(offsets_vox, _MOST_VALUES)
+    x = thinned(values, _MOST_VALUES)
     if not x.size:
         return float("nan")
-    mode = float(x[np.argmax(_kernel((x[:, None] - x) / kernel_vox).sum(axis=1))])
+    centre = float(x[np.argmax(_kernel((x[:, None] - x) / kernel).sum(axis=1))])
     for _ in range(_MEAN_SHIFTS):
-        near = _kernel((x - mode) / kernel_vox)
-        mode = float((near * x).sum() / near.sum())
-    return mode
+        near = _kernel((x - centre) / kernel)
+        centre = float((near * x).sum() / near.sum())
+    return centre
 
 
 def thinned(values: Values, most: int) -> Values:

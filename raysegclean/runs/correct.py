@@ -11,12 +11,13 @@ from functools import reduce
 
 import numpy as np
 
+from raysegclean.evidence.case_scores import FOREGROUND
 from raysegclean.evidence.second_pass import Answer, CaseQuery, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
 from raysegclean.policy.apply import Actions
+from raysegclean.policy.contour_offsets import centre_of, offsets_of
 from raysegclean.policy.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
 from raysegclean.policy.decisions import Action, CaseDecision, case_actions
-from raysegclean.policy.robust import offset_mode
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.second_pass import answered
 from raysegclean.runs.session import Session
@@ -45,9 +46,10 @@ def correct(
 
 def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
     """Sample the trusted cases, then leave the flagged ones to the corrector."""
-    offsets = np.array([s.foreground.offset_vox for s in evidence.scores])
-    centre = offset_mode(offsets, evidence.policy.offset_error_vox)
-    values = {s.case: {"offset_vox": s.foreground.offset_vox - centre} for s in evidence.scores}
+    offsets, _ = offsets_of(evidence.scores, FOREGROUND, evidence.policy)
+    offsets -= centre_of(offsets, evidence.policy)
+    cases = [score.case for score in evidence.scores]
+    values = {c: {"offset_vox": float(v)} for c, v in zip(cases, offsets, strict=True)}
     trusted = [score.case for score in evidence.trusted]
     answers = yield CaseQuery(RowsLook(), {case: values[case] for case in trusted})
     dice = _given_dice(answers)

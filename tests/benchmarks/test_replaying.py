@@ -13,7 +13,7 @@ WRONG_EDITED = {
     "hippocampus.drop.uncertainty.s1": 100,
     "hippocampus.polygon.uncertainty.s1": 83,
     "phantom.polygon.uncertainty.s1": 20,
-    "phantom.boundary.uncertainty.s1": 18,
+    "phantom.boundary.uncertainty.s1": 19,
 }
 """Wrong cases that are edited, per archive; where one more or less is, that is told here."""
 

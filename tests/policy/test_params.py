@@ -29,7 +29,6 @@ PINNED = {
     "min_fold_bias_vox": (0.25, "argued: about the error of one offset"),
     "min_fold_bias_log": (0.5, "argued: below, folds differ by chance"),
     "offset_error_vox": (0.2, "seen: offsets of clean cases are known to about that"),
-    "offset_floor_vox": (0.4, "measured: 200 hippocampus cases, half of them eroded or dilated"),
     "offset_sds": (2.5, "measured: 200 hippocampus cases, half of them eroded or dilated"),
     "offset_near_vox": (0.5, "measured: 200 hippocampus cases, half of them eroded or dilated"),
     "min_effect": (0.7, "argued: see below"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
-from raysegclean.policy.robust import fit_mixture, offset_mode, robust_sd, thinned
+from raysegclean.policy.robust import fit_mixture, mode, robust_sd, thinned
 
 finite = st.floats(-50, 50).map(lambda v: round(v, 3))
 
@@ -24,21 +24,21 @@ def density(values, at):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(finite, min_size=1, max_size=40))
 def test_the_mode_is_where_the_kernels_pile_up_in_any_order(values):
-    got = offset_mode(np.array(values), KERNEL_VOX)
+    got = mode(np.array(values), KERNEL_VOX)
     assert density(values, got) >= max(density(values, v) for v in values) - 1e-9
-    assert got == offset_mode(np.array(values[::-1]), KERNEL_VOX)
+    assert got == mode(np.array(values[::-1]), KERNEL_VOX)
 
 
 def test_a_tight_heap_of_wrong_cases_is_not_the_mode():
     values = np.r_[
         np.linspace(-0.2, 0.3, 20), np.linspace(1.0, 1.05, 10), np.linspace(-1.2, -0.5, 10)
     ]
-    assert offset_mode(values, KERNEL_VOX) == pytest.approx(0.05, abs=0.1)
+    assert mode(values, KERNEL_VOX) == pytest.approx(0.05, abs=0.1)
 
 
 def test_many_values_are_thinned_evenly():
     values = np.random.default_rng(3).normal(0.4, 0.3, 50_000)
-    assert offset_mode(values, KERNEL_VOX) == pytest.approx(0.4, abs=0.1)
+    assert mode(values, KERNEL_VOX) == pytest.approx(0.4, abs=0.1)
     assert thinned(np.arange(10.0), 4).tolist() == [0.0, 3.0, 6.0, 9.0]
     assert thinned(np.array([2.0, np.nan, 1.0]), 4).tolist() == [1.0, 2.0]
 
@@ -46,14 +46,14 @@ def test_many_values_are_thinned_evenly():
 def test_the_mode_sits_in_the_tight_half_when_the_other_half_is_off():
     rng = np.random.default_rng(0)
     values = np.r_[rng.normal(0.3, 0.1, 52), rng.normal(1.4, 0.3, 24), rng.normal(-0.9, 0.3, 24)]
-    mode = offset_mode(values, KERNEL_VOX)
-    assert mode == pytest.approx(0.3, abs=0.1)
-    assert robust_sd(values, mode, within=0.5) == pytest.approx(0.1, abs=0.05)
+    found = mode(values, KERNEL_VOX)
+    assert found == pytest.approx(0.3, abs=0.1)
+    assert robust_sd(values, found, within=0.5) == pytest.approx(0.1, abs=0.05)
 
 
 def test_values_that_are_not_finite_are_left_out():
-    assert offset_mode(np.array([np.nan, 2.0, np.inf]), KERNEL_VOX) == 2.0
-    assert np.isnan(offset_mode(np.array([np.nan]), KERNEL_VOX))
+    assert mode(np.array([np.nan, 2.0, np.inf]), KERNEL_VOX) == 2.0
+    assert np.isnan(mode(np.array([np.nan]), KERNEL_VOX))
     assert np.isnan(robust_sd(np.array([5.0]), 0.0, within=0.5))
 
 

@@ -39,11 +39,11 @@ def test_the_same_numbers_decide_the_same(run: RunFolder) -> None:
 
 
 def test_other_numbers_are_told_with_what_they_would_change(run: RunFolder) -> None:
-    report = rsc.replay(run.uri, {"policy.offset_floor_vox": 2.0})
+    report = rsc.replay(run.uri, {"policy.offset_sds": 12.0})
     assert report.changed == 10
     assert {one.before for one in report.changes} == {"shift"}
     assert "shift" not in {one.after for one in report.changes}
-    assert rsc.replay(run.uri, ["policy.offset_floor_vox=2.0"]) == report
+    assert rsc.replay(run.uri, ["policy.offset_sds=12.0"]) == report
 
 
 def test_a_number_that_is_none_is_refused(run: RunFolder) -> None:
@@ -59,11 +59,11 @@ def test_a_number_that_is_none_is_refused(run: RunFolder) -> None:
 
 
 def test_what_the_run_decided_by_is_what_other_numbers_are_held_against(run: RunFolder) -> None:
-    run.write_json("config.json", {**CONFIG, "policy": {"offset_floor_vox": 2.0}})
+    run.write_json("config.json", {**CONFIG, "policy": {"offset_sds": 12.0}})
     report = rsc.replay(run.uri)
     assert report.changed == 0
     assert "shift" not in report.edits
-    assert rsc.replay(run.uri, {"policy.offset_floor_vox": 0.4}).edits["shift"] == 10
+    assert rsc.replay(run.uri, {"policy.offset_sds": 2.5}).edits["shift"] == 10
 
 
 def test_a_run_that_has_not_proposed_has_nothing_to_replay(tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore
 from raysegclean.evidence.second_pass import Answer, PredictedBlock
+from raysegclean.policy.contour_offsets import centre_of, offsets_of, spread_of, usual_limit
 from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
-from raysegclean.policy.robust import offset_mode, robust_sd
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.signed_distance import (
     Spacing,
@@ -196,35 +196,27 @@ def like_trusted(
 ) -> frozenset[str]:
     """Return the cases whose given outline lies off the prediction as in the trusted cases.
 
-    That is, within max(`offset_floor_vox`, `offset_sds` robust sds of the archive) of their mean.
+    That is, off their mean by no more than outlines of the archive lie off its centre by chance.
     """
     known = {score.case for score in trusted}
-    mine = {s.case: s.classes[channel] for s in given if channel in s.classes}
-    offsets = {case: one.offset_vox for case, one in mine.items() if _has_offset(one, policy)}
-    theirs = [value for case, value in offsets.items() if case in known]
-    if not theirs:
+    offsets, _ = offsets_of(given, channel, policy)
+    theirs = offsets[[score.case in known for score in given] & np.isfinite(offsets)]
+    if not theirs.size:
         return frozenset()
-    values, mean = np.array(list(offsets.values())), float(np.mean(theirs))
-    limit = max(policy.offset_floor_vox, policy.offset_sds * _spread_vox(values, policy))
-    return frozenset(case for case, value in offsets.items() if abs(value - mean) <= limit)
+    limit = usual_limit(offsets, centre_of(offsets, policy), policy)
+    like = np.abs(offsets - theirs.mean()) <= limit
+    return frozenset(score.case for score, one in zip(given, like, strict=True) if one)
 
 
 def off_centre(
     given: Sequence[CaseScore], trusted: Sequence[CaseScore], policy: PolicyParams
 ) -> bool:
     """Tell whether trusted outlines lie surely off where most given ones lie."""
-    values, right = (np.array([s.foreground.offset_vox for s in part]) for part in (given, trusted))
+    values, right = offsets_of(given, FOREGROUND, policy, trusted=trusted)
     right = right[np.isfinite(right)]
-    error = policy.offset_sds * _spread_vox(values, policy) / np.sqrt(max(right.size, 1))
-    centre = offset_mode(values, policy.offset_error_vox)
+    centre = centre_of(values, policy)
+    error = policy.offset_sds * spread_of(values, centre, policy) / np.sqrt(max(right.size, 1))
     return bool(right.size and abs(np.median(right) - centre) > error)
-
-
-def _spread_vox(values: NDArray[np.float64], policy: PolicyParams) -> float:
-    """Return the robust sd of offsets about their mode, at least the error of one."""
-    least = policy.offset_error_vox
-    sd = robust_sd(values, offset_mode(values, least), within=policy.offset_near_vox)
-    return max(sd, least) if isfinite(sd) else least
 
 
 def margin(log_czyx: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
