@@ -3,43 +3,39 @@
 One object per item, attempt and part is created under `ledger/<stage>/<term>/`, after the shards
 that it lists, so a listed shard is always there; a shard that is not listed is computed again. The
 records of all terms count, in the order of terms and keys; of two records for one shard the
-first counts, whichever term wrote the second. Compaction moves many small objects into tables and
+first counts, whichever term wrote the second. Compaction moves many small objects into packs and
 is safe to interrupt: a record is never in neither place.
+
+A line is one record with its place in that order, sealed by a checksum. A line that is torn or
+damaged is skipped with a warning, as if it had never been committed, and never read as another.
 """
 
 import hashlib
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
+import google_crc32c
 
-from raysegclean.errors import AlreadyExists, InputError, MissingObject, RunConflict
+from raysegclean.errors import AlreadyExists, MissingObject, RunConflict
 from raysegclean.store.objects import Store, check_key
-from raysegclean.store.parquet import from_parquet, to_parquet
 
 __all__ = ["Ledger", "Record"]
 
+log = logging.getLogger("raysegclean")
+
 Record = dict[str, Any]
+_Order = tuple[int, str, int]
+"""Term, object and line: where a record was committed."""
 
 _READERS = 16
 _PACK = 1000
-"""Objects in one table: of a stage with fewer every line stays readable by eye."""
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One record with the key that committed it and its place there; sorts by age."""
-
-    term: int
-    source: str
-    place: int
-    record: Record
-
-    @property
-    def order(self) -> tuple[int, str, int]:
-        return self.term, self.source, self.place
+"""Objects in one pack."""
+_LOOSE, _PACKED = ".jsonl", ".pack"
+_NAMED = 10
+"""Damaged lines that a warning names at most."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,11 @@ class Ledger:
 
         Raises RunConflict when this item, attempt and part was committed with other records.
         """
-        name = check_key(f"{item}-{attempt}-{part}.jsonl")
-        key = f"{self._folder}/{self.term}/{name}"
-        lines = (json.dumps(record, sort_keys=True, allow_nan=False) for record in records)
-        data = "".join(f"{line}\n" for line in lines).encode()
+        name = check_key(f"{item}-{attempt}-{part}")
+        key = f"{self._folder}/{self.term}/{name}{_LOOSE}"
+        data = b"".join(
+            _sealed(record, (self.term, name, place)) for place, record in enumerate(records)
+        )
         try:
             self.store.create(key, data)
         except AlreadyExists as fault:
@@ -76,11 +73,11 @@ class Ledger:
         """
         seen: set[str] = set()
         chosen = []
-        for line in self._lines():
-            shard = line.record.get("shard")
+        for _, record in sorted(self._entries().items(), key=lambda entry: entry[0]):
+            shard = record.get("shard")
             name = json.dumps(shard)
             if shard is None or name not in seen:
-                chosen.append(line.record)
+                chosen.append(record)
                 seen.add(name)
         return chosen
 
@@ -88,23 +85,24 @@ class Ledger:
         """Return what any attempt at one item has committed in this term."""
         keys = [info.key for info in self.store.list(f"{self._folder}/{self.term}")]
         mine = [key for key in keys if key.rpartition("/")[2].rsplit("-", 2)[0] == item]
-        return [line.record for key in mine for line in self._parse(key)]
+        return [_opened(line)[1] for key in mine for line in self._lines(key)]
 
     def compact(self, least: int = _PACK) -> int:
-        """Move objects, `least` to a table, into Parquet tables; return how many were moved.
+        """Move the lines of objects, `least` to a pack, as they are; return how many were moved.
 
         Fewer than `least` are left as they are. Safe to interrupt, to repeat, and beside readers
-        and other compactions: a table is whole before the first of its objects goes, and is named
+        and other compactions: a pack is whole before the first of its objects goes, and is named
         by its content.
         """
-        keys, moved = self._keys(".jsonl"), 0
+        keys, moved = self._keys(_LOOSE), 0
         with ThreadPoolExecutor(_READERS) as pool:
             while len(keys) - moved >= least:
                 pack = keys[moved : moved + least]
-                lines = [line for part in pool.map(self._parse, pack) for line in part]
-                data = _packed(lines)
+                data = b"".join(
+                    line + b"\n" for part in pool.map(self._lines, pack) for line in part
+                )
                 name = hashlib.sha256(data).hexdigest()[:16]
-                self.store.put(f"{self._folder}/{name}.parquet", data)
+                self.store.put(f"{self._folder}/{name}{_PACKED}", data)
                 list(pool.map(self.store.delete, pack))
                 moved += least
         return moved
@@ -116,39 +114,56 @@ class Ledger:
     def _keys(self, suffix: str) -> list[str]:
         return [i.key for i in self.store.list(self._folder) if i.key.endswith(suffix)]
 
-    def _lines(self) -> list[_Line]:
-        """Return every line once, oldest first; what is in a table and beside it is the same."""
+    def _entries(self) -> dict[_Order, Record]:
+        """Return every record once; what is in a pack and beside it is the same."""
+        found: dict[_Order, Record] = {}
         with ThreadPoolExecutor(_READERS) as pool:
-            # Tables last: what a compaction takes away while we read is then in one of them.
-            lines = [i for part in pool.map(self._parse, self._keys(".jsonl")) for i in part]
-            lines += [i for part in pool.map(self._unpack, self._keys(".parquet")) for i in part]
-        return sorted({line.order: line for line in lines}.values(), key=lambda line: line.order)
+            # Packs last: what a compaction takes away while we read is then in one of them.
+            for suffix in (_LOOSE, _PACKED):
+                for lines in pool.map(self._lines, self._keys(suffix)):
+                    found.update(map(_opened, lines))
+        return found
 
-    def _unpack(self, key: str) -> list[_Line]:
-        rows: list[Record] = from_parquet(self.store.get(key)).to_pylist()
-        return [_Line(r["term"], r["source"], r["place"], json.loads(r["record"])) for r in rows]
-
-    def _parse(self, key: str) -> list[_Line]:
-        term = int(key.split("/")[-2])
+    def _lines(self, key: str) -> list[bytes]:
+        """Return the whole lines of an object; warn of the others."""
         try:
-            records = [json.loads(line) for line in self.store.get(key).splitlines()]
+            *lines, torn = self.store.get(key).split(b"\n")
         except MissingObject:
             return []  # A compaction took it since it was listed.
-        except ValueError as fault:
-            raise InputError(
-                f"{self.store.uri}/{key}: not JSON lines ({fault}). Delete that object; what it "
-                "listed is computed again."
-            ) from fault
-        return [_Line(term, key, place, record) for place, record in enumerate(records)]
+        whole = [line for line in lines if _is_whole(line)]
+        if torn or len(whole) < len(lines):
+            bad = [str(n) for n, line in enumerate(lines, 1) if not _is_whole(line)]
+            bad += [f"{len(lines) + 1} (torn)"] if torn else []
+            log.warning(
+                "%s/%s: skipped what is damaged, line %s: the checksum of a line does not fit. "
+                "Shards that only these listed are done again.",
+                self.store.uri,
+                key,
+                ", ".join(bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else ""),
+            )
+        return whole
 
 
-def _packed(lines: list[_Line]) -> bytes:
-    table = pa.table(
-        {
-            "term": pa.array([line.term for line in lines], pa.int64()),
-            "source": pa.array([line.source for line in lines], pa.string()),
-            "place": pa.array([line.place for line in lines], pa.int64()),
-            "record": pa.array([json.dumps(line.record) for line in lines], pa.string()),
-        }
-    )
-    return to_parquet(table)
+_AT, _SEAL = b',"at":', b',"crc32c":"'
+
+
+def _sealed(record: Record, order: _Order) -> bytes:
+    """Return the line of a record: its JSON, where it was committed, the checksum of all that."""
+    text = json.dumps(record, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
+    body = text[:-1] + _AT + json.dumps(order).encode()
+    return body + _SEAL + _checksum(body) + b'"}\n'
+
+
+def _is_whole(line: bytes) -> bool:
+    body, _, end = line.rpartition(_SEAL)
+    return end == _checksum(body) + b'"}'
+
+
+def _opened(line: bytes) -> tuple[_Order, Record]:
+    text, _, at = line.rpartition(_SEAL)[0].rpartition(_AT)
+    term, name, place = json.loads(at)
+    return (term, name, place), json.loads(text + b"}")
+
+
+def _checksum(data: bytes) -> bytes:
+    return b"%08x" % google_crc32c.value(data)

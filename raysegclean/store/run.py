@@ -21,8 +21,9 @@ from raysegclean.store.parquet import from_parquet, to_parquet
 __all__ = ["RunFolder", "existing_run"]
 
 RESOLVED = "resolved.json"
-FORMAT = 2
-"""Of the plan in it; 1 named hooks and networks by their import paths."""
+FORMAT = 3
+"""Of the plan and the ledger in it; 1 named hooks and networks by their import paths, 2 did not
+seal the lines of its ledger."""
 STATE = "run.json"
 FAILED = "failed.jsonl"
 

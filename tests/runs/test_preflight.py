@@ -198,8 +198,11 @@ def test_precision_is_left_at_32_bits_where_a_gpu_only_emulates_16(
     assert session.gpus("auto") == 1.0
 
 
-def test_a_run_of_an_earlier_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("names", "found"), [({}, 1), ({"format": 2}, 2)])
+def test_a_run_of_an_earlier_format_is_refused_with_what_to_do(
+    tmp_path: Path, names: dict[str, int], found: int
+) -> None:
     run = RunFolder(str(tmp_path / "run"))
-    run.write_json("resolved.json", {"identity": {}, "plan": {}, "train_key": "k"})
-    with pytest.raises(RunConflict, match=r"format 1, this version reads 2\. Go on with it under"):
+    run.write_json("resolved.json", {"identity": {}, "plan": {}, "train_key": "k", **names})
+    with pytest.raises(RunConflict, match=rf"format {found}, this version reads 3\. Go on with it"):
         run.resolved()

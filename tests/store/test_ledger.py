@@ -1,6 +1,8 @@
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from raysegclean.errors import InputError, RunConflict
+from raysegclean.errors import RunConflict
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
 
@@ -50,7 +52,7 @@ def test_compaction_changes_no_record_and_later_commits_join(place):
     assert ledger.compact(least=31) == 0
     assert ledger.compact(least=14) == 28
     kinds = [info.key.rpartition(".")[2] for info in store.list("ledger/apply")]
-    assert sorted(kinds) == ["jsonl", "jsonl", "parquet", "parquet"]
+    assert sorted(kinds) == ["jsonl", "jsonl", "pack", "pack"]
     assert ledger.records() == before
     ledger.commit("late", 0, 0, _records(99))
     assert ledger.records() == before + _records(99)
@@ -86,7 +88,7 @@ def test_one_who_reads_while_another_compacts_misses_no_record(place, monkeypatc
 
     monkeypatch.setattr(Store, "get", get_late)
     assert ledger.records() == [{"case": "c1"}, {"case": "c2"}]
-    assert [info.key.rpartition(".")[2] for info in store.list("ledger")] == ["parquet"]
+    assert [info.key.rpartition(".")[2] for info in store.list("ledger")] == ["pack"]
 
 
 def test_what_is_committed_again_after_a_compaction_counts_once_and_as_it_was_first(place):
@@ -104,8 +106,58 @@ def test_an_empty_ledger_has_no_records(place):
     assert ledger.records() == []
 
 
-def test_a_damaged_entry_is_named_with_its_remedy(place):
+def _damaged(data, flips, cut):
+    """Return `data` with some bytes changed and its end cut off."""
+    bad = bytearray(data)
+    for place, change in flips:
+        bad[place % len(bad)] ^= change
+    return bytes(bad[: len(bad) - cut % len(bad)])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    flips=st.lists(st.tuples(st.integers(0), st.integers(1, 255)), max_size=4),
+    cut=st.one_of(st.just(0), st.integers(0)),
+    packed=st.booleans(),
+)
+def test_whatever_bytes_are_damaged_no_wrong_record_is_read_and_whole_lines_are(
+    tmp_path_factory, flips, cut, packed
+):
+    store = Store.open(tmp_path_factory.mktemp("ledger"))
+    ledger = Ledger(store, "apply", 1)
+    ledger.commit("a", 0, 0, _records(1, 2, 3, note="crc32c"))
+    if packed:
+        ledger.compact(least=1)
+    written = ledger.records()
+    ((key, data),) = [(info.key, store.get(info.key)) for info in store.list("ledger")]
+    bad = _damaged(data, flips, cut)
+    store.put(key, bad)
+    untouched = set(bad.split(b"\n")[:-1])
+    whole = [line in untouched for line in data.splitlines()]
+    assert ledger.records() == [r for r, good in zip(written, whole, strict=True) if good]
+
+
+def test_what_is_damaged_is_named_and_done_again_and_a_compaction_drops_it(place, caplog):
     store = Store.open(place)
-    store.put("ledger/apply/1/a-0-0.jsonl", b'{"shard": [0')
-    with pytest.raises(InputError, match=r"a-0-0\.jsonl: not JSON lines.*Delete that object"):
-        Ledger(store, "apply", 1).records()
+    ledger = Ledger(store, "apply", 1)
+    ledger.commit("a", 0, 0, _records(1, 2, 3))
+    key = "ledger/apply/1/a-0-0.jsonl"
+    first, second, third = store.get(key).splitlines(keepends=True)
+    store.put(key, first + second.replace(b"2", b"7") + third[:-9])
+    assert ledger.records() == _records(1)
+    assert f"{key}: skipped what is damaged, line 2, 3 (torn): " in caplog.text
+    ledger.commit("a", 1, 0, _records(2, 3))
+    ledger.compact(least=1)
+    caplog.clear()
+    assert ledger.records() == _records(1, 2, 3)
+    assert not caplog.text
+
+
+def test_a_pack_keeps_lines_as_they_were_committed(place):
+    store = Store.open(place)
+    ledger = Ledger(store, "apply", 1)
+    for item in "ab":
+        ledger.commit(item, 0, 0, _records(item))
+    before = b"".join(store.get(info.key) for info in store.list("ledger"))
+    ledger.compact(least=2)
+    assert [store.get(info.key) for info in store.list("ledger")] == [before]
