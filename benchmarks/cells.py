@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.evaluate.score import ScoreRow, score_labels
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.planning.plan import RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.ingest import ingest_nifti
@@ -158,11 +159,11 @@ def argmax(run: RunFolder) -> Change:
     Raises FileNotFoundError when that run has not proposed yet.
     """
     frozen = run.resolved()
-    records = run.ledger("propose").records()
+    records = run.ledger("propose", ShardRecord).records()
     if frozen is None or not records:
         raise FileNotFoundError(f"{run.uri}: argmax needs the proposals of this run")
     plan = RunPlan.from_json(frozen["plan"])
-    keys = {record["case"]: record["key"] for record in records}
+    keys = {record.case: record.key for record in records}
     values = np.asarray(plan.classes)
 
     def change(name: str, given: Label) -> Label:

@@ -5,17 +5,17 @@ that a case whose class would vanish, or change too much, is held back before an
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
+from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.errors import InputError
 from raysegclean.evidence.proposals import Proposal
+from raysegclean.evidence.records import ApplyRecord, ChangeCounts, StoredObject
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.policy.apply import (
@@ -120,7 +120,7 @@ class ApplyStage:
         trusted = self._trusted(case, core)
         return Loaded(given.astype(np.uint8), core.relative_to(window), proposal, trusted)
 
-    def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Applied, dict[str, Any]]:
+    def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Applied, ApplyRecord]:
         """Return the new label with reasons, and what it changed."""
         case = self._cases[task.case]
         applied = apply_edits(
@@ -134,38 +134,40 @@ class ApplyStage:
         if self._job.undone:
             given = loaded.given_zyx[loaded.core.slices]
             applied = take_back(applied, given, self._job.undone, task.case)
-        fields = change_counts(loaded, applied, case, len(self._job.plan.classes))
-        if self._job.writes:
-            box = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
-            fields |= _regions(loaded, applied, box, self._job.plan.classes)
-        return applied, fields
+        box = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
+        classes, writes = self._job.plan.classes, self._job.writes
+        return applied, ApplyRecord(
+            task.name,
+            task.case,
+            self._job.keys[task.case],
+            counts=change_counts(loaded, applied, case, len(classes)),
+            regions=_regions(loaded, applied, box, classes) if writes else None,
+        )
 
-    def write(self, task: ShardTask, result: tuple[Applied, dict[str, Any]]) -> dict[str, Any]:
+    def write(self, task: ShardTask, result: tuple[Applied, ApplyRecord]) -> ApplyRecord:
         """Write the shard of the label and of its reasons; return the ledger's record."""
-        applied, fields = result
-        case = self._cases[task.case]
-        objects = self._put(task, case, applied) if self._job.writes else []
-        return record_of(task, self._job.keys[task.case], objects) | fields
+        applied, record = result
+        if not self._job.writes:
+            return record
+        return replace(record, objects=self._put(task, self._cases[task.case], applied))
 
-    def _put(self, task: ShardTask, case: CasePlan, applied: Applied) -> list[dict[str, Any]]:
+    def _put(self, task: ShardTask, case: CasePlan, applied: Applied) -> tuple[StoredObject, ...]:
         values = np.asarray(self._job.plan.classes, dtype=case.dtype)[applied.label_zyx]
         shard = case.grid(self._job.plan.shard_vox).shard_zyx
         store = self._archive.at(task.case)
         name = self._job.output_label
         blocks = ((name, values, case.dtype), (name + REASON_SUFFIX, applied.reason_zyx, "uint8"))
-        return [
-            asdict(
-                put_shard(
-                    store,
-                    f"labels/{label}/0",
-                    task.index_zyx,
-                    block,
-                    LabelArraySpec(case.shape_zyx, dtype, shard),
-                    overwrite=task.case in self._job.overwrite,
-                )
+        return tuple(
+            put_shard(
+                store,
+                f"labels/{label}/0",
+                task.index_zyx,
+                block,
+                LabelArraySpec(case.shape_zyx, dtype, shard),
+                overwrite=task.case in self._job.overwrite,
             )
             for label, block, dtype in blocks
-        ]
+        )
 
     def _actions(self, case: str) -> Actions:
         return self._job.actions.get(case, NO_ACTIONS)
@@ -198,14 +200,10 @@ class ApplyStage:
         return self._archive.label(case, self._job.plan.label)
 
 
-def change_counts(loaded: Loaded, applied: Applied, case: CasePlan, classes: int) -> dict[str, Any]:
-    """Return voxel counts per channel: given, kept, after, and changed far from the given outline.
-
-    `deep` counts, for each channel, changed voxels that were or became it and lie further than
-    `DEEP_VOX` from its outline in the given label. Integers, so they add up over shards.
-    """
+def change_counts(loaded: Loaded, applied: Applied, case: CasePlan, classes: int) -> ChangeCounts:
+    """Count what settling changes; `deep` is further than `DEEP_VOX` from the given outline."""
     given, after = loaded.given_zyx[loaded.core.slices], applied.label_zyx
-    changed = given != after
+    changed, trusted = given != after, loaded.trusted_zyx
     deep = [0] * classes
     for channel in np.unique([*given[changed], *after[changed]]).tolist():
         if channel:
@@ -214,46 +212,38 @@ def change_counts(loaded: Loaded, applied: Applied, case: CasePlan, classes: int
                 loaded.given_zyx == channel, case.metric_mm, limit_vox=DEEP_VOX + 1
             )[loaded.core.slices]
             deep[channel] = int((touched & (np.abs(outline) > DEEP_VOX)).sum())
-    more = {} if loaded.trusted_zyx is None else _overlap(after, loaded.trusted_zyx, classes)
-    if loaded.proposal is not None:
-        predicted = loaded.proposal.predicted_zyx(given)
-        more["predicted_vox"] = np.bincount(predicted.ravel(), minlength=classes).tolist()
-        for name, label in (("agreed_vox", after), ("agreed_before_vox", given)):
-            more[name] = np.bincount(label[label == predicted], minlength=classes).tolist()
-    return more | {
-        "given_vox": np.bincount(given.ravel(), minlength=classes).tolist(),
-        "kept_vox": np.bincount(given[~changed], minlength=classes).tolist(),
-        "after_vox": np.bincount(after.ravel(), minlength=classes).tolist(),
-        "deep_vox": deep,
-        "reasons": _reason_counts(applied.reason_zyx),
-        "changed_vox": int(changed.sum()),
-    }
+    # All votes count as one, whoever voted.
+    reason = np.where(applied.reason_zyx >= VOTE_BIT, np.uint8(Reason.VOTE), applied.reason_zyx)
+    counts = ChangeCounts(
+        given_vox=_counted(given, classes),
+        kept_vox=_counted(given[~changed], classes),
+        after_vox=_counted(after, classes),
+        deep_vox=tuple(deep),
+        reasons=_counted(reason, len(Reason)),
+        trusted_vox=() if trusted is None else _counted(trusted, classes),
+        right_vox=() if trusted is None else _counted(after[after == trusted], classes),
+    )
+    if loaded.proposal is None:
+        return counts
+    predicted = loaded.proposal.predicted_zyx(given)
+    return replace(
+        counts,
+        predicted_vox=_counted(predicted, classes),
+        agreed_vox=_counted(after[after == predicted], classes),
+        agreed_before_vox=_counted(given[given == predicted], classes),
+    )
 
 
-def _reason_counts(reason_zyx: NDArray[np.uint8]) -> list[int]:
-    """Return voxels per reason; all votes count as one, whoever voted."""
-    known = np.where(reason_zyx >= VOTE_BIT, np.uint8(Reason.VOTE), reason_zyx)
-    counts: list[int] = np.bincount(known.ravel(), minlength=len(Reason)).tolist()
-    return counts
+def _counted(values: NDArray[np.uint8], upto: int) -> tuple[int, ...]:
+    """Return voxels per value."""
+    return tuple(np.bincount(values.ravel(), minlength=upto).tolist())
 
 
-def _overlap(
-    after: NDArray[np.uint8], trusted: NDArray[np.uint8], classes: int
-) -> dict[str, list[int]]:
-    """Return voxel counts per channel of the trusted label, and of what agrees with it."""
-    return {
-        "trusted_vox": np.bincount(trusted.ravel(), minlength=classes).tolist(),
-        "right_vox": np.bincount(after[after == trusted], minlength=classes).tolist(),
-    }
-
-
-def _regions(
-    loaded: Loaded, applied: Applied, box: Box, classes: tuple[int, ...]
-) -> dict[str, str]:
-    """Return the changed components of the shard as text, nothing where nothing changed."""
+def _regions(loaded: Loaded, applied: Applied, box: Box, classes: tuple[int, ...]) -> str | None:
+    """Return the changed components of the shard as text, None where nothing changed."""
     given = loaded.given_zyx[loaded.core.slices]
     if np.array_equal(given, applied.label_zyx):
-        return {}
+        return None
     values = np.asarray(classes, np.int64)
     found = change_components(
         values[given],
@@ -262,4 +252,4 @@ def _regions(
         reason_zyx=applied.reason_zyx,
         confidence_zyx=loaded.proposal.confidence_zyx if loaded.proposal else None,
     )
-    return {"regions": arrays_to_text(found.to_arrays())}
+    return arrays_to_text(found.to_arrays())

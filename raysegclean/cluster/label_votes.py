@@ -6,20 +6,19 @@ same.
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from raysegclean.cluster.predict import Channels, Reader, VoteJob
-from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
-from raysegclean.cluster.propose import Proposed, labels_of, offset_fields
+from raysegclean.cluster.proposal_folder import ProposalFolder
+from raysegclean.cluster.propose import labels_of, whole_offsets
+from raysegclean.evidence.proposals import Proposal
+from raysegclean.evidence.records import ProposeRecord
 from raysegclean.evidence.stats import block_stats
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.planning.items import ShardTask
-from raysegclean.planning.plan import CasePlan
 from raysegclean.qc.collect import read_affine, read_block_statistics
 from raysegclean.qc.label_statistics import BlockStatistics
 from raysegclean.store.archive import Archive
 from raysegclean.store.objects import Store
-from raysegclean.voxels.geometry import Box
 
 __all__ = ["LabelVoteStage"]
 
@@ -32,8 +31,6 @@ class Loaded:
     trusted_zyx: Channels | None
     votes_zyx: list[Channels]
     facts: BlockStatistics | None
-    about: dict[str, Any]
-    """What the first shard of a case records about its geometry, for the facts."""
 
 
 class LabelVoteStage:
@@ -59,14 +56,13 @@ class LabelVoteStage:
         names = self._plan.voters.labels
         votes = [self._reader.channels(case.case, name, box) for name in names]
         if not self._plan.voters.facts:
-            return Loaded(given, trusted, votes, None, {})
+            return Loaded(given, trusted, votes, None)
         image = self._reader.image(case.case)
         facts = read_block_statistics(self._given(case.case), image, case, box)
-        first = task.index_zyx == (0, 0, 0)
-        return Loaded(given, trusted, votes, facts, self._about(case) if first else {})
+        return Loaded(given, trusted, votes, facts)
 
-    def compute(self, task: ShardTask, loaded: Loaded) -> Proposed:
-        """Count the votes; return the shard's proposal and counts."""
+    def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Proposal, ProposeRecord]:
+        """Count the votes; return its proposal and the record, without objects."""
         case, classes = self._cases[task.case], len(self._plan.classes)
         given, truth = loaded.given_zyx, loaded.trusted_zyx
         ballot = count_votes(given, loaded.votes_zyx, classes)
@@ -74,28 +70,34 @@ class LabelVoteStage:
         if not self._plan.voters.score:
             proposal = replace(proposal, score_zyx=None)
         stats = block_stats(ballot.evidence(), proposal, given, classes, truth)
-        fields: dict[str, Any] = {"stats": stats.to_text(), **loaded.about}
-        if truth is not None:
-            against = count_votes(truth, loaded.votes_zyx, classes)
-            of_truth = block_stats(against.evidence(), against.proposal(), truth, classes, truth)
-            fields["trusted_stats"] = of_truth.to_text()
-        if loaded.facts is not None:
-            fields["facts"] = loaded.facts.to_text()
-        if len(case.grid(self._plan.shard_vox)) == 1:
-            whole = Box.whole(case.shape_zyx)
-            fields |= offset_fields(case, (given, truth), proposal, classes, whole)
-        return Proposed(proposal, fields)
+        record = ProposeRecord(
+            task.name,
+            task.case,
+            self._job.keys[task.case],
+            stats=stats.to_text(),
+            trusted_stats=None if truth is None else self._trusted_stats(truth, loaded.votes_zyx),
+            offsets=whole_offsets(self._plan, case, (given, truth), proposal),
+            facts=None if loaded.facts is None else loaded.facts.to_text(),
+        )
+        return proposal, record
 
-    def write(self, task: ShardTask, result: Proposed) -> dict[str, Any]:
-        """Write the proposal's shard; return the ledger's record."""
-        objects = self._folder(task.case).write(task.index_zyx, result.proposal)
-        return record_of(task, self._job.keys[task.case], objects) | result.fields
+    def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
+        """Write the proposal's shard; return the ledger's record.
 
-    def _about(self, case: CasePlan) -> dict[str, Any]:
-        return {
-            "affine": read_affine(self._archive, case.case),
-            "label_spacing_mm": self._archive.label_spacing_mm(case.case, self._plan.label),
-        }
+        The first shard of a case tells its geometry, too, for the facts.
+        """
+        proposal, record = result
+        record = replace(record, objects=self._folder(task.case).write(task.index_zyx, proposal))
+        if record.facts is None or task.index_zyx != (0, 0, 0):
+            return record
+        spacing_mm = self._archive.label_spacing_mm(task.case, self._plan.label)
+        affine = read_affine(self._archive, task.case)
+        return replace(record, affine=affine, label_spacing_mm=spacing_mm)
+
+    def _trusted_stats(self, truth: Channels, votes_zyx: list[Channels]) -> str:
+        classes = len(self._plan.classes)
+        against = count_votes(truth, votes_zyx, classes)
+        return block_stats(against.evidence(), against.proposal(), truth, classes, truth).to_text()
 
     def _create_folder(self, case: str) -> ProposalFolder:
         folder = ProposalFolder.of(self._store, self._plan, self._cases[case], self._job.keys[case])

@@ -26,6 +26,7 @@ from raysegclean.cluster.predict import device_numerics
 from raysegclean.cluster.worker import ItemReport, ShardStage, run_item
 from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
 from raysegclean.events import Events, Lines
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.nets.voters import Precision
 from raysegclean.planning.items import Item
 from raysegclean.store.run import RunFolder
@@ -98,7 +99,7 @@ class _Worker:
 
     def __init__(self, work: _Work) -> None:
         uri, stage_name, term = work.ledger
-        self._ledger = RunFolder(uri).ledger(stage_name, term)
+        self._ledger = RunFolder(uri).ledger(stage_name, ShardRecord, term)
         self._work = work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

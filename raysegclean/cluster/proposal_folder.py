@@ -7,21 +7,20 @@ no worker begins with it again (`cluster.worker`).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.proposals import Proposal
-from raysegclean.planning.items import ShardTask
+from raysegclean.evidence.records import StoredObject
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, create_label_array, put_shard
 from raysegclean.voxels.geometry import Box, Index3, output_shard_zyx
 
-__all__ = ["CORRECTION", "ProposalFolder", "record_of"]
+__all__ = ["CORRECTION", "ProposalFolder"]
 
 CORRECTION = "correction"
 """The part that the corrector writes: 1 + its channel where it differs from the given label."""
@@ -72,21 +71,19 @@ class ProposalFolder:
         for part in parts or self._parts():
             create_label_array(self.store, self.path(part), self.spec)
 
-    def write(self, index_zyx: Index3, proposal: Proposal) -> list[dict[str, Any]]:
+    def write(self, index_zyx: Index3, proposal: Proposal) -> tuple[StoredObject, ...]:
         """Write one shard of a proposal; return what the ledger lists."""
         blocks = [proposal.candidate_zyx, proposal.confidence_zyx]
         if proposal.score_zyx is not None:
             blocks.append(proposal.score_zyx)
-        return [
-            self._put(part, index_zyx, block)
-            for part, block in zip(self._parts(), blocks, strict=True)
-        ]
+        parts = zip(self._parts(), blocks, strict=True)
+        return tuple(self._put(part, index_zyx, block) for part, block in parts)
 
     def write_correction(
         self, index_zyx: Index3, correction_zyx: NDArray[np.uint8]
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[StoredObject, ...]:
         """Write one shard of the corrector's answer; return what the ledger lists."""
-        return [self._put(CORRECTION, index_zyx, correction_zyx)]
+        return (self._put(CORRECTION, index_zyx, correction_zyx),)
 
     def read(self, box: Box) -> Proposal:
         """Return the proposal of `box`, which lies inside the case."""
@@ -100,20 +97,9 @@ class ProposalFolder:
             correction_zyx=blocks.get(CORRECTION),
         )
 
-    def _put(self, part: str, index_zyx: Index3, block: NDArray[np.uint8]) -> dict[str, Any]:
+    def _put(self, part: str, index_zyx: Index3, block: NDArray[np.uint8]) -> StoredObject:
         path = self.path(part)
-        return asdict(put_shard(self.store, path, index_zyx, block, self.spec, overwrite=True))
+        return put_shard(self.store, path, index_zyx, block, self.spec, overwrite=True)
 
     def _parts(self) -> tuple[str, ...]:
         return ("candidate", "confidence") + (("score",) if self.with_score else ())
-
-
-def record_of(task: ShardTask, key: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ledger's record of one shard under the key of its stage."""
-    return {
-        "shard": f"{task.name}@{key}",
-        "task": task.name,
-        "case": task.case,
-        "key": key,
-        "objects": objects,
-    }

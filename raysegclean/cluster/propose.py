@@ -6,25 +6,31 @@ measured afterwards, because the distance of a boundary needs a halo of predicti
 neighbouring shards hold.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from raysegclean.cluster.predict import Channels, Predictor, Reader, VoteJob, Window
-from raysegclean.cluster.proposal_folder import ProposalFolder, record_of
+from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.evidence.proposals import Proposal, propose
+from raysegclean.evidence.records import MeasureRecord, Offsets, ProposeRecord
 from raysegclean.evidence.stats import CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import Evidence, EvidenceSum
 from raysegclean.nets.inference import Seams
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
-from raysegclean.voxels.contour_offset import boundary_sums, offset_halo_vox
+from raysegclean.voxels.contour_offset import OffsetSums, boundary_sums, offset_halo_vox
 from raysegclean.voxels.geometry import Box
 
-__all__ = ["MeasureStage", "ProposeStage", "Proposed", "labels_of", "offset_fields"]
+__all__ = [
+    "MeasureStage",
+    "ProposeStage",
+    "boundary_offsets",
+    "labels_of",
+    "whole_offsets",
+]
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,6 @@ class Loaded:
     image: Window
     given_zyx: Channels
     trusted_zyx: Channels | None
-
-
-@dataclass(frozen=True)
-class Proposed:
-    """What came of one shard."""
-
-    proposal: Proposal
-    fields: dict[str, Any]
 
 
 class ProposeStage:
@@ -60,11 +58,11 @@ class ProposeStage:
         image = self._predictor.read(case, box)
         return Loaded(image, *labels_of(self._predictor.reader, self._plan, case, box))
 
-    def compute(self, task: ShardTask, loaded: Loaded) -> Proposed:
-        """Predict the shard tile by tile; return its proposal and counts."""
+    def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Proposal, ProposeRecord]:
+        """Predict the shard tile by tile; return its proposal and the record, without objects."""
         case = self._predictor.cases[task.case]
         classes = len(self._plan.classes)
-        box, with_trusted = loaded.image.box, loaded.trusted_zyx is not None
+        box = loaded.image.box
         proposal = _empty_proposal(box, bool(self._plan.voters.score))
         stats = trusted_stats = CaseStats.zero(classes)
         seams = Seams() if self._plan.averaged else None
@@ -83,20 +81,22 @@ class ProposeStage:
                 against = sums.finish(truth)
                 tile = self._propose(against, truth)
                 trusted_stats = trusted_stats.merge(block_stats(against, tile, truth, classes))
-        fields: dict[str, Any] = {"stats": stats.to_text()}
-        if seams is not None:
-            fields["seams"] = [seams.square, seams.count]
-        if with_trusted:
-            fields["trusted_stats"] = trusted_stats.to_text()
-        if len(case.grid(self._plan.shard_vox)) == 1:
-            labels = (loaded.given_zyx, loaded.trusted_zyx)
-            fields |= offset_fields(case, labels, proposal, classes, Box.whole(case.shape_zyx))
-        return Proposed(proposal, fields)
+        labels = (loaded.given_zyx, loaded.trusted_zyx)
+        record = ProposeRecord(
+            task.name,
+            task.case,
+            self._job.keys[task.case],
+            stats=stats.to_text(),
+            trusted_stats=None if loaded.trusted_zyx is None else trusted_stats.to_text(),
+            offsets=whole_offsets(self._plan, case, labels, proposal),
+            seams=None if seams is None else (seams.square, seams.count),
+        )
+        return proposal, record
 
-    def write(self, task: ShardTask, result: Proposed) -> dict[str, Any]:
+    def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
         """Write the proposal's shard; return the ledger's record."""
-        objects = self._folder(task.case).write(task.index_zyx, result.proposal)
-        return record_of(task, self._job.keys[task.case], objects) | result.fields
+        proposal, record = result
+        return replace(record, objects=self._folder(task.case).write(task.index_zyx, proposal))
 
     def _propose(self, evidence: Evidence, given: Channels) -> Proposal:
         voters = self._plan.voters
@@ -135,15 +135,16 @@ class MeasureStage:
 
     def compute(
         self, task: ShardTask, loaded: tuple[Box, Channels, Channels | None, Proposal]
-    ) -> dict[str, Any]:
+    ) -> Offsets:
         """Return the offsets of the shard's core."""
         core, given, trusted, proposal = loaded
         case = self._cases[task.case]
-        return offset_fields(case, (given, trusted), proposal, len(self._plan.classes), core)
+        return boundary_offsets(case, (given, trusted), proposal, len(self._plan.classes), core)
 
-    def write(self, task: ShardTask, result: dict[str, Any]) -> dict[str, Any]:
+    def write(self, task: ShardTask, result: Offsets) -> MeasureRecord:
         """Return the ledger's record; there is nothing to write."""
-        return record_of(task, self._job.keys[task.case], []) | result
+        key = self._job.keys[task.case]
+        return MeasureRecord(task.name, task.case, key, offsets=result)
 
 
 def labels_of(
@@ -168,24 +169,29 @@ def _place(whole: Proposal, tile: Proposal, part: tuple[slice, slice, slice]) ->
         whole.score_zyx[part] = tile.score_zyx
 
 
-def offset_fields(
+def whole_offsets(
+    plan: RunPlan, case: CasePlan, labels: tuple[Channels, Channels | None], proposal: Proposal
+) -> Offsets | None:
+    """Return the offsets of a case of one shard; None for others, which are measured later."""
+    if len(case.grid(plan.shard_vox)) > 1:
+        return None
+    return boundary_offsets(case, labels, proposal, len(plan.classes), Box.whole(case.shape_zyx))
+
+
+def boundary_offsets(
     case: CasePlan,
     labels: tuple[Channels, Channels | None],
     proposal: Proposal,
     classes: int,
     core: Box,
-) -> dict[str, Any]:
+) -> Offsets:
     """Return the boundary offsets of the given and of the trusted label against the prediction."""
-    predicted = proposal.predicted_zyx(labels[0])
-    fields = {}
-    for name, label in zip(("offsets", "trusted_offsets"), labels, strict=True):
-        if label is not None:
-            sums = boundary_sums(
-                label,
-                predicted,
-                classes=range(1, classes),
-                core=core,
-                spacing_mm=case.metric_mm,
-            )
-            fields[name] = {str(channel): list(values) for channel, values in sums.sums.items()}
-    return fields
+    given, trusted = labels
+    predicted = proposal.predicted_zyx(given)
+
+    def sums(label: Channels) -> OffsetSums:
+        return boundary_sums(
+            label, predicted, classes=range(1, classes), core=core, spacing_mm=case.metric_mm
+        )
+
+    return Offsets(sums(given), None if trusted is None else sums(trusted))

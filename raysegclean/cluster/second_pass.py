@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.cluster.predict import Channels, Predictor, VoteJob, Window
-from raysegclean.cluster.proposal_folder import CORRECTION, ProposalFolder, record_of
+from raysegclean.cluster.proposal_folder import CORRECTION, ProposalFolder
 from raysegclean.cluster.propose import labels_of
 from raysegclean.errors import InputError
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.evidence.second_pass import Answer, BlockQuery, PredictedBlock, Relabeler
 from raysegclean.planning.items import ShardTask
 from raysegclean.store.objects import Store
+from raysegclean.store.shards import stored
 from raysegclean.voxels.geometry import Box
 
 __all__ = ["QueryJob", "QueryStage", "ReviseJob", "ReviseStage", "answer_key", "read_answer"]
@@ -107,13 +109,14 @@ class QueryStage:
         block = self._blocks.block(task, loaded)
         return self._job.look.look(block, self._job.values[task.case])
 
-    def write(self, task: ShardTask, result: Answer) -> dict[str, Any]:
+    def write(self, task: ShardTask, result: Answer) -> ShardRecord:
         """Write the answer as one object; return the ledger's record."""
         key = self._job.keys[task.case]
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **dict(result))
-        info = self._blocks.predictor.store.put(answer_key(task.name, key), buffer.getvalue())
-        return record_of(task, key, [{"key": info.key, "size_bytes": info.size_bytes}])
+        name, data = answer_key(task.name, key), buffer.getvalue()
+        self._blocks.predictor.store.put(name, data)
+        return ShardRecord(task.name, task.case, key, objects=(stored(name, data),))
 
 
 class ReviseStage:
@@ -132,10 +135,11 @@ class ReviseStage:
         wanted = self._job.reviser.revise(block, self._job.values[task.case])
         return np.where(wanted != given, wanted + 1, 0).astype(np.uint8)
 
-    def write(self, task: ShardTask, result: NDArray[np.uint8]) -> dict[str, Any]:
+    def write(self, task: ShardTask, result: NDArray[np.uint8]) -> ShardRecord:
         """Write the shard of the correction; return the ledger's record."""
         objects = self._folder(task.case).write_correction(task.index_zyx, result)
-        return record_of(task, self._job.keys[task.case], objects)
+        key = self._job.keys[task.case]
+        return ShardRecord(task.name, task.case, key, objects=objects)
 
     def _create_folder(self, case: str) -> ProposalFolder:
         key = self._job.keys[case]

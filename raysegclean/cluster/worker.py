@@ -7,7 +7,6 @@ committed to the ledger every few seconds, after the objects and never before. A
 what it had begun is done first, each shard alone.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -18,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import ray
+from pydantic import TypeAdapter
 
 from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunOver, UnfitEnvironment, told
+from raysegclean.evidence.records import FailedShard, ShardRecord
 from raysegclean.planning.items import Item, ShardTask
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.lock import check_term
@@ -31,7 +32,6 @@ log = logging.getLogger("raysegclean")
 
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
-Record = dict[str, Any]
 
 FLUSH_S = 5.0
 
@@ -47,8 +47,8 @@ class ShardStage(Protocol[Loaded, Result]):
         """Do the work; no I/O."""
         ...
 
-    def write(self, task: ShardTask, result: Result) -> Record:
-        """Write whole objects and return the ledger's record."""
+    def write(self, task: ShardTask, result: Result) -> ShardRecord:
+        """Write whole objects and return the ledger's record, of the stage's kind."""
         ...
 
 
@@ -62,8 +62,7 @@ class ItemReport:
 
     item: str
     done: list[str] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    """Per failed shard: case, shard, error, and unfit (whether the environment is to blame)."""
+    failed: list[FailedShard] = field(default_factory=list)
     stopped: tuple[str, str] | None = None
     """Class and message of the error that concerns all items, where there was one."""
     compute_s: float = 0.0
@@ -71,28 +70,31 @@ class ItemReport:
 
     def to_json(self) -> str:
         """Return the report as one line of JSON."""
-        return json.dumps(self.__dict__)
+        return _REPORT.dump_json(self).decode()
 
     @classmethod
     def from_json(cls, text: str) -> "ItemReport":
         """Read what `to_json` wrote."""
-        return cls(**json.loads(text))
+        return _REPORT.validate_json(text)
+
+
+_REPORT = TypeAdapter(ItemReport)
 
 
 @dataclass
 class _Commits:
     """Collects records and puts them into the ledger, one object per few seconds of work."""
 
-    ledger: Ledger
+    ledger: Ledger[ShardRecord]
     item: str
     report: ItemReport
     on_done: Callable[[list[str]], None]
-    records: list[Record] = field(default_factory=list)
+    records: list[ShardRecord] = field(default_factory=list)
     part: int = 0
     attempt: int = field(default_factory=lambda: secrets.randbelow(1 << 31))
     last_s: float = field(default_factory=time.monotonic)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: ShardRecord) -> None:
         self.records.append(record)
         if time.monotonic() - self.last_s > FLUSH_S:
             self.flush()
@@ -100,7 +102,7 @@ class _Commits:
     def flush(self) -> None:
         if self.records:
             self.ledger.commit(self.item, self.attempt, self.part, self.records)
-            names = [record["task"] for record in self.records]
+            names = [record.task for record in self.records]
             self.report.done.extend(names)
             self.on_done(names)
             self.part, self.records = self.part + 1, []
@@ -110,7 +112,7 @@ class _Commits:
 def run_item(
     stage: ShardStage[Any, Any],
     item: Item,
-    ledger: Ledger,
+    ledger: Ledger[ShardRecord],
     attempts: Any,
     keys: Mapping[str, str],
 ) -> ItemReport:
@@ -125,9 +127,9 @@ def run_item(
     committed, suspects = ray.get(attempts.past.remote(names))
     if suspects:  # a worker may have died between its commit and telling of it
         found = {
-            str(record["task"])
+            record.task
             for record in ledger.of_item(item.name)
-            if record["key"] == keys[record["case"]] and record["task"] in names
+            if record.key == keys[record.case] and record.task in names
         }
         ray.get(attempts.end.remote(sorted(found), True))
         committed, suspects = committed | found, suspects - found
@@ -166,7 +168,7 @@ class _Work:
     def run(self, tasks: Sequence[ShardTask]) -> None:
         """Load, compute and write the shards side by side; commit all of them at the end."""
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            writing: tuple[ShardTask, Future[Record | None]] | None = None
+            writing: tuple[ShardTask, Future[ShardRecord | None]] | None = None
             for task, loading in self._prefetched(tasks, reader):
                 try:
                     loaded = loading.result()
@@ -203,7 +205,7 @@ class _Work:
             )
         return self._stage.load(task)
 
-    def _write(self, task: ShardTask, result: Any) -> Record | None:
+    def _write(self, task: ShardTask, result: Any) -> ShardRecord | None:
         """Write the shard, unless another worker was faster: what it committed must stay.
 
         Raises RunOver when another driver has taken the run over.
@@ -214,7 +216,7 @@ class _Work:
         check_term(self._commits.ledger.store, self._commits.ledger.term)
         return self._stage.write(task, result)
 
-    def _collect(self, writing: tuple[ShardTask, Future[Record | None]] | None) -> None:
+    def _collect(self, writing: tuple[ShardTask, Future[ShardRecord | None]] | None) -> None:
         if writing is None:
             return
         task, future = writing
@@ -233,12 +235,7 @@ class _Work:
 
     def _fail(self, task: ShardTask, error: Exception) -> None:
         self._commits.report.failed.append(
-            {
-                "case": task.case,
-                "shard": task.name,
-                "error": told(error),
-                "unfit": isinstance(error, UnfitEnvironment),
-            }
+            FailedShard(task.case, told(error), task.name, isinstance(error, UnfitEnvironment))
         )
         # A quarantined shard stays begun, so that no later worker tries it again.
         if not isinstance(error, _Quarantined):

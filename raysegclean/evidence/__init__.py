@@ -9,6 +9,7 @@ Values and how they merge. Nothing here decides (`policy`), predicts (`nets`) or
 - `scoring`: from the counts of a case to its scores
 - `case_scores`: the scores that a policy decides on
 - `table`: those scores as rows of a table, and back
+- `records`: what a worker tells the driver of a shard, per stage
 - `second_pass`: what a policy may ask of chosen cases, with probabilities in hand
 """
 
@@ -16,6 +17,7 @@ DOOR = (
     "case_scores",
     "cases",
     "proposals",
+    "records",
     "scoring",
     "second_pass",
     "stats",

@@ -3,7 +3,7 @@
 Memory is that of two regions of 256^3 voxels, whatever the case.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Protocol
 
@@ -49,28 +49,27 @@ class KnownCase(Protocol):
 
 def about_case(
     case: KnownCase,
-    affine: Sequence[Sequence[float]] | None,
-    label_spacing_mm: Sequence[float],
+    affine: tuple[tuple[float, ...], ...] | None,
+    label_spacing_mm: tuple[float, float, float],
 ) -> LabelStatistics:
     """Return what is known of a case without its voxels."""
-    z, y, x = label_spacing_mm
     image = (case.shape_zyx, case.spacing_mm, case.intensity)
     return LabelStatistics(
         case=case.case,
         shape_zyx=case.shape_zyx,
         spacing_mm=case.spacing_mm,
-        affine=None if affine is None else tuple(tuple(row) for row in affine),
-        label_spacing_mm=(z, y, x),
+        affine=affine,
+        label_spacing_mm=label_spacing_mm,
         image_key=blake2b(repr(image).encode(), digest_size=16).hexdigest(),
         label_key="",
         intensity=case.intensity,
     )
 
 
-def read_affine(archive: Archive, case: str) -> list[list[float]] | None:
+def read_affine(archive: Archive, case: str) -> tuple[tuple[float, ...], ...] | None:
     """Return the affine of a case as plain values, None where it has none."""
     affine = archive.affine(case)
-    return None if affine is None else [list(row) for row in affine.tolist()]
+    return None if affine is None else tuple(map(tuple, affine.tolist()))
 
 
 def collect_statistics(

@@ -12,6 +12,7 @@ from typing import Any
 
 from raysegclean.cluster.apply import REASON_SUFFIX, ApplyStage, save_job
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
+from raysegclean.evidence.records import ApplyRecord, ChangeCounts
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, TakenBack, reason_name, reason_names
@@ -69,12 +70,12 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     )
     save_job(session.run, job, stage)
     resources = relabel_resources(session, "labels")
-    records = session.run_stage(stage, ApplyStage, job, keys, resources)
+    records = session.run_stage(stage, ApplyRecord, ApplyStage, job, keys, resources)
     published = _publish(session, records)
     _write_tables(session, verdict, actions, held, records, published)
-    changed = Counter({r["case"]: 0 for r in records.values()})
+    changed = Counter({record.case: 0 for record in records.values()})
     for record in records.values():
-        changed[record["case"]] += record["changed_vox"]
+        changed[record.case] += record.counts.changed_vox
     return Outcome(
         actions=actions,
         held=held,
@@ -115,11 +116,11 @@ def _output(session: Session, keys: Mapping[str, str]) -> _Output:
     Again: those whose key changed, and those whose objects are gone though the ledger lists them.
     """
     output = _generations(session, keys)
-    records = session.records(output.stage, output.keys)
+    records = session.records(output.stage, ApplyRecord, output.keys)
     if lost := _without_objects(session, records.values()):
         output = _generations(session, keys, lost)
-        records = session.records(output.stage, output.keys)
-    done = {record["case"] for record in records.values()}
+        records = session.records(output.stage, ApplyRecord, output.keys)
+    done = {record.case for record in records.values()}
     return replace(output, stale=tuple(sorted(output.again - done)))
 
 
@@ -143,12 +144,12 @@ def _generations(session: Session, keys: Mapping[str, str], lost: Collection[str
     )
 
 
-def _without_objects(session: Session, records: Iterable[Mapping[str, Any]]) -> list[str]:
+def _without_objects(session: Session, records: Iterable[ApplyRecord]) -> list[str]:
     """Return the cases that lack an object that the ledger lists, as a label that was deleted."""
     wanted: dict[str, set[str]] = {}
     for record in records:
-        mine = wanted.setdefault(record["case"], set())
-        mine |= {entry["key"] for entry in record["objects"] if not entry["empty"]}
+        mine = wanted.setdefault(record.case, set())
+        mine |= {entry.key for entry in record.objects if not entry.empty}
 
     def lacks(case: str) -> bool:
         return bool(wanted[case] - {info.key for info in session.archive.at(case).list("labels")})
@@ -220,9 +221,9 @@ def _withdraw(session: Session, cases: Iterable[str]) -> None:
                 session.archive.withdraw_label(case, label)
 
 
-def _publish(session: Session, records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def _publish(session: Session, records: Mapping[str, ApplyRecord]) -> tuple[str, ...]:
     """Publish the cases all of whose shards the ledger holds."""
-    shards = Counter(record["case"] for record in records.values())
+    shards = Counter(record.case for record in records.values())
     whole = [
         case.case
         for case in session.plan.cases
@@ -245,7 +246,7 @@ def _write_tables(
     verdict: Verdict,
     actions: Mapping[str, Actions],
     held: Mapping[str, dict[int, str]],
-    records: Mapping[str, Mapping[str, Any]],
+    records: Mapping[str, ApplyRecord],
     published: tuple[str, ...],
 ) -> None:
     counts = sum_by_case(records.values())
@@ -268,13 +269,13 @@ def _write_tables(
     )
 
 
-def _changes(session: Session, records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _changes(session: Session, records: Mapping[str, ApplyRecord]) -> list[dict[str, Any]]:
     """Return one row per connected changed region, joined across shards."""
     blocks: dict[str, list[BlockComponents]] = {}
     for record in records.values():
-        if "regions" in record:
-            found = BlockComponents.from_arrays(text_to_arrays(record["regions"]))
-            blocks.setdefault(record["case"], []).append(found)
+        if record.regions is not None:
+            found = BlockComponents.from_arrays(text_to_arrays(record.regions))
+            blocks.setdefault(record.case, []).append(found)
     labels = session.plan.voters.labels
     return [
         asdict(region) | {"reason": reason_name(region.reason, labels)}
@@ -289,7 +290,7 @@ def _case_row(
     case: str,
     channel: int,
     decision: CaseDecision | None,
-    counts: Mapping[str, list[int]],
+    counts: ChangeCounts,
     held: Mapping[str, dict[int, str]],
     published: set[str],
 ) -> dict[str, Any]:
@@ -306,9 +307,9 @@ def _case_row(
         "shift_vox": one.shift_vox if one else 0.0,
         "offset_vox": one.offset_vox if one else None,
         "posterior": one.posterior if one else None,
-        "given_vox": counts["given_vox"][channel],
-        "after_vox": counts["after_vox"][channel],
-        "deep_vox": counts["deep_vox"][channel],
+        "given_vox": counts.given_vox[channel],
+        "after_vox": counts.after_vox[channel],
+        "deep_vox": counts.deep_vox[channel],
         "trusted_dice": trusted_dice(counts).get(channel),
     }
 

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from raysegclean.evidence.case_scores import CaseScore, of_key
+from raysegclean.evidence.records import ProposeRecord
 from raysegclean.evidence.scoring import case_score
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence
@@ -29,11 +29,13 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
     """Merge the records of shards into scores per case and stats of the archive."""
     classes = len(session.plan.classes)
     proposed = list(proposals.records.values())
-    measured = [*proposed, *proposals.measured.values()]
-    stats = StatsByCase(proposed, classes, "stats")
-    scores, totals = _scores(session, stats, case_offsets(measured, classes, "offsets"))
-    trusted_stats = StatsByCase(proposed, classes, "trusted_stats")
-    offsets = case_offsets(measured, classes, "trusted_offsets")
+    measured = [(r.case, r.offsets) for r in proposed if r.offsets]
+    measured += [(r.case, r.offsets) for r in proposals.measured.values()]
+    stats = StatsByCase(((r.case, r.stats) for r in proposed), classes)
+    offsets = case_offsets(((case, one.given) for case, one in measured), classes)
+    scores, totals = _scores(session, stats, offsets)
+    trusted_stats = StatsByCase(((r.case, r.trusted_stats) for r in proposed), classes)
+    offsets = case_offsets(((case, one.trusted) for case, one in measured), classes)
     trusted, _ = _scores(session, trusted_stats, offsets)
     return ArchiveEvidence(
         scores=scores,
@@ -54,12 +56,13 @@ class StatsByCase(Mapping[str, CaseStats]):
     With a hundred classes they take megabytes, and as the text of the ledger kilobytes.
     """
 
-    def __init__(self, records: Iterable[Mapping[str, Any]], classes: int, part: str) -> None:
+    def __init__(self, texts: Iterable[tuple[str, str | None]], classes: int) -> None:
+        """`texts`: case and stats as text of each shard that has some."""
         self._classes = classes
         self._texts: dict[str, list[str]] = {}
-        for record in records:
-            if record.get(part) is not None:
-                self._texts.setdefault(record["case"], []).append(record[part])
+        for case, text in texts:
+            if text is not None:
+                self._texts.setdefault(case, []).append(text)
 
     def __getitem__(self, case: str) -> CaseStats:
         """Return the merged stats of a case's shards."""
@@ -81,15 +84,16 @@ class StatsByCase(Mapping[str, CaseStats]):
         return len(self._texts)
 
 
-def _facts(session: Session, records: Iterable[Mapping[str, Any]]) -> dict[str, LabelStatistics]:
+def _facts(session: Session, records: Iterable[ProposeRecord]) -> dict[str, LabelStatistics]:
     """Return the facts of each given label from the records of its shards."""
     about: dict[str, LabelStatistics] = {}
     blocks: dict[str, list[BlockStatistics]] = {}
     for record in records:
-        case = session.plan.case(record["case"])
-        blocks.setdefault(case.case, []).append(BlockStatistics.from_text(record["facts"]))
-        if "affine" in record:
-            about[case.case] = about_case(case, record["affine"], record["label_spacing_mm"])
+        case = session.plan.case(record.case)
+        if record.facts is not None:
+            blocks.setdefault(case.case, []).append(BlockStatistics.from_text(record.facts))
+        if record.label_spacing_mm is not None:
+            about[case.case] = about_case(case, record.affine, record.label_spacing_mm)
     return {
         case: label_statistics(blocks[case], one)
         for case, one in about.items()
@@ -97,14 +101,14 @@ def _facts(session: Session, records: Iterable[Mapping[str, Any]]) -> dict[str, 
     }
 
 
-def voter_notes(plan: RunPlan, records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def voter_notes(plan: RunPlan, records: Iterable[ProposeRecord]) -> tuple[str, ...]:
     """Return what must be known of the voters to judge a result, in sentences.
 
     `records` are those of the propose stage; the seams that they measured are in the notes.
     """
     notes = network_notes(plan.network, averaged=plan.averaged)
-    square = sum(record["seams"][0] for record in records.values() if "seams" in record)
-    shared = sum(record["seams"][1] for record in records.values() if "seams" in record)
+    seams = [record.seams for record in records if record.seams]
+    square, shared = (sum(one[i] for one in seams) for i in (0, 1))
     if shared:
         error = math.sqrt(square / Seams.SCALE / shared)
         notes += (f"Windows differ by {error:.4f} in probability, on {shared} shared voxels.",)
@@ -143,15 +147,13 @@ def learning_notes(plan: RunPlan, evidence: ArchiveEvidence) -> tuple[str, ...]:
 
 
 def case_offsets(
-    records: Iterable[Mapping[str, Any]], classes: int, part: str
+    found: Iterable[tuple[str, OffsetSums | None]], classes: int
 ) -> dict[str, OffsetSums]:
-    """Return the merged boundary offsets of each case from the records' field `part`."""
+    """Return the merged boundary offsets of each case from those of its shards that have some."""
     merged: dict[str, OffsetSums] = {}
-    for record in records:
-        if record.get(part) is not None:
-            sums = OffsetSums({int(c): tuple(v) for c, v in record[part].items()})
-            before = merged.get(record["case"], OffsetSums.zero(range(1, classes)))
-            merged[record["case"]] = before.merge(sums)
+    for case, sums in found:
+        if sums is not None:
+            merged[case] = merged.get(case, OffsetSums.zero(range(1, classes))).merge(sums)
     return merged
 
 

@@ -6,9 +6,9 @@ there, on both sides of every change, and the case is held for a person.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 from raysegclean.cluster.apply import ApplyJob, ApplyStage
+from raysegclean.evidence.records import ApplyRecord, ChangeCounts
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import NO_ACTIONS, Actions, TakenBack
@@ -25,20 +25,6 @@ __all__ = [
     "sum_by_case",
     "trusted_dice",
 ]
-
-COUNTS = (
-    "given_vox",
-    "kept_vox",
-    "after_vox",
-    "deep_vox",
-    "reasons",
-    "trusted_vox",
-    "right_vox",
-    "predicted_vox",
-    "agreed_vox",
-    "agreed_before_vox",
-)
-"""Lists of an apply record that add up over the shards of a case."""
 
 
 def held_back(
@@ -89,13 +75,13 @@ def _rehearsal(
     proposals: Proposals,
     actions: Mapping[str, Actions],
     undone: Sequence[TakenBack] = (),
-) -> dict[str, dict[str, list[int]]]:
+) -> dict[str, ChangeCounts]:
     """Return the counts of the cases of `actions`, settled and not written."""
     every = output_keys(session, proposals, actions, undone)
     keys = {case: key for case, key in every.items() if case in actions}
     job = replace(rehearsal_job(session, proposals, actions, keys), undone=tuple(undone))
     resources = relabel_resources(session, "labels")
-    records = session.run_stage("rehearse", ApplyStage, job, keys, resources)
+    records = session.run_stage("rehearse", ApplyRecord, ApplyStage, job, keys, resources)
     return sum_by_case(records.values())
 
 
@@ -113,11 +99,11 @@ def rehearsed_dice(
     return found
 
 
-def trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
+def trusted_dice(counts: ChangeCounts) -> dict[int, float]:
     """Return the Dice of each channel against the trusted label, where either has it."""
-    if "trusted_vox" not in counts:
+    if not counts.trusted_vox:
         return {}
-    columns = zip(counts["right_vox"], counts["after_vox"], counts["trusted_vox"], strict=True)
+    columns = zip(counts.right_vox, counts.after_vox, counts.trusted_vox, strict=True)
     return {
         channel: 2 * right / (after + trusted)
         for channel, (right, after, trusted) in enumerate(columns)
@@ -126,14 +112,14 @@ def trusted_dice(counts: Mapping[str, list[int]]) -> dict[int, float]:
 
 
 def objections(
-    counts: Mapping[str, list[int]], max_change: float, fills: Collection[int], min_left: float
+    counts: ChangeCounts, max_change: float, fills: Collection[int], min_left: float
 ) -> dict[int, str]:
     """Return the channels that must stay as given, and why; `fills` is that of the actions."""
     found = {}
-    for channel in range(1, len(counts["given_vox"])):
-        given, kept, after, deep = (
-            counts[name][channel] for name in ("given_vox", "kept_vox", "after_vox", "deep_vox")
-        )
+    columns = (counts.given_vox, counts.kept_vox, counts.after_vox, counts.deep_vox)
+    for channel, (given, kept, after, deep) in enumerate(zip(*columns, strict=True)):
+        if channel == 0:
+            continue
         if given and not kept:
             found[channel] = "no given voxel of the class would remain in the case"
         elif after < min_left * given:
@@ -151,15 +137,16 @@ def objections(
     return found
 
 
-def misfits(counts: Mapping[str, list[int]], actions: Actions) -> dict[int, str]:
+def misfits(counts: ChangeCounts, actions: Actions) -> dict[int, str]:
     """Return the channels whose shifted outline fits the networks too badly to be believed."""
     found = {}
     for channel, least in actions.min_fit.items():
         before, after = (
-            2
-            * counts[agreed][channel]
-            / max(1, counts[size][channel] + counts["predicted_vox"][channel])
-            for agreed, size in (("agreed_before_vox", "given_vox"), ("agreed_vox", "after_vox"))
+            2 * agreed[channel] / max(1, size[channel] + counts.predicted_vox[channel])
+            for agreed, size in (
+                (counts.agreed_before_vox, counts.given_vox),
+                (counts.agreed_vox, counts.after_vox),
+            )
         )
         wanted = max(least, before + actions.fit_gain.get(channel, 0.0))
         if after < wanted:
@@ -170,14 +157,11 @@ def misfits(counts: Mapping[str, list[int]], actions: Actions) -> dict[int, str]
     return found
 
 
-def sum_by_case(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[int]]]:
+def sum_by_case(records: Iterable[ApplyRecord]) -> dict[str, ChangeCounts]:
     """Return the counts of each case from the records of its settled shards."""
-    summed: dict[str, dict[str, list[int]]] = {}
+    summed: dict[str, ChangeCounts] = {}
     for record in records:
-        mine = summed.setdefault(record["case"], {})
-        for name in (name for name in COUNTS if name in record):
-            before = mine.get(name, [0] * len(record[name]))
-            mine[name] = [a + b for a, b in zip(before, record[name], strict=True)]
+        summed[record.case] = summed.get(record.case, ChangeCounts()).merge(record.counts)
     return summed
 
 

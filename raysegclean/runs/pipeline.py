@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.events import Events, Lines
 from raysegclean.evidence.cases import CaseInfo
+from raysegclean.evidence.records import FailedCase
 from raysegclean.evidence.table import evidence_rows
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
@@ -47,7 +47,7 @@ class RunReport:
     changed_cases: int
     changed_vox: int
     held_cases: int
-    failed: tuple[dict[str, Any], ...]
+    failed: tuple[FailedCase, ...]
     notes: tuple[str, ...] = ()
     """What must be known of the voters to judge the result."""
 
@@ -122,7 +122,7 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
     outcome = apply(session, proposals, verdict)
     if final and session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)
-    notes = voter_notes(session.plan, proposals.records)
+    notes = voter_notes(session.plan, proposals.records.values())
     notes += learning_notes(session.plan, evidence)
     return _finish(session, verdict, outcome, notes)
 

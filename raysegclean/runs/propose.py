@@ -1,12 +1,12 @@
 """Propose and measure: run the voters over the archive, once."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from raysegclean.cluster.label_votes import LabelVoteStage
 from raysegclean.cluster.passes import PassResources, ask_worker
 from raysegclean.cluster.predict import VoteJob
 from raysegclean.cluster.propose import MeasureStage, ProposeStage
+from raysegclean.evidence.records import MeasureRecord, ProposeRecord
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.planning.worker_memory import PassKind, worker_bytes
 from raysegclean.runs.session import Session
@@ -26,8 +26,8 @@ class Proposals:
     keys: dict[str, str]
     """Case -> key of its proposals, for cases that were proposed whole."""
     job: VoteJob
-    records: dict[str, dict[str, Any]]
-    measured: dict[str, dict[str, Any]]
+    records: dict[str, ProposeRecord]
+    measured: dict[str, MeasureRecord]
     corrections: dict[str, str] = field(default_factory=dict)
     """Case -> key of the corrector's answer, for cases that have one."""
 
@@ -49,13 +49,13 @@ def propose(session: Session, models: Models) -> Proposals:
         gpu=resources.gpus > 0,
     )
     stage = LabelVoteStage if by_labels else ProposeStage
-    records = session.run_stage("propose", stage, job, keys, resources)
+    records = session.run_stage("propose", ProposeRecord, stage, job, keys, resources)
     alive = set(session.alive())
     keys = {case: key for case, key in keys.items() if case in alive}
     several = {c.case for c in session.plan.cases if len(c.grid(session.plan.shard_vox)) > 1}
     due = {case: key for case, key in keys.items() if case in several}
     on_labels = relabel_resources(session, "labels")
-    measured = session.run_stage("measure", MeasureStage, job, due, on_labels)
+    measured = session.run_stage("measure", MeasureRecord, MeasureStage, job, due, on_labels)
     return Proposals(keys, job, records, measured)
 
 

@@ -20,6 +20,7 @@ from raysegclean.cluster.second_pass import (
     ReviseStage,
     read_answer,
 )
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.evidence.second_pass import Answer, BlockQuery, CaseQuery, Relabeler, Revision
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import Asking, Verdict
@@ -64,11 +65,12 @@ def _looked(session: Session, proposals: Proposals, ask: CaseQuery) -> dict[str,
     keys = _keys(session, proposals, ask.look, ask.cases)
     job = QueryJob(proposals.job, ask.look, ask.cases, keys)
     resources = relabel_resources(session, "look")
-    records = session.run_stage(_stage("look", ask.look), QueryStage, job, keys, resources)
+    stage = _stage("look", ask.look)
+    records = session.run_stage(stage, ShardRecord, QueryStage, job, keys, resources)
     # In the order of tasks, so that even a merge that rounds would round alike.
     tasks: dict[str, list[str]] = {case: [] for case in keys}
     for task in sorted(records):
-        tasks[records[task]["case"]].append(task)
+        tasks[records[task].case].append(task)
     alive = set(session.alive())
     read = partial(read_answer, session.run.store)
     found = {}
@@ -85,7 +87,8 @@ def _revised(session: Session, proposals: Proposals, revision: Revision) -> dict
     keys = _keys(session, proposals, revision.reviser, revision.cases)
     job = ReviseJob(proposals.job, revision.reviser, revision.cases, keys)
     stage = _stage("revise", revision.reviser)
-    session.run_stage(stage, ReviseStage, job, keys, relabel_resources(session, "look"))
+    resources = relabel_resources(session, "look")
+    session.run_stage(stage, ShardRecord, ReviseStage, job, keys, resources)
     alive = set(session.alive())
     return {case: key for case, key in keys.items() if case in alive}
 

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.cluster.passes import PassJob, PassResources, StageFactory, remaining, run_pass
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.events import Events
+from raysegclean.evidence.records import FailedCase, ShardRecord
 from raysegclean.methods.base import Method
 from raysegclean.planning.items import Item, plan_items
 from raysegclean.planning.plan import RunPlan
@@ -19,6 +20,8 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 
 __all__ = ["Session", "TooManyFailed"]
+
+R = TypeVar("R", bound=ShardRecord)
 
 
 class TooManyFailed(RaysegcleanError):
@@ -67,7 +70,7 @@ class Session:
         """
         self.failed |= failures
         self.unfit |= set(unfit)
-        self.run.write_failed([{"case": c, "error": e} for c, e in sorted(self.failed.items())])
+        self.run.write_failed(FailedCase(*one) for one in sorted(self.failed.items()))
         planned = {case.case for case in self.plan.cases}
         total = len(planned | set(self.failed))
         share = self.config.max_failed
@@ -94,24 +97,25 @@ class Session:
         ]
         return plan_items(grids)
 
-    def records(self, stage: str, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    def records(self, stage: str, kind: type[R], keys: Mapping[str, str]) -> dict[str, R]:
         """Return the committed records of a stage whose case still has the given key, by task."""
         return {
-            record["task"]: record
-            for record in self.run.ledger(stage).records()
-            if keys.get(record["case"]) == record["key"]
+            record.task: record
+            for record in self.run.ledger(stage, kind).records()
+            if keys.get(record.case) == record.key
         }
 
     def run_stage(
         self,
         stage: str,
+        kind: type[R],
         factory: StageFactory,
         job: PassJob,
         keys: Mapping[str, str],
         resources: PassResources,
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, R]:
         """Do what the ledger lacks of `stage` for the cases in `keys`; return all its records."""
-        done = self.records(stage, keys)
+        done = self.records(stage, kind, keys)
         items = remaining(self.items(keys), set(done))
         if done:
             left = sum(len(item.tasks) for item in items)
@@ -127,10 +131,10 @@ class Session:
                 self.still_ours()
                 progress.at(cases.came(report.item))
                 if report.failed:
-                    unfit = [row["case"] for row in report.failed if row["unfit"]]
-                    self.fail({row["case"]: row["error"] for row in report.failed}, unfit)
-        self.run.ledger(stage, self.term).compact()
-        return self.records(stage, keys)
+                    unfit = [one.case for one in report.failed if one.unfit]
+                    self.fail({one.case: one.error for one in report.failed}, unfit)
+        self.run.ledger(stage, kind, self.term).compact()
+        return self.records(stage, kind, keys)
 
 
 class _Cases:

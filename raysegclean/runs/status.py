@@ -3,10 +3,12 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from raysegclean.events import Event, line
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.runs.metrics import Row, read_metrics
 from raysegclean.store.lock import LOOK_S, is_driven
 from raysegclean.store.run import existing_run
@@ -35,10 +37,10 @@ def status(run_uri: str) -> dict[str, Any]:
     if state.get("status") in ("running", "died"):
         state |= _progress(_of_last_start(read_metrics(run.store), state["started"]))
     stages = Counter(info.key.split("/")[1] for info in run.store.list("ledger"))
-    committed = {stage: len(run.ledger(stage).records()) for stage in sorted(stages)}
+    committed = {stage: len(run.ledger(stage, ShardRecord).records()) for stage in sorted(stages)}
     for name in {"started", "updated", "finished", "heard"} & state.keys():
         state[name] = datetime.fromtimestamp(state[name], UTC).isoformat(timespec="seconds")
-    return state | {"failed": run.failed(), "committed_shards": committed}
+    return state | {"failed": [asdict(one) for one in run.failed()], "committed_shards": committed}
 
 
 def _tell_look() -> None:

@@ -2,19 +2,19 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from raysegclean.cluster.apply import ApplyJob, ApplyStage, load_job
 from raysegclean.errors import MissingObject, RaysegcleanError
+from raysegclean.evidence.records import ApplyRecord
 from raysegclean.planning.items import ShardTask
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder, existing_run
+from raysegclean.store.shards import stored
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -41,7 +41,7 @@ def verify(run_uri: str, *, recompute: int = RECOMPUTED, seed: int = 0) -> Verif
     """Prove a published run: every object by its checksum, some shards by settling them again."""
     run = existing_run(run_uri)
     job, stage = load_job(run)
-    records = [r for r in run.ledger(stage).records() if job.keys.get(r["case"]) == r["key"]]
+    records = [r for r in run.ledger(stage, ApplyRecord).records() if job.keys.get(r.case) == r.key]
     archive = Archive.open(job.plan.archive)
     with ThreadPoolExecutor(READERS) as pool:
         checks = pool.map(lambda record: _check_objects(archive, record), records)
@@ -49,16 +49,16 @@ def verify(run_uri: str, *, recompute: int = RECOMPUTED, seed: int = 0) -> Verif
     wrong += _unpublished(run, job, archive, records)
     chosen = random.Random(seed).sample(records, min(recompute, len(records)))
     wrong += [text for record in chosen for text in _check_again(job, archive, record)]
-    objects = sum(len(record["objects"]) for record in records)
+    objects = sum(len(record.objects) for record in records)
     return VerifyReport(run.uri, objects, len(chosen), tuple(wrong))
 
 
 def _unpublished(
-    run: RunFolder, job: ApplyJob, archive: Archive, records: Iterable[Mapping[str, Any]]
+    run: RunFolder, job: ApplyJob, archive: Archive, records: Iterable[ApplyRecord]
 ) -> list[str]:
     """Return what is missing of cases that were applied and did not fail."""
-    have = Counter(record["case"] for record in records)
-    failed = {row["case"] for row in run.failed()}
+    have = Counter(record.case for record in records)
+    failed = {one.case for one in run.failed()}
     wrong = []
     for case in job.plan.cases:
         if case.case not in job.keys or case.case in failed:
@@ -83,40 +83,40 @@ def _not_shown(archive: Archive, case: str, label: str) -> list[str]:
     return [f"{case}: label {label!r} is not published; run again"]
 
 
-def _check_objects(archive: Archive, record: dict[str, Any]) -> list[str]:
-    store = archive.at(record["case"])
+def _check_objects(archive: Archive, record: ApplyRecord) -> list[str]:
+    store = archive.at(record.case)
     wrong = []
-    for entry in record["objects"]:
-        where = f"{store.uri}/{entry['key']}"
+    for entry in record.objects:
+        where = f"{store.uri}/{entry.key}"
         try:
-            data = store.get(entry["key"])
+            data = store.get(entry.key)
         except MissingObject:
-            if not entry["empty"]:
+            if not entry.empty:
                 wrong.append(f"{where}: is gone; undo the run or restore the object")
             continue
-        if entry["empty"]:
+        if entry.empty:
             wrong.append(f"{where}: should not exist, the shard is all background")
-        elif int(google_crc32c.value(data)) != entry["crc32c"]:
+        elif stored(entry.key, data) != entry:
             wrong.append(
                 f"{where}: its bytes changed after they were committed; restore the object"
             )
     return wrong
 
 
-def _check_again(job: ApplyJob, archive: Archive, record: dict[str, Any]) -> list[str]:
+def _check_again(job: ApplyJob, archive: Archive, record: ApplyRecord) -> list[str]:
     stage = ApplyStage(job)
-    case = job.plan.case(record["case"])
-    z, y, x = (int(part) for part in record["task"].rsplit("/", 1)[1].split("."))
-    task = ShardTask(record["case"], (z, y, x))
+    case = job.plan.case(record.case)
+    z, y, x = (int(part) for part in record.task.rsplit("/", 1)[1].split("."))
+    task = ShardTask(record.case, (z, y, x))
     try:
         applied, _ = stage.compute(task, stage.load(task))
         stored = archive.label(case.case, job.output_label).read(
             case.grid(job.plan.shard_vox).box((z, y, x))
         )
     except RaysegcleanError as error:
-        return [f"{record['task']}: {error}"]
+        return [f"{record.task}: {error}"]
     again = np.asarray(job.plan.classes, dtype=case.dtype)[applied.label_zyx]
     if np.array_equal(again, stored):
         return []
     differing = int((again != stored).sum())
-    return [f"{record['task']}: {differing} voxels differ when the shard is made again"]
+    return [f"{record.task}: {differing} voxels differ when the shard is made again"]

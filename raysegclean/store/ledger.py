@@ -11,22 +11,25 @@ damaged is skipped with a warning, as if it had never been committed, and never 
 """
 
 import hashlib
-import json
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Generic, TypeVar
 
 import google_crc32c
+from pydantic import TypeAdapter
 
 from raysegclean.errors import AlreadyExists, MissingObject, RunConflict
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.store.objects import Store, check_key
 
-__all__ = ["Ledger", "Record"]
+__all__ = ["Ledger"]
 
 log = logging.getLogger("raysegclean")
 
-Record = dict[str, Any]
+R = TypeVar("R", bound=ShardRecord)
 _Order = tuple[int, str, int]
 """Term, object and line: where a record was committed."""
 
@@ -39,23 +42,28 @@ _NAMED = 10
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """The records of one stage; commits go to `term`, the term of the run's lock."""
+class Ledger(Generic[R]):
+    """The records of one stage, of `kind` or a parent of it, for those who need no more.
+
+    Commits go to `term`, the term of the run's lock.
+    """
 
     store: Store
     stage: str
-    term: int
+    kind: type[R]
+    term: int = 0
 
-    def commit(self, item: str, attempt: int, part: int, records: list[Record]) -> None:
-        """Commit `records` in one conditional put; the same commit twice is one.
+    def commit(self, item: str, attempt: int, part: int, records: Sequence[R]) -> None:
+        """Commit `records`, all of one kind, in one conditional put; the same twice is one.
 
         Raises RunConflict when this item, attempt and part was committed with other records.
         """
         name = check_key(f"{item}-{attempt}-{part}")
         key = f"{self._folder}/{self.term}/{name}{_LOOSE}"
-        data = b"".join(
-            _sealed(record, (self.term, name, place)) for place, record in enumerate(records)
-        )
+        dump = TypeAdapter(type(records[0])).dump_json
+        texts = (dump(record, exclude_defaults=True) for record in records)
+        lines = (_sealed(text, (self.term, name, i)) for i, text in enumerate(texts))
+        data = b"".join(lines)
         try:
             self.store.create(key, data)
         except AlreadyExists as fault:
@@ -65,27 +73,24 @@ class Ledger:
                     "work on this run: stop one of them, then run again."
                 ) from fault
 
-    def records(self) -> list[Record]:
-        """Return the records of all terms, oldest first, one per `record["shard"]`.
+    def records(self) -> list[R]:
+        """Return the records of all terms, oldest first, one for each shard under one key."""
+        found: dict[_Order, R] = {}
+        with ThreadPoolExecutor(_READERS) as pool:
+            # Packs last: what a compaction takes away while we read is then in one of them.
+            for suffix in (_LOOSE, _PACKED):
+                for lines in pool.map(self._lines, self._keys(suffix)):
+                    found.update(map(self._opened, lines))
+        chosen: dict[tuple[str, str], R] = {}
+        for order in sorted(found):
+            chosen.setdefault((found[order].task, found[order].key), found[order])
+        return list(chosen.values())
 
-        That name must tell apart the shards of different cases and arrays; records without one
-        are all kept.
-        """
-        seen: set[str] = set()
-        chosen = []
-        for _, record in sorted(self._entries().items(), key=lambda entry: entry[0]):
-            shard = record.get("shard")
-            name = json.dumps(shard)
-            if shard is None or name not in seen:
-                chosen.append(record)
-                seen.add(name)
-        return chosen
-
-    def of_item(self, item: str) -> list[Record]:
+    def of_item(self, item: str) -> list[R]:
         """Return what any attempt at one item has committed in this term."""
         keys = [info.key for info in self.store.list(f"{self._folder}/{self.term}")]
         mine = [key for key in keys if key.rpartition("/")[2].rsplit("-", 2)[0] == item]
-        return [_opened(line)[1] for key in mine for line in self._lines(key)]
+        return [self._opened(line)[1] for key in mine for line in self._lines(key)]
 
     def compact(self, least: int = _PACK) -> int:
         """Move the lines of objects, `least` to a pack, as they are; return how many were moved.
@@ -98,9 +103,8 @@ class Ledger:
         with ThreadPoolExecutor(_READERS) as pool:
             while len(keys) - moved >= least:
                 pack = keys[moved : moved + least]
-                data = b"".join(
-                    line + b"\n" for part in pool.map(self._lines, pack) for line in part
-                )
+                lines = [line for part in pool.map(self._lines, pack) for line in part]
+                data = b"".join(line + b"\n" for line in lines)
                 name = hashlib.sha256(data).hexdigest()[:16]
                 self.store.put(f"{self._folder}/{name}{_PACKED}", data)
                 list(pool.map(self.store.delete, pack))
@@ -113,16 +117,6 @@ class Ledger:
 
     def _keys(self, suffix: str) -> list[str]:
         return [i.key for i in self.store.list(self._folder) if i.key.endswith(suffix)]
-
-    def _entries(self) -> dict[_Order, Record]:
-        """Return every record once; what is in a pack and beside it is the same."""
-        found: dict[_Order, Record] = {}
-        with ThreadPoolExecutor(_READERS) as pool:
-            # Packs last: what a compaction takes away while we read is then in one of them.
-            for suffix in (_LOOSE, _PACKED):
-                for lines in pool.map(self._lines, self._keys(suffix)):
-                    found.update(map(_opened, lines))
-        return found
 
     def _lines(self, key: str) -> list[bytes]:
         """Return the whole lines of an object; warn of the others."""
@@ -143,26 +137,28 @@ class Ledger:
             )
         return whole
 
+    def _opened(self, line: bytes) -> tuple[_Order, R]:
+        text, _, at = line.rpartition(_SEAL)[0].rpartition(_AT)
+        term, name, place = at[1:-1].decode().split("/")
+        return (int(term), name, int(place)), self._adapter.validate_json(text + b"}")
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[R]:
+        return TypeAdapter(self.kind)
+
 
 _AT, _SEAL = b',"at":', b',"crc32c":"'
 
 
-def _sealed(record: Record, order: _Order) -> bytes:
+def _sealed(text: bytes, order: _Order) -> bytes:
     """Return the line of a record: its JSON, where it was committed, the checksum of all that."""
-    text = json.dumps(record, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
-    body = text[:-1] + _AT + json.dumps(order).encode()
+    body = text[:-1] + _AT + b'"%d/%b/%d"' % (order[0], order[1].encode(), order[2])
     return body + _SEAL + _checksum(body) + b'"}\n'
 
 
 def _is_whole(line: bytes) -> bool:
     body, _, end = line.rpartition(_SEAL)
     return end == _checksum(body) + b'"}'
-
-
-def _opened(line: bytes) -> tuple[_Order, Record]:
-    text, _, at = line.rpartition(_SEAL)[0].rpartition(_AT)
-    term, name, place = json.loads(at)
-    return (term, name, place), json.loads(text + b"}")
 
 
 def _checksum(data: bytes) -> bytes:

@@ -7,16 +7,20 @@ pickled, and nothing but this folder and the output label is ever written.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from raysegclean.errors import AlreadyExists, InputError, MissingObject, RunConflict
+from raysegclean.evidence.records import FailedCase, ShardRecord
 from raysegclean.identity import differing_parts
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
 from raysegclean.store.parquet import from_parquet, to_parquet
+
+R = TypeVar("R", bound=ShardRecord)
 
 __all__ = ["RunFolder", "existing_run"]
 
@@ -80,21 +84,21 @@ class RunFolder:
         """Return run.json, empty when the run never started."""
         return self.read_json(STATE) or {}
 
-    def ledger(self, stage: str, term: int = 0) -> Ledger:
+    def ledger(self, stage: str, kind: type[R], term: int = 0) -> Ledger[R]:
         """Return the ledger of one stage for writing in `term`; reading covers all terms."""
-        return Ledger(self.store, stage, term)
+        return Ledger(self.store, stage, kind, term)
 
-    def write_failed(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write failed.jsonl: one line per case or shard that failed, with its reason."""
-        self.store.put(FAILED, b"".join(_json(row, indent=None) + b"\n" for row in rows))
+    def write_failed(self, failed: Iterable[FailedCase]) -> None:
+        """Write failed.jsonl: one line per case that failed, with its reason."""
+        self.store.put(FAILED, b"".join(_json(asdict(o), indent=None) + b"\n" for o in failed))
 
-    def failed(self) -> list[dict[str, Any]]:
+    def failed(self) -> list[FailedCase]:
         """Return the rows of failed.jsonl."""
         try:
             lines = self.store.get(FAILED).splitlines()
         except MissingObject:
             return []
-        return [json.loads(line) for line in lines]
+        return [FailedCase(**json.loads(line)) for line in lines]
 
     def read_json(self, key: str) -> Any:
         """Return the JSON under `key`, or None when there is none."""

@@ -14,6 +14,7 @@ import numpy as np
 import tensorstore as ts
 
 from raysegclean.errors import AlreadyExists, InputError, RunConflict
+from raysegclean.evidence.records import StoredObject
 from raysegclean.store.arrays import Array
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Grid, Index3
@@ -22,12 +23,12 @@ __all__ = [
     "ArraySpec",
     "ImageArraySpec",
     "LabelArraySpec",
-    "ShardRecord",
     "create_array",
     "create_label_array",
     "encode_shard",
     "put_shard",
     "shard_key",
+    "stored",
 ]
 
 CHUNK_ZYX: Index3 = (64, 64, 64)
@@ -103,14 +104,9 @@ class ImageArraySpec:
 ArraySpec = LabelArraySpec | ImageArraySpec
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """What one committed shard is: the ledger's line. `key` is relative to the store."""
-
-    key: str
-    size_bytes: int
-    crc32c: int
-    empty: bool
+def stored(key: str, data: bytes) -> StoredObject:
+    """Return what the ledger lists of an object with these bytes."""
+    return StoredObject(key, len(data), int(google_crc32c.value(data)))
 
 
 def create_label_array(
@@ -169,7 +165,7 @@ def put_shard(
     *,
     channel: int | None = None,
     overwrite: bool = False,
-) -> ShardRecord:
+) -> StoredObject:
     """Commit one shard, or adopt the same bytes when another attempt was faster.
 
     Raises RunConflict when the object holds other bytes and `overwrite` is False.
@@ -178,8 +174,8 @@ def put_shard(
     data = encode_shard(block, spec)
     if data is None:
         _leave_empty(store, key, overwrite)
-        return ShardRecord(key, 0, 0, empty=True)
-    record = ShardRecord(key, len(data), int(google_crc32c.value(data)), empty=False)
+        return StoredObject(key, 0, 0, empty=True)
+    record = stored(key, data)
     if overwrite:
         store.put(key, data)
         return record
@@ -190,12 +186,11 @@ def put_shard(
     return record
 
 
-def _adopt(store: Store, record: ShardRecord) -> None:
+def _adopt(store: Store, record: StoredObject) -> None:
     present = store.head(record.key)
-    if present is not None and present.size_bytes == record.size_bytes:
-        crc32c = int(google_crc32c.value(store.get(record.key)))
-        if crc32c == record.crc32c:
-            return
+    same_size = present is not None and present.size_bytes == record.size_bytes
+    if same_size and stored(record.key, store.get(record.key)) == record:
+        return
     raise _taken(store, record.key)
 
 

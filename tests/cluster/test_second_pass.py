@@ -140,8 +140,8 @@ def test_answers_are_kept_per_shard_and_merge_to_that_of_the_case(lent: Lent) ->
     stage = QueryStage(QueryJob(lent.votes, Everything(2), {"big": {"factor": 3}}, {"big": "k2"}))
     for task in lent.tasks:
         record = stage.write(task, stage.compute(task, stage.load(task)))
-        assert (record["task"], record["case"], record["key"]) == (task.name, "big", "k2")
-        assert record["objects"][0]["key"] == f"looks/k2/{task.name}.npz"
+        assert (record.task, record.case, record.key) == (task.name, "big", "k2")
+        assert record.objects[0].key == f"looks/k2/{task.name}.npz"
     parts = [read_answer(lent.run.store, task.name, "k2") for task in lent.tasks]
     expected = 3 * np.bincount(lent.given.ravel(), minlength=3)
     np.testing.assert_array_equal(reduce(Everything(2).merge, parts)["sum"], expected)
@@ -159,7 +159,7 @@ def test_a_revision_is_written_as_the_part_correction(lent: Lent) -> None:
     ProposalFolder.of(lent.run.store, lent.plan, case, "proposal").create()
     for task in lent.tasks:
         record = stage.write(task, stage.compute(task, stage.load(task)))
-        assert record["key"] == "k4"
+        assert record.key == "k4"
     folder = ProposalFolder.of(lent.run.store, lent.plan, case, "proposal", correction_key="k4")
     correction = folder.read(Box.whole(case.shape_zyx)).correction_zyx
     even = np.arange(91) % 2 == 0

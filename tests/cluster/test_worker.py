@@ -15,6 +15,7 @@ from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.cluster.worker import run_item
 from raysegclean.errors import RunOver, UnfitEnvironment
 from raysegclean.evidence.proposals import Proposal
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.planning.items import Item, ShardTask
 from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import Store
@@ -42,7 +43,7 @@ class Stage:
 
     def write(self, task, result):
         self.written.append(task.name)
-        return {"shard": task.name, "task": task.name, "case": task.case, "key": KEYS[task.case]}
+        return ShardRecord(task.name, task.case, KEYS[task.case])
 
 
 @pytest.fixture
@@ -55,11 +56,11 @@ def attempts(cluster):
 def test_a_shard_that_another_worker_committed_meanwhile_is_not_written(tmp_path, attempts):
     late = TASKS[1].name
     stage = Stage({late: lambda: ray.get(attempts.end.remote([late], True))})
-    ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
+    ledger = RunFolder(str(tmp_path)).ledger("propose", ShardRecord)
     report = run_item(stage, Item("item", TASKS), ledger, attempts, KEYS)
     others = [task.name for task in TASKS if task.name != late]
     assert stage.written == others
-    assert [record["task"] for record in ledger.records()] == others
+    assert [record.task for record in ledger.records()] == others
     assert sorted(report.done) == [task.name for task in TASKS]
     assert not report.failed
 
@@ -67,13 +68,13 @@ def test_a_shard_that_another_worker_committed_meanwhile_is_not_written(tmp_path
 def test_a_shard_whose_worker_died_between_its_commit_and_telling_of_it_is_not_done_again(
     tmp_path, attempts
 ):
-    ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
+    ledger = RunFolder(str(tmp_path)).ledger("propose", ShardRecord)
     first = TASKS[0]
     ray.get(attempts.begin.remote(first.name, ray.get_runtime_context().get_node_id()))
-    record = {"shard": first.name, "task": first.name, "case": first.case, "key": KEYS["a"]}
+    record = ShardRecord(first.name, first.case, KEYS["a"])
     ledger.commit("item", 7, 0, [record])
-    ledger.commit("item", 8, 0, [record | {"task": TASKS[2].name, "key": "of an earlier round"}])
-    ledger.commit("item-of-another", 7, 0, [record | {"task": TASKS[1].name}])
+    ledger.commit("item", 8, 0, [replace(record, task=TASKS[2].name, key="of an earlier round")])
+    ledger.commit("item-of-another", 7, 0, [replace(record, task=TASKS[1].name)])
     stage = Stage()
     report = run_item(stage, Item("item", TASKS), ledger, attempts, KEYS)
     assert stage.written == [task.name for task in TASKS[1:]]
@@ -92,7 +93,7 @@ def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, at
 
     stage = Stage({TASKS[1].name: replaced})
     with pytest.raises(RunOver, match="term 1 of this run is over; job second"):
-        run_item(stage, Item("item", TASKS), run.ledger("propose", 1), attempts, KEYS)
+        run_item(stage, Item("item", TASKS), run.ledger("propose", ShardRecord, 1), attempts, KEYS)
     second.release()
     assert TASKS[1].name not in stage.written
 
@@ -108,7 +109,7 @@ def test_a_worker_whose_gpu_is_broken_ends_and_blames_no_case(tmp_path, attempts
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(os, "_exit", end)
-    ledger = RunFolder(str(tmp_path)).ledger("propose", 0)
+    ledger = RunFolder(str(tmp_path)).ledger("propose", ShardRecord)
     with pytest.raises(Ended):
         run_item(Stage({TASKS[0].name: broken}), Item("item", TASKS), ledger, attempts, KEYS)
     ((name,), begun) = (TASKS[:1], ray.get(attempts.past.remote([TASKS[0].name]))[1])

@@ -184,7 +184,7 @@ def fingerprint(archive: Archive) -> dict[str, str]:
 
 
 def failures(config: Config) -> dict[str, str]:
-    return {row["case"]: row["error"] for row in RunFolder(config.run).failed()}
+    return {one.case: one.error for one in RunFolder(config.run).failed()}
 
 
 @dataclass

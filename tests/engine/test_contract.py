@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from raysegclean.config.settings import METHODS, Config
+from raysegclean.evidence.records import ApplyRecord, ProposeRecord, ShardRecord
 from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
@@ -139,11 +140,14 @@ def test_a_form_that_edits_many_voxels_edits_the_same_ones_on_one_and_on_four_wo
     assert published[0] == published[1]
 
 
-def records(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
+KINDS = {"propose": ProposeRecord, "rehearse": ApplyRecord, "apply0": ApplyRecord}
+
+
+def records(run: RunFolder) -> Mapping[str, Mapping[str, ShardRecord]]:
     """Return what was committed, by stage and task, with the checksums of all objects."""
     return {
-        stage: {record["task"]: record for record in run.ledger(stage).records()}
-        for stage in ("propose", "rehearse", "apply0")
+        stage: {record.task: record for record in run.ledger(stage, kind).records()}
+        for stage, kind in KINDS.items()
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.records import ProposeRecord
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.runs.pipeline import clean
@@ -48,11 +49,11 @@ def test_an_own_method_cleans_the_worst_cases_and_no_other(tmp_path: Path) -> No
     config = config_for(archive, tmp_path / "run", models=lender, **settings)
     assert clean(config).exit_code == 0
     rows = RunFolder(config.run).read_table("cases.parquet")
-    records = RunFolder(config.run).ledger("propose").records()
+    records = RunFolder(config.run).ledger("propose", ProposeRecord).records()
     badness = {}
     for record in records:
-        stats = CaseStats.from_text(record["stats"])
-        badness[record["case"]] = stats.cross_entropy[0] / stats.foreground_vox
+        stats = CaseStats.from_text(record.stats)
+        badness[record.case] = stats.cross_entropy[0] / stats.foreground_vox
     worst = set(sorted(badness, key=badness.get)[-3:])
     assert {row["case"] for row in rows if row["action"] == "replace"} == worst
     reasons = {case: np.frombuffer(r, np.uint8).any() for case, (_, r) in outputs(config).items()}

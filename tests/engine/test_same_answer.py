@@ -14,6 +14,7 @@ from raysegclean.cluster.train_worker import model_key
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
 from raysegclean.events import Events, Lines
+from raysegclean.evidence.records import ApplyRecord, ProposeRecord
 from raysegclean.nets.weights import load_network
 from raysegclean.planning.plan import RunPlan
 from raysegclean.runs.pipeline import clean
@@ -114,8 +115,8 @@ def test_tiles_with_halo_propose_what_the_whole_volume_predicts(
     for name in ("big", "odd3"):
         case = plan.case(name)
         expected = _whole_volume_mean(archive, plan, name, config.models)
-        records = run.ledger("propose").records()
-        key = next(r["key"] for r in records if r["case"] == name)
+        records = run.ledger("propose", ProposeRecord).records()
+        key = next(r.key for r in records if r.case == name)
         proposal = ProposalFolder.of(run.store, plan, case, key).read(Box.whole(case.shape_zyx))
         given = archive.label(name, LABEL).read_all()
         top = np.sort(expected, axis=0)
@@ -152,7 +153,7 @@ def test_a_second_start_reuses_everything_and_other_settings_are_refused(
     clean(config)
     before = outputs(config)
     said: list[str] = []
-    assert RunFolder(config.run).ledger("propose").compact(least=1) > 0
+    assert RunFolder(config.run).ledger("propose", ProposeRecord).compact(least=1) > 0
     clean(config, Events(Lines(said.append)))
     assert outputs(config) == before
     assert any("0 are left" in line for line in said)
@@ -180,9 +181,9 @@ def test_another_number_of_the_policy_neither_trains_nor_proposes_again(
     config = _lent(archive, tmp_path, "ensemble", 1, **settings)
     clean(config)
     run = RunFolder(config.run)
-    before = run.ledger("propose").records()
+    before = run.ledger("propose", ProposeRecord).records()
     clean(config.with_settings({"policy.min_cases": 5}))
-    assert run.ledger("propose").records() == before
+    assert run.ledger("propose", ProposeRecord).records() == before
     assert (run.resolved() or {})["config"]["policy"]["min_cases"] == 8, "frozen at the first start"
     assert (run.read_json("config.json") or {})["policy"]["min_cases"] == 5
 
@@ -218,7 +219,7 @@ def test_undo_from_another_folder_makes_one_case_again_and_no_other(
         undo("../near/", case=changed[0])
     run = RunFolder(str(tmp_path / "near"))
     assert len(run.read_json("undone.json") or []) == 1
-    shards = [record["task"] for record in run.ledger("apply0").records()]
+    shards = [record.task for record in run.ledger("apply0", ApplyRecord).records()]
     assert {task.split("/")[0] for task in shards if shards.count(task) > 1} == {changed[0]}
     after = outputs(config)
     assert {c for c in after if after[c] != before[c]} == {changed[0]}

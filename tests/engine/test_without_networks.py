@@ -144,8 +144,8 @@ def test_a_case_that_lacks_a_vote_fails_alone_and_a_new_vote_is_counted_again(
             archive.publish_label(case, "by_two")
     config = _config(archive, tmp_path / "clean", params={"labels": "by_one by_two", "agree": 2})
     report = clean(config)
-    assert [row["case"] for row in report.failed] == ["odd2"]
-    assert "'by_two', which votes, is missing" in report.failed[0]["error"]
+    assert [one.case for one in report.failed] == ["odd2"]
+    assert "'by_two', which votes, is missing" in report.failed[0].error
     assert report.changed_vox == 0, "by_two is all background, so nobody agrees"
     archive.delete_label("odd1", "by_two")
     given = archive.label("odd1", LABEL).read_all()

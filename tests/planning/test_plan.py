@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.cluster.propose import offset_fields
+from raysegclean.cluster.propose import boundary_offsets
 from raysegclean.config.settings import make_config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import CaseInfo, Intensity, LabelSummary
@@ -23,7 +23,6 @@ from raysegclean.planning.plan import (
     wanted_ids,
     with_current_cases,
 )
-from raysegclean.voxels.contour_offset import OffsetSums
 from raysegclean.voxels.geometry import Box, Index3
 
 VOTERS = Voters(members=2)
@@ -195,6 +194,5 @@ def test_the_thickness_of_a_single_slice_sets_no_unit() -> None:
     proposal = Proposal(
         np.where(differs, predicted + 1, 0).astype(np.uint8), differs.astype(np.uint8), None
     )
-    fields = offset_fields(slice_, (wider, None), proposal, 2, Box.whole(wider.shape))
-    offsets = OffsetSums({1: tuple(fields["offsets"]["1"])})
-    assert offsets.mean_vox(1) == pytest.approx(1.0, abs=0.1)
+    offsets = boundary_offsets(slice_, (wider, None), proposal, 2, Box.whole(wider.shape))
+    assert offsets.given.mean_vox(1) == pytest.approx(1.0, abs=0.1)

@@ -10,6 +10,7 @@ import pytest
 from raysegclean.cluster.apply import Loaded, change_counts
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.proposals import Proposal
+from raysegclean.evidence.records import ChangeCounts
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import Actions, apply_edits
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
@@ -23,9 +24,9 @@ from raysegclean.store.run import RunFolder
 from raysegclean.voxels.geometry import Box
 
 
-def counts(**of_class_1: int) -> dict[str, list[int]]:
+def counts(**of_class_1: int) -> ChangeCounts:
     usual = {"given_vox": 100, "kept_vox": 80, "after_vox": 100, "deep_vox": 0}
-    return {name: [0, value] for name, value in {**usual, **of_class_1}.items()}
+    return ChangeCounts(**{name: (0, value) for name, value in {**usual, **of_class_1}.items()})
 
 
 @pytest.mark.parametrize(
@@ -92,11 +93,7 @@ def test_a_class_that_is_filled_may_appear_and_no_other() -> None:
 
 
 def test_a_shifted_outline_must_fit_the_networks() -> None:
-    seen = counts() | {
-        "predicted_vox": [0, 100],
-        "agreed_before_vox": [0, 70],
-        "agreed_vox": [0, 75],
-    }
+    seen = counts(predicted_vox=100, agreed_before_vox=70, agreed_vox=75)
     assert not misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.02}))
     assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.1}))
     assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.8}))

@@ -1,41 +1,85 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raysegclean.errors import RunConflict
+from raysegclean.evidence.records import (
+    ApplyRecord,
+    ChangeCounts,
+    MeasureRecord,
+    Offsets,
+    ProposeRecord,
+    ShardRecord,
+    StoredObject,
+)
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
+from raysegclean.voxels.contour_offset import OffsetSums
 
 
-def _records(*shards, **more):
-    return [{"shard": [0, 0, s], "size_bytes": s, **more} for s in shards]
+def _records(*shards, by=""):
+    objects = (StoredObject("labels/a/0/c/0/0/0", 7, 1 << 31),)
+    counts = ChangeCounts(given_vox=(1, 2), kept_vox=(1, 0))
+    return [
+        ApplyRecord(f"c/{s}", "c", "k", objects=objects, counts=counts, regions=by) for s in shards
+    ]
 
 
 def test_what_is_committed_is_listed_over_all_epochs(place):
     store = Store.open(place)
-    Ledger(store, "apply", 1).commit("case_1", 0, 0, _records(1, 2))
-    Ledger(store, "apply", 2).commit("case_2", 0, 0, _records(3))
-    Ledger(store, "propose", 1).commit("case_1", 0, 0, _records(9))
-    assert Ledger(store, "apply", 5).records() == _records(1, 2, 3)
+    Ledger(store, "apply", ApplyRecord, 1).commit("case_1", 0, 0, _records(1, 2))
+    Ledger(store, "apply", ApplyRecord, 2).commit("case_2", 0, 0, _records(3))
+    Ledger(store, "propose", ApplyRecord, 1).commit("case_1", 0, 0, _records(9))
+    assert Ledger(store, "apply", ApplyRecord, 5).records() == _records(1, 2, 3)
 
 
 def test_the_first_record_of_a_shard_counts_by_epoch_and_not_by_spelling(place):
     store = Store.open(place)
-    Ledger(store, "apply", 10).commit("a", 0, 0, _records(1, by="ten"))
-    Ledger(store, "apply", 9).commit("b", 0, 0, _records(1, by="nine"))
-    Ledger(store, "apply", 9).commit("a", 1, 0, _records(2, by="nine"))
-    found = Ledger(store, "apply", 0).records()
-    assert [(r["shard"][2], r["by"]) for r in found] == [(2, "nine"), (1, "nine")]
+    Ledger(store, "apply", ApplyRecord, 10).commit("a", 0, 0, _records(1, by="ten"))
+    Ledger(store, "apply", ApplyRecord, 9).commit("b", 0, 0, _records(1, by="nine"))
+    Ledger(store, "apply", ApplyRecord, 9).commit("a", 1, 0, _records(2, by="nine"))
+    found = Ledger(store, "apply", ApplyRecord, 0).records()
+    assert [(r.task, r.regions) for r in found] == [("c/2", "nine"), ("c/1", "nine")]
 
 
-def test_records_that_name_no_shard_are_all_kept(place):
-    ledger = Ledger(Store.open(place), "propose", 1)
-    ledger.commit("a", 0, 0, [{"case": "c"}, {"case": "c"}])
-    assert len(ledger.records()) == 2
+def test_a_shard_under_another_key_is_another_record(place):
+    ledger = Ledger(Store.open(place), "apply", ApplyRecord, 1)
+    both = [*_records(1), replace(_records(1)[0], key="other")]
+    ledger.commit("a", 0, 0, both)
+    assert ledger.records() == both
+
+
+KINDS = [
+    ShardRecord("c/0", "c", "k", objects=(StoredObject("a", 0, 0, empty=True),)),
+    ProposeRecord(
+        "c/0",
+        "c",
+        "k",
+        stats="AA==",
+        trusted_stats="BB==",
+        offsets=Offsets(OffsetSums({1: (1, 2, -3, 4, 5)}), OffsetSums({})),
+        seams=(1 << 60, 3),
+        affine=((0.1, 0.0), (-2.5, 1e-17)),
+        label_spacing_mm=(1.0, 0.1, 1 / 3),
+    ),
+    MeasureRecord("c/0", "c", "k", offsets=Offsets(OffsetSums({2: (0,) * 5}))),
+    _records(1)[0],
+]
+
+
+@pytest.mark.parametrize("record", KINDS, ids=lambda record: type(record).__name__)
+def test_a_record_of_each_stage_comes_back_as_it_was_and_as_its_parent(tmp_path, record):
+    ledger = Ledger(Store.open(tmp_path), "any", type(record), 1)
+    ledger.commit("a", 0, 0, [record])
+    assert ledger.records() == [record]
+    (parent,) = Ledger(Store.open(tmp_path), "any", ShardRecord).records()
+    assert (parent.task, parent.key, parent.objects) == (record.task, record.key, record.objects)
 
 
 def test_the_same_commit_twice_is_one_and_another_is_refused(place):
-    ledger = Ledger(Store.open(place), "apply", 1)
+    ledger = Ledger(Store.open(place), "apply", ApplyRecord, 1)
     ledger.commit("a", 0, 0, _records(1))
     ledger.commit("a", 0, 0, _records(1))
     with pytest.raises(RunConflict, match=r"apply/1/a-0-0\.jsonl: committed before"):
@@ -45,9 +89,9 @@ def test_the_same_commit_twice_is_one_and_another_is_refused(place):
 
 def test_compaction_changes_no_record_and_later_commits_join(place):
     store = Store.open(place)
-    ledger = Ledger(store, "apply", 1)
+    ledger = Ledger(store, "apply", ApplyRecord, 1)
     for i in range(30):
-        ledger.commit(f"item{i:02}", 0, 0, _records(i, note={"nested": [i, None]}))
+        ledger.commit(f"item{i:02}", 0, 0, _records(i))
     before = ledger.records()
     assert ledger.compact(least=31) == 0
     assert ledger.compact(least=14) == 28
@@ -62,23 +106,23 @@ def test_compaction_changes_no_record_and_later_commits_join(place):
 
 def test_a_compaction_cut_short_before_its_deletions_counts_nothing_twice(place, monkeypatch):
     store = Store.open(place)
-    ledger = Ledger(store, "propose", 1)
-    ledger.commit("a", 0, 0, [{"case": "c1"}])
+    ledger = Ledger(store, "propose", ApplyRecord, 1)
+    ledger.commit("a", 0, 0, _records(1))
     with monkeypatch.context() as cut:
         cut.setattr(Store, "delete", lambda self, key: None)
         ledger.compact(least=1)
     assert len(list(store.list("ledger"))) == 2
-    assert ledger.records() == [{"case": "c1"}]
+    assert ledger.records() == _records(1)
     assert ledger.compact(least=1) == 1
     assert len(list(store.list("ledger"))) == 1
-    assert ledger.records() == [{"case": "c1"}]
+    assert ledger.records() == _records(1)
 
 
 def test_one_who_reads_while_another_compacts_misses_no_record(place, monkeypatch):
     store = Store.open(place)
-    ledger = Ledger(store, "propose", 1)
-    ledger.commit("a", 0, 0, [{"case": "c1"}])
-    ledger.commit("b", 0, 0, [{"case": "c2"}])
+    ledger = Ledger(store, "propose", ApplyRecord, 1)
+    ledger.commit("a", 0, 0, _records(1))
+    ledger.commit("b", 0, 0, _records(2))
     get = Store.get
 
     def get_late(self, key):
@@ -87,20 +131,20 @@ def test_one_who_reads_while_another_compacts_misses_no_record(place, monkeypatc
         return get(self, key)
 
     monkeypatch.setattr(Store, "get", get_late)
-    assert ledger.records() == [{"case": "c1"}, {"case": "c2"}]
+    assert ledger.records() == _records(1, 2)
     assert [info.key.rpartition(".")[2] for info in store.list("ledger")] == ["pack"]
 
 
 def test_what_is_committed_again_after_a_compaction_counts_once_and_as_it_was_first(place):
-    ledger = Ledger(Store.open(place), "apply", 1)
+    ledger = Ledger(Store.open(place), "apply", ApplyRecord, 1)
     ledger.commit("a", 0, 0, _records(1, by="first"))
     ledger.compact(least=1)
     ledger.commit("a", 0, 0, _records(1, by="second"))
-    assert [record["by"] for record in ledger.records()] == ["first"]
+    assert [record.regions for record in ledger.records()] == ["first"]
 
 
 def test_an_empty_ledger_has_no_records(place):
-    ledger = Ledger(Store.open(place), "apply", 1)
+    ledger = Ledger(Store.open(place), "apply", ApplyRecord, 1)
     assert ledger.records() == []
     assert ledger.compact(least=1) == 0
     assert ledger.records() == []
@@ -124,8 +168,8 @@ def test_whatever_bytes_are_damaged_no_wrong_record_is_read_and_whole_lines_are(
     tmp_path_factory, flips, cut, packed
 ):
     store = Store.open(tmp_path_factory.mktemp("ledger"))
-    ledger = Ledger(store, "apply", 1)
-    ledger.commit("a", 0, 0, _records(1, 2, 3, note="crc32c"))
+    ledger = Ledger(store, "apply", ApplyRecord, 1)
+    ledger.commit("a", 0, 0, _records(1, 2, 3, by=',"crc32c":"'))
     if packed:
         ledger.compact(least=1)
     written = ledger.records()
@@ -139,7 +183,7 @@ def test_whatever_bytes_are_damaged_no_wrong_record_is_read_and_whole_lines_are(
 
 def test_what_is_damaged_is_named_and_done_again_and_a_compaction_drops_it(place, caplog):
     store = Store.open(place)
-    ledger = Ledger(store, "apply", 1)
+    ledger = Ledger(store, "apply", ApplyRecord, 1)
     ledger.commit("a", 0, 0, _records(1, 2, 3))
     key = "ledger/apply/1/a-0-0.jsonl"
     first, second, third = store.get(key).splitlines(keepends=True)
@@ -155,7 +199,7 @@ def test_what_is_damaged_is_named_and_done_again_and_a_compaction_drops_it(place
 
 def test_a_pack_keeps_lines_as_they_were_committed(place):
     store = Store.open(place)
-    ledger = Ledger(store, "apply", 1)
+    ledger = Ledger(store, "apply", ApplyRecord, 1)
     for item in "ab":
         ledger.commit(item, 0, 0, _records(item))
     before = b"".join(store.get(info.key) for info in store.list("ledger"))

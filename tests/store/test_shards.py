@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.errors import InputError, RunConflict
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.store.arrays import Volume
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
@@ -137,20 +138,21 @@ SHARDS = 24
 WRITER = f"""
 import sys
 import numpy as np
+from raysegclean.evidence.records import ShardRecord
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import LabelArraySpec, put_shard
 
 store, attempt = Store.open(sys.argv[1]), int(sys.argv[2])
 spec = LabelArraySpec(({SHARDS} * 64, 64, 64), "uint8", (64, 64, 64))
-ledger = Ledger(store, "apply", attempt)
-done = {{record["shard"] for record in ledger.records()}}
+ledger = Ledger(store, "apply", ShardRecord, attempt)
+done = {{record.task for record in ledger.records()}}
 print("ready", flush=True)
 for i in range({SHARDS}):
-    if i not in done:
+    if str(i) not in done:
         block = np.random.default_rng(i).integers(0, 200, (64, 64, 64)).astype("u1")
         put_shard(store, "a", (i, 0, 0), block, spec)
-        ledger.commit(f"item{{i}}", attempt, 0, [{{"shard": i}}])
+        ledger.commit(f"item{{i}}", attempt, 0, [ShardRecord(str(i), "c", "k")])
 """
 
 
@@ -178,7 +180,7 @@ def test_writers_killed_in_mid_write_and_run_again_give_the_undisturbed_bytes(pl
     shards = {info.key: store.get(info.key) for info in store.list("a")}
     assert len(shards) == SHARDS
     assert shards == {info.key: still.get(info.key) for info in still.list("a")}
-    assert len(Ledger(store, "apply", 0).records()) == SHARDS
+    assert len(Ledger(store, "apply", ShardRecord).records()) == SHARDS
 
 
 def test_encoding_is_the_same_in_every_process():
