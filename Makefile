@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format types bench-quality bench-methods bench-evidence bench-policy clean distclean
+.PHONY: help venv demo test test-slow test-numeric lint format types bench-quality bench-methods bench-evidence bench-policy clean distclean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,10 @@ test: $(STAMP)  ## Run the tests, without the slow ones
 
 test-slow: $(STAMP)  ## Run the slow tests only
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-numeric: $(STAMP)  ## Run what trains or measures as on a CPU of before 2013
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default \
+	  $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m 'numeric and not slow' $(ARGS)
 
 lint: $(STAMP)  ## Check style and format
 	$(BIN)/ruff check .

@@ -207,6 +207,17 @@ def test_all_names_in_all_exist(path: Path) -> None:
             assert not missing, f"{path}: __all__ names {missing}"
 
 
+def test_what_trains_or_measures_in_a_test_is_held_to_any_cpu() -> None:
+    unmarked = [
+        str(path)
+        for room in ("nets", "methods", "planning")
+        for path in sorted((ROOT / "tests" / room).glob("test_*.py"))
+        if re.search(r"\.step\(|trainer_of\(|VmHWM", text := path.read_text())
+        and "mark.numeric" not in text
+    ]
+    assert not unmarked, f"mark it `numeric`, see CONTRIBUTING.md: {unmarked}"
+
+
 def test_the_job_stays_under_forty_lines() -> None:
     assert len((ROOT / "jobs" / "clean.py").read_text().splitlines()) < 40
 

@@ -26,6 +26,7 @@ from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.slow,
+    pytest.mark.numeric,
     pytest.mark.timeout(1200),
 ]
 

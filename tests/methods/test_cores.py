@@ -23,6 +23,7 @@ from raysegclean.voxels.channels import IGNORE
 from .test_methods import evidence_of, score, ten_cases
 from .training_scenes import SPEC, assert_resumes_alike, run, trainer_of
 
+pytestmark = pytest.mark.numeric
 torch.set_num_threads(1)
 
 

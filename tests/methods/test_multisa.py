@@ -16,6 +16,7 @@ from raysegclean.policy.decisions import Action
 from raysegclean.simulate.noise import corrupt
 from raysegclean.simulate.phantom import phantom_case
 
+pytestmark = pytest.mark.numeric
 torch.set_num_threads(1)
 
 SHAPE, SPACING = (16, 40, 40), (6.0, 8.0, 8.0)

@@ -13,13 +13,14 @@ from raysegclean.nets.hooks import HookContext, HookSpec, Lesson
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.voxels.channels import IGNORE
 
-from .training_scenes import Scene, assert_resumes_alike, run, scene_at, trainer_of
+from .training_scenes import SPEC, Scene, assert_resumes_alike, run, scene_at, trainer_of
 
 HOOK = "transition"
 STEPS = 160
 LOST, GAINED = 0.25, 0.04
 """How often class 1 is labelled background, and background class 2."""
 
+pytestmark = pytest.mark.numeric
 torch.set_num_threads(1)
 
 
@@ -32,12 +33,6 @@ def salted(step: int) -> Scene:
     label = np.where((truth == 0) & (drawn < GAINED), 2, label)
     label[:, 0, 0, 0] = IGNORE
     return Scene(replace(scene.batch, label=torch.from_numpy(label)), scene.truth)
-
-
-@pytest.fixture(scope="module")
-def learnt():
-    trainer = trainer_of(HookSpec.of(HOOK, rows=6000), STEPS)
-    return trainer, list(run(trainer, STEPS, salted))
 
 
 def next_to_another_label(label: np.ndarray) -> np.ndarray:
@@ -58,8 +53,12 @@ def rates(scenes: list[Scene]) -> np.ndarray:
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def test_a_network_estimates_how_often_the_labels_that_it_learns_are_wrong(learnt):
-    trainer, lessons = learnt
+def test_a_network_estimates_how_often_the_labels_that_it_learns_are_wrong():
+    # T reads what features cannot tell as noise of the label: narrower networks, or less learnt
+    # by the fourth epoch, would leave it to the seed how far off T is.
+    wider = replace(SPEC, widths=(8, 12))
+    trainer = trainer_of(HookSpec.of(HOOK, rows=6000), STEPS, spec=wider)
+    lessons = list(run(trainer, 4 * STEPS // 10 + 1, salted))
     found = np.array(trainer.members[0].hook.report()["transition"])
     gathering = [scene for scene, _ in lessons[3 * STEPS // 10 : 4 * STEPS // 10]]
     expected = rates(gathering)

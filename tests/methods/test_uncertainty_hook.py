@@ -20,6 +20,7 @@ from raysegclean.voxels.channels import IGNORE
 
 from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_of
 
+pytestmark = pytest.mark.numeric
 torch.set_num_threads(1)
 
 PATH = "relabel"

@@ -65,10 +65,10 @@ PRESENT = {"clean": (0, 1, 2), "cut": (0, 1, 2), "lacks": (0, 1), "salted": (0, 
 SPACING_MM = dict.fromkeys(PRESENT, (1.0, 1.0, 1.0))
 
 
-def trainer_of(hook: HookSpec, steps: int, **changes) -> Trainer:
+def trainer_of(hook: HookSpec, steps: int, spec: NetworkSpec = SPEC, **changes) -> Trainer:
     usual = {"steps": steps, "batch": 4, "seed": 5, "hook": hook, "epoch_steps": steps // 10}
     config = TrainConfig(**(usual | changes))
-    return Trainer(SPEC, config, present=PRESENT, spacing_mm=SPACING_MM)
+    return Trainer(spec, config, present=PRESENT, spacing_mm=SPACING_MM)
 
 
 def run(
@@ -102,14 +102,16 @@ def assert_resumes_alike(
     scenes: Callable[[int], Scene] = scene_at,
     **changes,
 ) -> None:
-    """Train through, and again with a stop at each of `halves`: the same bits, memory included."""
-    straight = trainer_of(hook, steps, **changes)
-    list(run(straight, steps, scenes))
+    """Train through, and on from what was saved at each of `halves`: the same bits, memory too."""
+    straight, saved = trainer_of(hook, steps, **changes), {}
     for half in halves:
-        first = trainer_of(hook, steps, **changes)
-        list(run(first, half, scenes))
+        list(run(straight, half, scenes))
+        saved[half] = save_state(straight.state())
+    list(run(straight, steps, scenes))
+    for half, state in saved.items():
         second = trainer_of(hook, steps, **changes)
-        second.load(load_state(save_state(first.state())))
+        second.load(load_state(state))
+        assert second.at_step == half
         list(run(second, steps, scenes))
         for name, value in weights_of(straight).items():
             assert torch.equal(value, weights_of(second)[name]), (half, name)

@@ -16,6 +16,7 @@ from .own_networks import PATH
 from .test_averaged_windows import answer
 from .test_networks import batch_of
 
+pytestmark = pytest.mark.numeric
 torch.set_num_threads(1)
 
 SHAPE = (12, 44, 36)

@@ -187,6 +187,7 @@ def batch_of(step: int) -> Batch:
     return Batch(image, (image[:, 0] > 0).long(), ["a", "b"], step)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["forgetful", "batch", "instance"])
 def test_training_an_own_network_resumes_to_the_bit(name: str) -> None:
     spec, config = own(name, classes=2), TrainConfig(steps=12)
@@ -205,6 +206,7 @@ def test_training_an_own_network_resumes_to_the_bit(name: str) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.numeric
 def test_a_batch_norm_without_running_statistics_has_none_to_recalibrate() -> None:
     trainer = Trainer(own("unkept", classes=2), TrainConfig(steps=20))
     assert not trainer.members[0].norms
@@ -217,6 +219,7 @@ def test_batch_norms_of_any_dimension_are_recalibrated() -> None:
     assert len(trainer.members[0].norms) == 1
 
 
+@pytest.mark.numeric
 def test_a_network_without_batch_norm_learns_at_every_step() -> None:
     reports = []
     for name in ("instance", "batch"):

@@ -26,6 +26,7 @@ from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_state
 from raysegclean.voxels.channels import IGNORE
 
+pytestmark = pytest.mark.numeric
 torch.set_num_threads(1)
 
 SPEC = NetworkSpec(classes=2, widths=(4, 6), strides=((2, 2, 2),), dropout=0.3)
@@ -76,17 +77,17 @@ def assert_same(one: Trainer, other: Trainer) -> None:
 
 
 @pytest.mark.parametrize("config", [PLAIN, COSEG], ids=["plain", "coseg"])
-@pytest.mark.parametrize("half", [1, 10, 15, 16, 17])
-def test_a_training_resumed_at_any_point_is_the_same_bit_for_bit(config, half) -> None:
+def test_a_training_resumed_at_any_point_is_the_same_bit_for_bit(config) -> None:
     # Steps 15 to 16 recalibrate batch statistics: resuming inside that must work too.
-    straight = run(Trainer(SPEC, config), 20)
-    first = run(Trainer(SPEC, config), half)
-    saved = save_state(first.state())
-    torch.rand(7)  # whatever else the new process does
-    second = Trainer(SPEC, config)
-    second.load(load_state(saved))
-    assert second.at_step == half
-    assert_same(run(second, 20), straight)
+    straight = Trainer(SPEC, config)
+    saved = {half: save_state(run(straight, half).state()) for half in (1, 10, 15, 16, 17)}
+    run(straight, 20)
+    for half, state in saved.items():
+        torch.rand(7)  # whatever else the new process does
+        second = Trainer(SPEC, config)
+        second.load(load_state(state))
+        assert second.at_step == half
+        assert_same(run(second, 20), straight)
 
 
 class Wire:
@@ -191,9 +192,9 @@ def test_peers_start_apart_and_folds_too() -> None:
 
 
 def test_the_network_learns() -> None:
-    reports = list(train(Trainer(SPEC, replace(PLAIN, steps=60)), stream()))
-    assert len(reports) == 60
-    assert reports[-1].losses[0] < 0.6 * reports[0].losses[0]
+    reports = list(train(Trainer(SPEC, replace(PLAIN, steps=100)), stream()))
+    assert len(reports) == 100
+    assert np.mean([report.losses[0] for report in reports[-5:]]) < 0.6 * reports[0].losses[0]
 
 
 def test_statistics_are_recalibrated_on_uniform_samples_then_frozen() -> None:

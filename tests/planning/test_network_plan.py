@@ -120,7 +120,7 @@ def test_many_classes_get_smaller_windows_and_a_stage_without_gpus_those_of_a_cp
 
     few, more = window_vox(large), window_vox(many)
     assert 15e6 < few <= 24e6
-    assert more * (8 * 105 + 6.4 * (1 + 40 + 210)) <= 10 << 30
+    assert more * (8 * 105 + 7.2 * (1 + 210)) <= 10 << 30
     assert window_vox(large, resources={"relabel": {"gpus": 0}}) <= 3e6
     trained = make_plan(_config(resources={"train": {"gpus": 0}}), large, VOTERS, gpu=True).train
     assert trained.precision == "fp32"

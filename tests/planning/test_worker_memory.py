@@ -63,6 +63,7 @@ def peak_of_worker(folder: Path, classes: int, network: dict[str, Any]) -> tuple
     return int(told), prepare(config).plan(config, gpu=False)
 
 
+@pytest.mark.numeric
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize(
     ("classes", "network"),
