@@ -62,7 +62,7 @@ def by_the_published_steps(net: torch.nn.Module, batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_weights_are_those_of_the_virtual_step(training) -> None:
-    net = build_network(SPEC, 3).train(training)
+    net = build_network(SPEC, 4).train(training)
     batch = scene_with_trusted(0).batch
     with torch.no_grad():  # as the training loop asks
         found = helpfulness(net, batch, mean_entropy)
