@@ -40,6 +40,7 @@ from raysegclean.voxels.regions import change_components
 from raysegclean.voxels.signed_distance import distance_halo_vox, signed_distance
 
 __all__ = [
+    "APPLY",
     "REASON_SUFFIX",
     "ApplyJob",
     "ApplyStage",
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 REASON_SUFFIX = ".reason"
+APPLY = "apply"
+"""The stage whose ledger lists the output."""
 JOB = "apply_job.json"
 DEEP_VOX = 2.0
 """Changes closer than this to the given outline of the class are ordinary corrections."""
@@ -74,19 +77,18 @@ class ApplyJob:
     """Case -> key of the corrector's answer, for cases that have one."""
 
 
-def save_job(run: RunFolder, job: ApplyJob, stage: str) -> None:
-    """Keep a job as plain values, with the stage whose ledger lists its output."""
+def save_job(run: RunFolder, job: ApplyJob) -> None:
+    """Keep a job as plain values."""
     plain = TypeAdapter(ApplyJob).dump_python(replace(job, overwrite=frozenset()), mode="json")
-    run.write_json(JOB, {"stage": stage, "job": plain})
+    run.write_json(JOB, plain)
 
 
-def load_job(run: RunFolder) -> tuple[ApplyJob, str]:
-    """Return the job that a run applied last, and its stage; InputError before it did."""
-    value = run.read_json(JOB)
-    if value is None:
+def load_job(run: RunFolder) -> ApplyJob:
+    """Return the job that a run applied last, to read; InputError before it did."""
+    plain = run.read_json(JOB)
+    if plain is None:
         raise InputError(f"{run.uri}: this run has not applied yet; run its config again first.")
-    plain = {**value["job"], "overwrite": ()}  # who reads it writes nothing
-    return TypeAdapter(ApplyJob).validate_python(plain), str(value["stage"])
+    return TypeAdapter(ApplyJob).validate_python(plain)
 
 
 @dataclass(frozen=True)

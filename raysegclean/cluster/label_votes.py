@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from raysegclean.cluster.predict import Channels, Reader, VoteJob
-from raysegclean.cluster.proposal_folder import ProposalFolder
-from raysegclean.cluster.propose import labels_of, whole_offsets
+from raysegclean.cluster.propose import Proposing, labels_of, whole_offsets
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.records import ProposeRecord
 from raysegclean.evidence.stats import block_stats
@@ -18,7 +17,6 @@ from raysegclean.planning.items import ShardTask
 from raysegclean.qc.collect import read_affine, read_block_statistics
 from raysegclean.qc.label_statistics import BlockStatistics
 from raysegclean.store.archive import Archive
-from raysegclean.store.objects import Store
 
 __all__ = ["LabelVoteStage"]
 
@@ -33,20 +31,16 @@ class Loaded:
     facts: BlockStatistics | None
 
 
-class LabelVoteStage:
+class LabelVoteStage(Proposing):
     """Proposes shards from labels; one per worker."""
 
     def __init__(self, job: VoteJob) -> None:
-        self._job = job
-        self._plan = job.plan
-        self._cases = {case.case: case for case in job.plan.cases}
-        self._store = Store.open(job.run)
+        super().__init__(job)
         self._archive = Archive.open(job.plan.archive)
         self._reader = Reader(job.plan)
         self._given = lru_cache(maxsize=64)(
             lambda case: self._archive.label(case, self._plan.label)
         )
-        self._folder = lru_cache(maxsize=256)(self._create_folder)
 
     def load(self, task: ShardTask) -> Loaded:
         """Read the labels; count the facts where they are wanted."""
@@ -82,12 +76,8 @@ class LabelVoteStage:
         return proposal, record
 
     def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
-        """Write the proposal's shard; return the ledger's record.
-
-        The first shard of a case tells its geometry, too, for the facts.
-        """
-        proposal, record = result
-        record = replace(record, objects=self._folder(task.case).write(task.index_zyx, proposal))
+        """Do the same; the first shard of a case tells its geometry, too, for the facts."""
+        record = super().write(task, result)
         if record.facts is None or task.index_zyx != (0, 0, 0):
             return record
         spacing_mm = self._archive.label_spacing_mm(task.case, self._plan.label)
@@ -98,8 +88,3 @@ class LabelVoteStage:
         classes = len(self._plan.classes)
         against = count_votes(truth, votes_zyx, classes)
         return block_stats(against.evidence(), against.proposal(), truth, classes, truth).to_text()
-
-    def _create_folder(self, case: str) -> ProposalFolder:
-        folder = ProposalFolder.of(self._store, self._plan, self._cases[case], self._job.keys[case])
-        folder.create()
-        return folder

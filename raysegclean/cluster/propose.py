@@ -27,6 +27,7 @@ from raysegclean.voxels.geometry import Box
 __all__ = [
     "MeasureStage",
     "ProposeStage",
+    "Proposing",
     "boundary_offsets",
     "labels_of",
     "whole_offsets",
@@ -42,25 +43,47 @@ class Loaded:
     trusted_zyx: Channels | None
 
 
-class ProposeStage:
-    """Proposes shards; one per worker."""
+class Proposing:
+    """What stages share that write proposals."""
 
     def __init__(self, job: VoteJob) -> None:
         self._job = job
         self._plan = job.plan
+        self._cases = {case.case: case for case in job.plan.cases}
+        self._store = Store.open(job.run)
+        self._created = lru_cache(maxsize=256)(self._create)
+
+    def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
+        """Write the proposal's shard; return the ledger's record."""
+        proposal, record = result
+        return replace(record, objects=self._created(task.case).write(task.index_zyx, proposal))
+
+    def _folder(self, case: str) -> ProposalFolder:
+        return ProposalFolder.of(self._store, self._plan, self._cases[case], self._job.keys[case])
+
+    def _create(self, case: str) -> ProposalFolder:
+        folder = self._folder(case)
+        folder.create()
+        return folder
+
+
+class ProposeStage(Proposing):
+    """Proposes shards; one per worker."""
+
+    def __init__(self, job: VoteJob) -> None:
+        super().__init__(job)
         self._predictor = Predictor(job)
-        self._folder = lru_cache(maxsize=256)(self._create_folder)
 
     def load(self, task: ShardTask) -> Loaded:
         """Read the image with the network's halo, and the labels."""
-        case = self._predictor.cases[task.case]
+        case = self._cases[task.case]
         box = case.grid(self._plan.shard_vox).box(task.index_zyx)
         image = self._predictor.read(case, box)
         return Loaded(image, *labels_of(self._predictor.reader, self._plan, case, box))
 
     def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Proposal, ProposeRecord]:
         """Predict the shard tile by tile; return its proposal and the record, without objects."""
-        case = self._predictor.cases[task.case]
+        case = self._cases[task.case]
         classes = len(self._plan.classes)
         box = loaded.image.box
         proposal = _empty_proposal(box, bool(self._plan.voters.score))
@@ -93,24 +116,9 @@ class ProposeStage:
         )
         return proposal, record
 
-    def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
-        """Write the proposal's shard; return the ledger's record."""
-        proposal, record = result
-        return replace(record, objects=self._folder(task.case).write(task.index_zyx, proposal))
-
     def _propose(self, evidence: Evidence, given: Channels) -> Proposal:
         voters = self._plan.voters
-        return propose(
-            evidence,
-            given,
-            needs_agreement=voters.needs_agreement,
-            score=voters.score,
-        )
-
-    def _create_folder(self, case: str) -> ProposalFolder:
-        folder = self._predictor.folder(case)
-        folder.create()
-        return folder
+        return propose(evidence, given, needs_agreement=voters.needs_agreement, score=voters.score)
 
 
 class MeasureStage:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from raysegclean.cluster.apply import REASON_SUFFIX, ApplyStage, save_job
+from raysegclean.cluster.apply import APPLY, REASON_SUFFIX, ApplyStage, save_job
 from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.evidence.records import ApplyRecord, ChangeCounts
 from raysegclean.identity import digest
@@ -60,17 +60,16 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     actions, held = held_back(session, proposals, verdict.actions, undone)
     session.still_ours()
     output = _output(session, output_keys(session, proposals, actions, undone))
-    stage, keys = output.stage, output.keys
     _withdraw(session, output.stale)
     job = replace(
-        rehearsal_job(session, proposals, actions, keys),
+        rehearsal_job(session, proposals, actions, output.keys),
         writes=True,
         overwrite=output.again,
         undone=undone,
     )
-    save_job(session.run, job, stage)
+    save_job(session.run, job)
     resources = relabel_resources(session, "labels")
-    records = session.run_stage(stage, ApplyRecord, ApplyStage, job, keys, resources)
+    records = session.run_stage(APPLY, ApplyRecord, ApplyStage, job, output.keys, resources)
     published = _publish(session, records)
     _write_tables(session, verdict, actions, held, records, published)
     changed = Counter({record.case: 0 for record in records.values()})
@@ -101,7 +100,6 @@ def note_undone(run: RunFolder, entry: TakenBack) -> None:
 class _Output:
     """What is to be written, and over what."""
 
-    stage: str
     keys: dict[str, str]
     """Case -> key of its output; one that is made again has another."""
     again: frozenset[str]
@@ -116,30 +114,28 @@ def _output(session: Session, keys: Mapping[str, str]) -> _Output:
     Again: those whose key changed, and those whose objects are gone though the ledger lists them.
     """
     output = _generations(session, keys)
-    records = session.records(output.stage, ApplyRecord, output.keys)
+    records = session.records(APPLY, ApplyRecord, output.keys)
     if lost := _without_objects(session, records.values()):
         output = _generations(session, keys, lost)
-        records = session.records(output.stage, ApplyRecord, output.keys)
+        records = session.records(APPLY, ApplyRecord, output.keys)
     done = {record.case for record in records.values()}
     return replace(output, stale=tuple(sorted(output.again - done)))
 
 
 def _generations(session: Session, keys: Mapping[str, str], lost: Collection[str] = ()) -> _Output:
     """Count how often each case was made again, in this start too, and remember it."""
-    known = session.run.read_json("apply.json") or {"generation": 0, "keys": {}}
-    before, counts = known["keys"], dict(known.get("again", {}))
+    known = session.run.read_json("apply.json") or {"keys": {}, "again": {}}
+    before, counts = known["keys"], dict(known["again"])
     for case, key in keys.items():
         if before.get(case, key) != key or case in lost:
             counts[case] = counts.get(case, 0) + 1
     # Cases that joined are remembered too, or a later change of theirs would not be seen.
-    now = {"generation": known["generation"], "keys": before | dict(keys), "again": counts}
+    now = {"keys": before | dict(keys), "again": counts}
     if now != known:
         session.run.write_json("apply.json", now)
-    first = int(known["generation"])  # older versions counted the whole archive
     return _Output(
-        stage=f"apply{first}",
         keys={c: digest(key, counts[c]) if c in counts else key for c, key in keys.items()},
-        again=frozenset(case for case in keys if first or case in counts),
+        again=frozenset(case for case in keys if case in counts),
         stale=(),
     )
 

@@ -28,7 +28,7 @@ def undo(
     when the run is resumed.
     """
     run = existing_run(run_uri)
-    job, _ = load_job(run)
+    job = load_job(run)
     entry = TakenBack(case, _channel(job.plan, cls), _reason(job.plan, reason))
     if case is not None:
         job.plan.case(case)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysegclean.cluster.apply import ApplyJob, ApplyStage, load_job
+from raysegclean.cluster.apply import APPLY, ApplyJob, ApplyStage, load_job
 from raysegclean.errors import MissingObject, RaysegcleanError
 from raysegclean.evidence.records import ApplyRecord
 from raysegclean.planning.items import ShardTask
@@ -40,8 +40,8 @@ class VerifyReport:
 def verify(run_uri: str, *, recompute: int = RECOMPUTED, seed: int = 0) -> VerifyReport:
     """Prove a published run: every object by its checksum, some shards by settling them again."""
     run = existing_run(run_uri)
-    job, stage = load_job(run)
-    records = [r for r in run.ledger(stage, ApplyRecord).records() if job.keys.get(r.case) == r.key]
+    job = load_job(run)
+    records = [r for r in run.ledger(APPLY, ApplyRecord).records() if job.keys.get(r.case) == r.key]
     archive = Archive.open(job.plan.archive)
     with ThreadPoolExecutor(READERS) as pool:
         checks = pool.map(lambda record: _check_objects(archive, record), records)

@@ -271,7 +271,7 @@ def test_repaired_cases_are_cleaned_by_the_same_command_and_nothing_is_done_twic
     assert set(after) == {*GOOD, *mended}
     assert {case: after[case] for case in GOOD} == before
     run = RunFolder(aftermath.config.run)
-    for stage in ("propose", "apply0"):
+    for stage in ("propose", "apply"):
         done = Counter(
             json.loads(line)["case"]
             for info in run.store.list(f"ledger/{stage}")

@@ -140,7 +140,7 @@ def test_a_form_that_edits_many_voxels_edits_the_same_ones_on_one_and_on_four_wo
     assert published[0] == published[1]
 
 
-KINDS = {"propose": ProposeRecord, "rehearse": ApplyRecord, "apply0": ApplyRecord}
+KINDS = {"propose": ProposeRecord, "rehearse": ApplyRecord, "apply": ApplyRecord}
 
 
 def records(run: RunFolder) -> Mapping[str, Mapping[str, ShardRecord]]:

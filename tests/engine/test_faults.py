@@ -113,7 +113,7 @@ def _unlucky_run(folder: Path, archive_uri: str, run_uri: str) -> None:
 
     assert outputs(unlucky.config) == outputs(calm.config)
     assert len(outputs(calm.config)) == len(SCENES)
-    for stage in ("propose", "rehearse", "apply0"):
+    for stage in ("propose", "rehearse", "apply"):
         counts = Counter(_committed(run, stage))
         assert set(counts.values()) == {1}, f"{stage} did committed shards again: {counts}"
     assert run.state()["status"] == "complete"

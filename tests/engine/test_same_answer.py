@@ -219,7 +219,7 @@ def test_undo_from_another_folder_makes_one_case_again_and_no_other(
         undo("../near/", case=changed[0])
     run = RunFolder(str(tmp_path / "near"))
     assert len(run.read_json("undone.json") or []) == 1
-    shards = [record.task for record in run.ledger("apply0", ApplyRecord).records()]
+    shards = [record.task for record in run.ledger("apply", ApplyRecord).records()]
     assert {task.split("/")[0] for task in shards if shards.count(task) > 1} == {changed[0]}
     after = outputs(config)
     assert {c for c in after if after[c] != before[c]} == {changed[0]}

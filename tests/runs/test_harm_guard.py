@@ -1,6 +1,7 @@
 """What is held back for a person, and when an output replaces an earlier one."""
 
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,11 +124,7 @@ def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
 def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
     session = SimpleNamespace(run=RunFolder(str(tmp_path / "run")))
 
-    def again(keys, lost=()):
-        output = _generations(session, keys, lost)
-        assert output.stage == "apply0"
-        return output
-
+    again = partial(_generations, session)
     assert again({"a": "1"}).keys == {"a": "1"}
     assert not again({"a": "1", "b": "1"}).again, "a case that joined is new"
     changed = again({"a": "1", "b": "2"})
@@ -138,15 +135,6 @@ def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
     back = again({"a": "1", "b": "1"})
     assert back.keys["b"] not in ("1", changed.keys["b"]), "what lies there is of key 2"
     assert again({"a": "1", "b": "1"}, lost=["a"]).again == {"a", "b"}
-
-
-def test_the_count_of_an_older_version_was_one_for_all_cases(tmp_path: Path) -> None:
-    run = RunFolder(str(tmp_path / "run"))
-    run.write_json("apply.json", {"generation": 2, "keys": {"a": "1", "b": "1"}})
-    output = _generations(SimpleNamespace(run=run), {"a": "1", "b": "2"})
-    assert output.stage == "apply2"
-    assert output.again == {"a", "b"}
-    assert output.keys["a"] == "1"
 
 
 def test_the_corrector_leaves_a_structure_that_is_filled() -> None:
