@@ -8,6 +8,7 @@ Values and how they merge. Nothing here decides (`policy`), predicts (`nets`) or
 - `stats`: counts of one block, which merge into those of a case
 - `scoring`: from the counts of a case to its scores
 - `case_scores`: the scores that a policy decides on
+- `robust`: what is usual among many cases of which some are wrong
 - `table`: those scores as rows of a table, and back
 - `records`: what a worker tells the driver of a shard, per stage
 - `second_pass`: what a policy may ask of chosen cases, with probabilities in hand
@@ -18,6 +19,7 @@ DOOR = (
     "cases",
     "proposals",
     "records",
+    "robust",
     "scoring",
     "second_pass",
     "stats",

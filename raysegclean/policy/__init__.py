@@ -13,7 +13,6 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `contour_roughness`: outlines rougher than the others'
 - `omitted`: structures that a label lacks
 - `finding_scope`: for which classes a finding speaks
-- `robust`: statistics in which up to half of the values may be wrong
 - `blending`: outlines drawn towards the networks'
 - `blend_groups`: which outlines are blended, and by how much
 - `corrector`: what trusted cases teach about given labels
@@ -30,6 +29,5 @@ DOOR = (
     "default",
     "outlier_cases",
     "params",
-    "robust",
 )
 """Modules that other rooms may import."""

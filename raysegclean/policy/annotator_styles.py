@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, classes_of, of_key
+from raysegclean.evidence.robust import Values, fit_mixture
 from raysegclean.policy.contour_offsets import Flags, effect, offsets_of
 from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
-from raysegclean.policy.robust import Values, fit_mixture
 
 __all__ = ["SecondWay", "second_ways"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
+from raysegclean.evidence.robust import Values, mode, robust_sd
 from raysegclean.policy.folds import fold_levels, less_fold_levels
 from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
-from raysegclean.policy.robust import Values, mode, robust_sd
 
 __all__ = ["Flags", "Offsets", "centre_of", "effect", "offsets_of", "spread_of", "usual_limit"]
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, of_key
+from raysegclean.evidence.robust import Values
 from raysegclean.policy.outlier_cases import ROUGHNESS, Group, level_folds, upper_group
 from raysegclean.policy.params import PolicyParams
-from raysegclean.policy.robust import Values
 
 __all__ = ["rough_groups"]
 

@@ -28,6 +28,7 @@ from raysegclean.evidence.case_scores import (
     classes_of,
     of_key,
 )
+from raysegclean.evidence.robust import Values
 from raysegclean.policy.annotator_styles import SecondWay, second_ways
 from raysegclean.policy.contour_offsets import Flags, Offsets
 from raysegclean.policy.contour_roughness import rough_groups
@@ -43,7 +44,6 @@ from raysegclean.policy.outlier_cases import (
     is_learnt,
 )
 from raysegclean.policy.params import PolicyParams
-from raysegclean.policy.robust import Values
 
 __all__ = [
     "NEVER",

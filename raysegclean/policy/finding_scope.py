@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, classes_of, of_key
+from raysegclean.evidence.robust import Values
 from raysegclean.policy.contour_offsets import Flags
 from raysegclean.policy.params import PolicyParams
-from raysegclean.policy.robust import Values
 
 __all__ = ["Speaking"]
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from raysegclean.evidence.case_scores import CaseScore
+from raysegclean.evidence.robust import Values, mode, thinned
 from raysegclean.policy.params import PolicyParams
-from raysegclean.policy.robust import Values, mode, thinned
 
 __all__ = ["fold_levels", "less_fold_levels"]
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysegclean.evidence.case_scores import ClassScore
+from raysegclean.evidence.robust import Values
 from raysegclean.policy.contour_offsets import Flags
 from raysegclean.policy.params import PolicyParams
-from raysegclean.policy.robust import Values
 
 __all__ = ["elsewhere", "forgotten"]
 

@@ -17,15 +17,14 @@ right and half too large.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, Kind, of_key
+from raysegclean.evidence.robust import Values, fit_mixture, median_and_sd
 from raysegclean.policy.contour_offsets import Flags, effect
 from raysegclean.policy.folds import fold_levels, less_fold_levels
 from raysegclean.policy.params import PolicyParams
-from raysegclean.policy.robust import Values, fit_mixture, robust_sd
 
 __all__ = [
     "CORRUPTION",
@@ -173,8 +172,8 @@ def _odd(scores: Sequence[ClassScore], near: Flags, params: PolicyParams) -> Fla
 
 
 def _usual_limit(spread: Values, params: PolicyParams) -> float:
-    centre = float(np.median(spread))
-    return centre + params.odd_sds * robust_sd(spread, centre, within=inf)
+    centre, sd = median_and_sd(spread)
+    return centre + params.odd_sds * sd
 
 
 def is_learnt(

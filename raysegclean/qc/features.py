@@ -12,13 +12,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from raysegclean.evidence.robust import Values, known_median
 from raysegclean.qc.findings import Feature, Finding, IntegrityParams
 from raysegclean.qc.label_statistics import ClassFacts, LabelStatistics
 from raysegclean.qc.orientation import Frame
 
-__all__ = ["ArchiveFacts", "box_words", "class_findings", "nanmedian"]
-
-Values = NDArray[np.float64]
+__all__ = ["ArchiveFacts", "box_words", "class_findings"]
 
 _LOOK = "look at this structure first"
 _CT_MINIMUM = -200.0
@@ -239,8 +238,8 @@ def _among_others(archive: ArchiveFacts, value: int) -> list[Feature]:
     column = archive.column[value]
     offset = archive.centre_mm[:, column, None, :] - archive.centre_mm
     offset[:, column] = np.nan
-    away = offset - nanmedian(offset, axis=0)
-    shift = nanmedian(away, axis=1)
+    away = offset - known_median(offset, axis=0)
+    shift = known_median(away, axis=1)
     floor = max(1.0, float(np.median([min(case.spacing_mm) for case in archive.cases])))
     return [
         Feature(
@@ -284,16 +283,3 @@ def box_words(facts: ClassFacts) -> str:
     """Return where a class is, in voxels z, y, x."""
     spans = zip("zyx", facts.low_vox, facts.high_vox, strict=True)
     return ", ".join(f"{axis} {low}-{high - 1}" for axis, low, high in spans)
-
-
-def nanmedian(values: Values, axis: int) -> Values:
-    """Return the median of what is known along an axis; NaN where nothing is.
-
-    By sorting, because numpy's own takes eight times as long along the short axis of classes.
-    """
-    ordered = np.sort(values, axis=axis)  # NaN comes last
-    known = np.isfinite(values).sum(axis=axis, keepdims=True)
-    low, high = (np.maximum(known - 1, 0) // 2, known // 2)
-    high = np.minimum(high, np.maximum(known - 1, 0))
-    middle = [np.take_along_axis(ordered, at, axis) for at in (low, high)]
-    return np.asarray(((middle[0] + middle[1]) / 2).squeeze(axis), np.float64)

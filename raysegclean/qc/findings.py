@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raysegclean.errors import ConfigError
+from raysegclean.evidence.robust import Values, median_and_sd
 
 __all__ = ["Feature", "Finding", "IntegrityParams", "ranked"]
-
-Values = NDArray[np.float64]
-
-_MAD_TO_SD = 1.4826
 
 
 @dataclass(frozen=True)
@@ -135,13 +131,10 @@ class Feature:
         with np.errstate(divide="ignore", invalid="ignore"):
             compared = np.log(self.values) if self.log else self.values
         compared = np.where(np.isfinite(compared), compared, np.nan)
-        known = compared[np.isfinite(compared)]
-        if not known.size:
-            return compared, float("nan"), 1.0
-        centre = float(np.median(known))
-        sd = max(self.floor, _MAD_TO_SD * float(np.median(np.abs(known - centre))))
+        centre, sd = median_and_sd(compared)
         # The spread of a handful of cases is a guess, and often too small.
-        return compared, centre, sd * (1 + 2 / known.size)
+        guess = 1 + 2 / max(1, np.isfinite(compared).sum())
+        return compared, centre, max(self.floor, sd) * guess
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -13,12 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysegclean.qc.features import (
-    ArchiveFacts,
-    box_words,
-    class_findings,
-    nanmedian,
-)
+from raysegclean.evidence.robust import known_median, known_sd
+from raysegclean.qc.features import ArchiveFacts, box_words, class_findings
 from raysegclean.qc.findings import Finding, IntegrityParams, ranked
 from raysegclean.qc.label_statistics import LabelStatistics
 from raysegclean.qc.orientation import orientation, spacing_of_affine
@@ -368,8 +364,8 @@ def _orders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]
         above = (apart > 0).sum(axis=0)
         agree = np.maximum(above, held - above)
         rule = (held >= params.few_cases) & (agree >= params.sure_share * (held - 1))
-        usual = nanmedian(apart, axis=0)
-        sd = np.maximum(ORDER_FLOOR_MM, 1.4826 * nanmedian(np.abs(apart - usual), axis=0))
+        usual = known_median(apart, axis=0)
+        sd = np.maximum(ORDER_FLOOR_MM, known_sd(apart, usual, axis=0))
         score = np.abs(apart - usual) / (sd * (1 + 2 / np.maximum(held, 1)))
         broken = rule & (apart * usual < 0) & (score >= params.odd_sds)
         for row, second, axis in np.argwhere(broken).tolist():

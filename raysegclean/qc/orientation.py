@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from raysegclean.evidence.robust import Values
 from raysegclean.qc.label_statistics import LabelStatistics
 
 __all__ = ["Frame", "orientation", "spacing_of_affine"]
-
-Values = NDArray[np.float64]
 
 _RAS_WORDS = (("left", "right"), ("back", "front"), ("down", "up"))
 _AXIS_WORDS = tuple((f"toward low {axis}", f"toward high {axis}") for axis in "xyz")

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.evidence.cases import Intensity
-from raysegclean.qc.features import nanmedian
 from raysegclean.qc.findings import Feature, IntegrityParams
 from raysegclean.qc.integrity import examine
 from raysegclean.qc.label_statistics import LabelStatistics, block_statistics, label_statistics
@@ -286,15 +285,6 @@ def test_the_work_grows_with_the_cases_and_not_with_their_square():
     found = examine(cases).findings
     assert sum("number of large parts" in finding.what for finding in found) == 3 * many / 20
     assert Counted.compared < 10 * many
-
-
-@pytest.mark.filterwarnings("ignore:All-NaN")
-@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 4, 3), (6, 5, 3), (7, 1, 3)]))
-def test_medians_of_what_is_known_are_numpys(seed, shape):
-    rng = np.random.default_rng(seed)
-    values = np.where(rng.random(shape) < 0.3, np.nan, rng.normal(size=shape))
-    for axis in (0, 1):
-        np.testing.assert_array_equal(nanmedian(values, axis), np.nanmedian(values, axis=axis))
 
 
 @given(st.floats(-50, 50), st.floats(0.1, 5))

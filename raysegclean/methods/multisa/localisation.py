@@ -19,8 +19,8 @@ from math import log
 import numpy as np
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.robust import median_and_sd
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
-from raysegclean.policy.robust import robust_sd
 
 __all__ = ["Localisation"]
 
@@ -124,9 +124,7 @@ def _measured(scores: Sequence[ClassScore]) -> _Usual:
 
 
 def _centre_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    array = np.array(values, np.float64)
-    centre = float(np.median(array))
-    sd = robust_sd(array, centre, within=float("inf"))
+    centre, sd = median_and_sd(np.array(values, np.float64))
     return centre, max(sd, _LEAST_SD_LOGITS)
 
 

@@ -1,16 +1,28 @@
 """Robust statistics over the cases of an archive, in which up to half of the values may be wrong.
 
+The one place that knows what usual is, for policies and for checks. Two centres, on purpose: the
+median where most cases are right, the mode (`mode`) where half of them may lie to one side.
 All functions are deterministic: the same values in any order give the same answer, to the bit,
 because every one of them sorts first.
 """
 
 from dataclasses import dataclass
-from math import log, pi, sqrt
+from math import inf, log, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Mixture", "Values", "fit_mixture", "mode", "robust_sd", "thinned"]
+__all__ = [
+    "Mixture",
+    "Values",
+    "fit_mixture",
+    "known_median",
+    "known_sd",
+    "median_and_sd",
+    "mode",
+    "robust_sd",
+    "thinned",
+]
 
 Values = NDArray[np.float64]
 _MAD_TO_SD = 1.4826
@@ -69,7 +81,14 @@ def _kernel(distance: Values) -> Values:
     return np.asarray(np.exp(-(distance**2) / 2))
 
 
-def robust_sd(values: Values, centre: float, *, within: float) -> float:
+def median_and_sd(values: Values) -> tuple[float, float]:
+    """Return the median of the finite values and their robust sd about it; NaN without any."""
+    x = _finite_sorted(values)
+    centre = float(np.median(x)) if x.size else float("nan")
+    return centre, robust_sd(x, centre)
+
+
+def robust_sd(values: Values, centre: float, *, within: float = inf) -> float:
     """Return 1.4826 x the median of |value - centre| over those closer than `within`.
 
     NaN when no value is that close.
@@ -77,6 +96,24 @@ def robust_sd(values: Values, centre: float, *, within: float) -> float:
     distance = np.abs(_finite_sorted(values) - centre)
     near = distance[distance < within]
     return float(_MAD_TO_SD * np.median(near)) if near.size else float("nan")
+
+
+def known_median(values: Values, axis: int) -> Values:
+    """Return the median of what is known along an axis; NaN where nothing is.
+
+    By sorting, because numpy's own takes eight times as long along the short axis of classes.
+    """
+    ordered = np.sort(values, axis=axis)  # NaN comes last
+    known = np.isfinite(values).sum(axis=axis, keepdims=True)
+    low, high = (np.maximum(known - 1, 0) // 2, known // 2)
+    high = np.minimum(high, np.maximum(known - 1, 0))
+    middle = [np.take_along_axis(ordered, at, axis) for at in (low, high)]
+    return np.asarray(((middle[0] + middle[1]) / 2).squeeze(axis), np.float64)
+
+
+def known_sd(values: Values, centre: Values, axis: int) -> Values:
+    """Return the robust sd of what is known about a centre along an axis; NaN where nothing is."""
+    return np.asarray(_MAD_TO_SD * known_median(np.abs(values - centre), axis))
 
 
 @dataclass(frozen=True)

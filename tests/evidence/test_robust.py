@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
-from raysegclean.policy.robust import fit_mixture, mode, robust_sd, thinned
+from raysegclean.evidence.robust import fit_mixture, known_median, mode, robust_sd, thinned
 
 finite = st.floats(-50, 50).map(lambda v: round(v, 3))
 
@@ -103,3 +103,12 @@ def test_a_mixture_never_depends_on_the_order_and_never_fails(values, seed):
 @pytest.mark.parametrize("values", [[], [1.0, 2.0, 3.0], [4.0] * 50, [np.nan] * 9])
 def test_too_few_or_equal_values_have_no_mixture(values):
     assert fit_mixture(np.array(values, dtype=float)) is None
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 4, 3), (6, 5, 3), (7, 1, 3)]))
+def test_medians_of_what_is_known_are_numpys(seed, shape):
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random(shape) < 0.3, np.nan, rng.normal(size=shape))
+    for axis in (0, 1):
+        np.testing.assert_array_equal(known_median(values, axis), np.nanmedian(values, axis=axis))
