@@ -17,7 +17,7 @@ from raysegclean.evidence.records import StoredObject
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
-from raysegclean.store.shards import LabelArraySpec, create_label_array, put_shard
+from raysegclean.store.shards import LabelArraySpec, create_array, put_shard
 from raysegclean.voxels.geometry import Box, Index3, output_shard_zyx
 
 __all__ = ["CORRECTION", "ProposalFolder"]
@@ -69,7 +69,7 @@ class ProposalFolder:
     def create(self, parts: Sequence[str] = ()) -> None:
         """Write the metadata of `parts` (default: those of a proposal); repeatable."""
         for part in parts or self._parts():
-            create_label_array(self.store, self.path(part), self.spec)
+            create_array(self.store, self.path(part), self.spec)
 
     def write(self, index_zyx: Index3, proposal: Proposal) -> tuple[StoredObject, ...]:
         """Write one shard of a proposal; return what the ledger lists."""

@@ -32,12 +32,11 @@ from raysegclean.store.shards import (
     ImageArraySpec,
     LabelArraySpec,
     create_array,
-    create_label_array,
     put_shard,
 )
 from raysegclean.voxels.geometry import Index3, output_shard_zyx
 
-__all__ = ["SUFFIX", "Archive", "as_label", "write_case"]
+__all__ = ["SUFFIX", "Archive", "as_label", "check_shape", "write_case"]
 
 SUFFIX = ".ome.zarr"
 
@@ -91,11 +90,8 @@ class Archive:
 
     def label(self, case: str, name: str) -> Volume:
         """Return a label, published or only begun; raise CaseError when it is missing."""
-        document = self._document(case, f"labels/{name}")
-        if document is None:
-            raise CaseError(case, self._no_label(case, name))
         path = "0"
-        if "ome" in document["attributes"]:
+        if "ome" in self._group(case, f"labels/{name}"):
             _, path = self._level(case, f"labels/{name}")
         return Volume(self.at(case), f"labels/{name}/{path}")
 
@@ -113,30 +109,21 @@ class Archive:
 
     def label_names(self, case: str) -> tuple[str, ...]:
         """Return the published labels, sorted."""
-        document = self._document(case, "labels") or {}
-        return tuple(sorted(document.get("attributes", {}).get("ome", {}).get("labels", [])))
+        listing = (self._attributes(case, "labels") or {}).get("ome", {})
+        return tuple(sorted(listing.get("labels", [])))
 
     def spacing_mm(self, case: str) -> tuple[float, float, float]:
         """Return the voxel edges z, y, x in millimetres."""
-        multiscale, _ = self._level(case, "")
-        try:
-            return ome.spacing(multiscale, self.at(case).uri)
-        except InputError as fault:
-            raise CaseError(case, str(fault)) from fault
+        return self._spacing_mm(case, "")
 
     def label_spacing_mm(self, case: str, name: str) -> tuple[float, float, float]:
         """Return the voxel edges z, y, x that a label says of itself; the image's if it does not.
 
         A label that was only begun says nothing yet.
         """
-        document = self._document(case, f"labels/{name}") or {"attributes": {}}
-        if "ome" not in document["attributes"]:
-            return self.spacing_mm(case)
-        multiscale, _ = self._level(case, f"labels/{name}")
-        try:
-            return ome.spacing(multiscale, f"{self.at(case).uri}/labels/{name}")
-        except InputError as fault:
-            raise CaseError(case, str(fault)) from fault
+        path = f"labels/{name}"
+        says = "ome" in (self._attributes(case, path) or {})
+        return self._spacing_mm(case, path if says else "")
 
     def affine(self, case: str) -> npt.NDArray[np.float64] | None:
         """Return the source's 4 x 4 matrix from voxels x, y, z to RAS millimetres, if kept."""
@@ -145,17 +132,11 @@ class Archive:
 
     def attributes(self, case: str) -> dict[str, Any]:
         """Return what this package keeps about a case."""
-        document = self._document(case, "")
-        if document is None:
-            raise CaseError(case, self._no_case(case))
-        return dict(document["attributes"].get(_OURS, {}))
+        return dict(self._group(case, "").get(_OURS, {}))
 
     def label_attributes(self, case: str, name: str) -> dict[str, Any]:
         """Return what this package keeps about a label, published or only begun."""
-        document = self._document(case, f"labels/{name}")
-        if document is None:
-            raise CaseError(case, self._no_label(case, name))
-        return dict(document["attributes"].get(_OURS, {}))
+        return dict(self._group(case, f"labels/{name}").get(_OURS, {}))
 
     def is_derived(self, case: str, name: str) -> bool:
         """Return whether a label was begun here; one that came with the case was not."""
@@ -193,7 +174,7 @@ class Archive:
             if not self._is_same(case, name, own, replace):
                 self.delete_label(case, name)
                 store.create(key, data)
-        create_label_array(store, f"labels/{name}/0", spec)
+        create_array(store, f"labels/{name}/0", spec)
         return spec
 
     def publish_label(self, case: str, name: str) -> None:
@@ -212,7 +193,7 @@ class Archive:
 
     def delete_label(self, case: str, name: str) -> None:
         """Withdraw a label that was begun here and delete its objects."""
-        if self._document(case, f"labels/{name}") is not None:
+        if self._attributes(case, f"labels/{name}") is not None:
             self.withdraw_label(case, name)
         self.at(case).delete_all(f"labels/{name}")
 
@@ -220,7 +201,7 @@ class Archive:
         """Add a given label, ZYX, to a case that exists; raise CaseError when it has that one."""
         if name in self.label_names(case):
             raise CaseError(case, f"label {name!r} exists already and is never written again.")
-        begun = self._document(case, f"labels/{name}") is not None
+        begun = self._attributes(case, f"labels/{name}") is not None
         if begun and self.is_derived(case, name):
             raise CaseError(case, f"label {name!r} was begun by a run. Choose another name.")
         store = self.at(case)
@@ -272,8 +253,8 @@ class Archive:
                 "Choose another output label."
             )
 
-    def _document(self, case: str, path: str) -> dict[str, Any] | None:
-        """Return a group's metadata, or None when there is no such group."""
+    def _attributes(self, case: str, path: str) -> dict[str, Any] | None:
+        """Return a group's attributes, or None when there is no such group."""
         key = f"{path}/zarr.json" if path else "zarr.json"
         try:
             document = self.at(case).get_json(key)
@@ -283,17 +264,33 @@ class Archive:
             raise CaseError(case, str(fault)) from fault
         if not isinstance(document, dict) or document.get("node_type") != "group":
             raise CaseError(case, f"{key} is no Zarr v3 group. Ingest the case again.")
-        document.setdefault("attributes", {})
-        return document
+        attributes: dict[str, Any] = document.get("attributes", {})
+        return attributes
+
+    def _group(self, case: str, path: str) -> dict[str, Any]:
+        """Return the attributes of a case (`path` empty) or of a label; raise CaseError."""
+        attributes = self._attributes(case, path)
+        if attributes is None:
+            name = path.removeprefix("labels/")
+            raise CaseError(case, self._no_label(case, name) if path else self._no_case(case))
+        return attributes
 
     def _level(self, case: str, path: str) -> tuple[dict[str, Any], str]:
-        document = self._document(case, path)
-        if document is None:
-            raise CaseError(case, self._no_case(case))
+        """Return the multiscale of an image or label and the path of its finest level."""
         try:
-            return ome.first_level(document, f"{self.at(case).uri}/{path}".rstrip("/"))
+            return ome.first_level(self._group(case, path), self._where(case, path))
         except InputError as fault:
             raise CaseError(case, str(fault)) from fault
+
+    def _spacing_mm(self, case: str, path: str) -> tuple[float, float, float]:
+        multiscale, _ = self._level(case, path)
+        try:
+            return ome.spacing(multiscale, self._where(case, path))
+        except InputError as fault:
+            raise CaseError(case, str(fault)) from fault
+
+    def _where(self, case: str, path: str) -> str:
+        return f"{self.at(case).uri}/{path}".rstrip("/")
 
     def _no_case(self, case: str) -> str:
         if any(self.at(case).head(name) is not None for name in (".zgroup", ".zattrs")):
@@ -307,7 +304,7 @@ class Archive:
         )
 
     def _no_label(self, case: str, name: str) -> str:
-        if self._document(case, "") is None:
+        if self._attributes(case, "") is None:
             return self._no_case(case)
         present = ", ".join(self.label_names(case)) or "no label"
         return (
@@ -392,12 +389,7 @@ def as_label(case: str, name: str, label: Array, shape_zyx: tuple[int, ...]) -> 
     Raises CaseError for another shape, for values that are no whole numbers or too large for a
     float to be one, and below zero.
     """
-    if label.shape != shape_zyx:
-        raise CaseError(
-            case,
-            f"label {name!r} has {label.shape} voxels (z, y, x), its image {shape_zyx}. "
-            "Resample the label to the image.",
-        )
+    check_shape(case, name, label.shape, shape_zyx)
     if label.dtype.kind == "u":
         return label
     if label.dtype.kind not in "bif" or not np.array_equal(label, np.floor(label)):
@@ -421,10 +413,25 @@ def as_label(case: str, name: str, label: Array, shape_zyx: tuple[int, ...]) -> 
     return label.astype(np.min_scalar_type(highest))
 
 
+def check_shape(
+    case: str,
+    name: str,
+    label_zyx: tuple[int, ...],
+    image_zyx: tuple[int, ...],
+    remedy: str = "Resample the label to the image.",
+) -> None:
+    """Raise CaseError unless a label has the voxels of its image."""
+    if label_zyx != image_zyx:
+        found = f"label {name!r} has {label_zyx} voxels (z, y, x), its image {image_zyx}"
+        raise CaseError(case, f"{found}. {remedy}")
+
+
 def _write_image(store: Store, image: Array) -> None:
     channels = image.shape[0] if image.ndim == 4 else None
     z, y, x = image.shape[-3:]
-    spec = ImageArraySpec((z, y, x), str(image.dtype), output_shard_zyx((z, y, x)), channels)
+    spec = ImageArraySpec(
+        (z, y, x), str(image.dtype), output_shard_zyx((z, y, x)), channels=channels
+    )
     for channel in range(channels or 1):
         volume = image if channels is None else image[channel]
         for index in spec.grid.indices():

@@ -21,7 +21,7 @@ from raysegclean.errors import InputError, MissingObject, UnfitEnvironment
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Box, Index3
 
-__all__ = ["Array", "PendingRead", "Volume", "read_padded"]
+__all__ = ["Array", "PendingRead", "Volume"]
 
 Array = npt.NDArray[Any]
 
@@ -91,7 +91,7 @@ class Volume:
         if box.clipped(Box.whole(self.shape_zyx)) != box or 0 in box.shape_zyx:
             raise InputError(
                 f"{self.uri}: box {_words(box)} is empty or sticks out of {self.shape_zyx} voxels "
-                "(z, y, x). Clip it, or use read_padded."
+                "(z, y, x). Clip it."
             )
         slices = (slice(None),) * (len(self.shape) - 3) + box.slices
         return PendingRead(self._array[slices].read(), lambda fault: self._damaged(box, fault))
@@ -143,24 +143,6 @@ class Volume:
             f"{self.uri}: box {_words(box)} cannot be decoded ({cause}). A shard is truncated or "
             "damaged: restore it or ingest the case again."
         )
-
-
-def read_padded(volume: Volume, box: Box, mode: str | float = "edge") -> Array:
-    """Return `box` even where it sticks out of the volume.
-
-    Voxels outside repeat the nearest one inside (`mode` "edge") or hold the number `mode`. The
-    box must touch the volume; InputError otherwise.
-    """
-    inner = box.clipped(Box.whole(volume.shape_zyx))
-    block = volume.read(inner)
-    before = [i - o for o, i in zip(box.start_zyx, inner.start_zyx, strict=True)]
-    after = [o - i for o, i in zip(box.stop_zyx, inner.stop_zyx, strict=True)]
-    widths = [(0, 0)] * (block.ndim - 3) + list(zip(before, after, strict=True))
-    if not any(a or b for a, b in widths):
-        return block
-    if mode == "edge":
-        return np.pad(block, widths, mode="edge")
-    return np.pad(block, widths, mode="constant", constant_values=mode)
 
 
 @lru_cache(maxsize=1)

@@ -45,7 +45,7 @@ class Bucket:
     uri: str
 
     def read(self, key: str) -> tuple[bytes, ObjectInfo]:
-        """See `Backend.read`."""
+        """See `Store.read`."""
         with self._faults(key, "read"):
             try:
                 answer = obstore.get(self._client, self._full(key))
@@ -55,7 +55,7 @@ class Bucket:
         return data, ObjectInfo(key, len(data), answer.meta["e_tag"] or "")
 
     def head(self, key: str) -> ObjectInfo | None:
-        """See `Backend.head`."""
+        """See `Store.head`."""
         with self._faults(key, "read"):
             try:
                 meta = obstore.head(self._client, self._full(key))
@@ -64,25 +64,25 @@ class Bucket:
         return ObjectInfo(key, meta["size"], meta["e_tag"] or "")
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """See `Backend.put`."""
+        """See `Store.put`."""
         return self._put(key, data, "overwrite")
 
     def create(self, key: str, data: bytes) -> ObjectInfo:
-        """See `Backend.create`."""
+        """See `Store.create`."""
         try:
             return self._put(key, data, "create")
         except AlreadyExistsError:
             raise already_exists(self._uri(key)) from None
 
     def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
-        """See `Backend.swap`."""
+        """See `Store.swap`."""
         try:
             return self._put(key, data, self._only(key, expected))
         except PreconditionError:
             raise changed(self._uri(key)) from None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Backend.list`."""
+        """See `Store.list`."""
         cut = len(self._full("")) if self._prefix else 0
         with self._faults(prefix, "listed"):
             batches = obstore.list(self._client, self._full(prefix) or None)
@@ -94,19 +94,19 @@ class Bucket:
         yield from sorted(found)
 
     def folders(self, prefix: str) -> tuple[str, ...]:
-        """See `Backend.folders`."""
+        """See `Store.folders`."""
         with self._faults(prefix, "listed"):
             answer = obstore.list_with_delimiter(self._client, self._full(prefix) or None)
         names = (path.rstrip("/").rpartition("/")[2] for path in answer["common_prefixes"])
         return tuple(sorted(names))
 
     def delete(self, key: str) -> None:
-        """See `Backend.delete`."""
+        """See `Store.delete`."""
         with self._faults(key, "deleted"), suppress(FileNotFoundError):
             obstore.delete(self._client, self._full(key))
 
     def delete_all(self, prefix: str) -> None:
-        """See `Backend.delete_all`."""
+        """See `Store.delete_all`."""
         doomed = [info.key for info in self.list(prefix)]
         if not doomed:
             return
@@ -118,10 +118,10 @@ class Bucket:
                     self.delete(key)
 
     def sweep(self, prefix: str) -> None:
-        """See `Backend.sweep`: a put that died leaves nothing in a bucket."""
+        """See `Store.sweep`: a put that died leaves nothing in a bucket."""
 
     def kvstore(self, key: str) -> dict[str, Any]:
-        """See `Backend.kvstore`."""
+        """See `Store.kvstore`."""
         path = f"{self._full(key)}/"
         if self._scheme == "s3":
             return {"driver": "s3", "bucket": self._bucket, "path": path, **_s3_options()}
@@ -132,12 +132,6 @@ class Bucket:
             "arrays in Azure cannot be read yet",
             "Keep the archive in a folder, at s3:// or at gs://.",
         )
-
-    def zarr_store(self) -> Any:
-        """See `Backend.zarr_store`."""
-        from zarr.storage import ObjectStore
-
-        return ObjectStore(_client(self.uri, _environment()))
 
     @property
     def _scheme(self) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from raysegclean.errors import CaseError, ConfigError, UnfitEnvironment, told
+from raysegclean.errors import CaseError, ConfigError, RaysegcleanError, UnfitEnvironment, told
 from raysegclean.render import as_text
 
 __all__ = ["CasesReport", "for_each_case"]
@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 _THREADS = 2
 """Cases at work at once, and in memory."""
+_ODD = ". Leave the case out, and report this."
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def for_each_case(
         except UnfitEnvironment:
             raise
         except Exception as fault:  # noqa: BLE001  (one odd case must not stop the others)
-            error = CaseError(case, told(fault))
+            odd = "" if isinstance(fault, RaysegcleanError) else _ODD
+            error = CaseError(case, told(fault) + odd)
             error.__cause__ = fault
             return error
 

@@ -45,7 +45,7 @@ class LocalFiles:
     root: str
 
     def read(self, key: str) -> tuple[bytes, ObjectInfo]:
-        """See `Backend.read`."""
+        """See `Store.read`."""
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -57,7 +57,7 @@ class LocalFiles:
         return data, ObjectInfo(key, len(data), _etag(data, stat))
 
     def head(self, key: str) -> ObjectInfo | None:
-        """See `Backend.head`. Objects up to 64 KiB are identified by content, others by time."""
+        """See `Store.head`. Objects up to 64 KiB are identified by content, others by time."""
         path = self._path(key)
         try:
             stat = path.stat()
@@ -71,14 +71,14 @@ class LocalFiles:
         return ObjectInfo(key, stat.st_size, _etag(small, stat))
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """See `Backend.put`."""
+        """See `Store.put`."""
         path = self._path(key)
         with _temporary(path, data) as (temporary, stat):
             temporary.replace(path)
         return ObjectInfo(key, len(data), _etag(data, stat))
 
     def create(self, key: str, data: bytes) -> ObjectInfo:
-        """See `Backend.create`. A hard link is the one call that is whole and create-only."""
+        """See `Store.create`. A hard link is the one call that is whole and create-only."""
         path = self._path(key)
         with _temporary(path, data) as (temporary, stat):
             try:
@@ -88,7 +88,7 @@ class LocalFiles:
         return ObjectInfo(key, len(data), _etag(data, stat))
 
     def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
-        """See `Backend.swap`."""
+        """See `Store.swap`."""
         path = self._path(key)
         if not path.parent.is_dir():
             raise changed(str(path))
@@ -99,7 +99,7 @@ class LocalFiles:
             return self.put(key, data)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Backend.list`."""
+        """See `Store.list`."""
         keys = sorted(self._key(path) for path in self._files(prefix) if not _is_hidden(path))
         for key in keys:
             info = self.head(key)
@@ -107,7 +107,7 @@ class LocalFiles:
                 yield info
 
     def folders(self, prefix: str) -> tuple[str, ...]:
-        """See `Backend.folders`."""
+        """See `Store.folders`."""
         path = self._path(prefix)
         try:
             with os.scandir(path) as entries:
@@ -118,32 +118,26 @@ class LocalFiles:
             raise _refused(path, "cannot be listed", fault) from fault
 
     def delete(self, key: str) -> None:
-        """See `Backend.delete`."""
+        """See `Store.delete`."""
         path = self._path(key)
         with _write_faults(path), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
     def delete_all(self, prefix: str) -> None:
-        """See `Backend.delete_all`. The folder goes as well, with what dead writers left there."""
+        """See `Store.delete_all`. The folder goes as well, with what dead writers left there."""
         path = self._path(prefix)
         with _write_faults(path), suppress(FileNotFoundError, NotADirectoryError):
             shutil.rmtree(path)
 
     def sweep(self, prefix: str) -> None:
-        """See `Backend.sweep`: files of dead processes of this machine, and those a day old."""
+        """See `Store.sweep`: files of dead processes of this machine, and those a day old."""
         for path in self._files(prefix, links=False):
             if _is_hidden(path) and _is_forgotten(path):
                 path.unlink(missing_ok=True)
 
     def kvstore(self, key: str) -> dict[str, Any]:
-        """See `Backend.kvstore`."""
+        """See `Store.kvstore`."""
         return {"driver": "file", "path": f"{self._path(key)}/"}
-
-    def zarr_store(self) -> Any:
-        """See `Backend.zarr_store`."""
-        from zarr.storage import LocalStore
-
-        return LocalStore(self.root)
 
     def _path(self, key: str) -> Path:
         return Path(self.root, key)

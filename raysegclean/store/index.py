@@ -8,9 +8,9 @@ with its remedy and never stops the others. The index is a cache: deleting it lo
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, TypeVar, overload
 
@@ -24,12 +24,11 @@ from raysegclean.errors import (
     told,
 )
 from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSummary
-from raysegclean.store.archive import Archive
+from raysegclean.store.archive import Archive, check_shape
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import ObjectInfo, Store
 from raysegclean.store.parquet import from_parquet, to_parquet
 from raysegclean.store.scan import scan_intensity, scan_values
-from raysegclean.store.table import CaseFacts, read_table
 
 __all__ = [
     "CaseIndex",
@@ -52,6 +51,7 @@ _DAMAGE = (
     *(OSError, KeyError, ValueError, OverflowError, TypeError, AttributeError),
 )
 """What reading a damaged table raises, by where the damage is."""
+_AGAIN = "Ingest the case again from files that match."
 _THREADS = 8
 _ROWS_AT_ONCE = 64
 
@@ -89,19 +89,10 @@ class CaseIndex(Sequence[CaseInfo]):
 
 
 def build_index(
-    archive: Archive,
-    cases: Iterable[str] | None = None,
-    table: str | None = None,
-    *,
-    known: Iterable[CaseInfo] = (),
-    require_label: str | None = None,
+    archive: Archive, cases: Iterable[str] | None = None, *, require_label: str | None = None
 ) -> CaseIndex:
-    """Read the cases (default: all) and return what is in them.
-
-    Rows of `known` whose objects did not change are kept. `table` is a CSV file whose patient,
-    site and annotator count before those stored at ingest.
-    """
-    index = _build(archive, cases, table, tuple(known), require_label)
+    """Read the cases (default: all) and return what is in them."""
+    index = _build(archive, cases, (), require_label)
     return index.requiring(require_label) if require_label else index
 
 
@@ -110,7 +101,6 @@ def load_index(
     index_uri: str | os.PathLike[str] | None = None,
     *,
     cases: Iterable[str] | None = None,
-    table: str | None = None,
     require_label: str | None = None,
 ) -> CaseIndex:
     """Return the index, reading only what is new or changed, and keep it for the next time.
@@ -120,7 +110,7 @@ def load_index(
     """
     place = Store.open(index_uri) if index_uri is not None else archive.store
     known = _saved(place)
-    index = _build(archive, cases, table, known, require_label)
+    index = _build(archive, cases, known, require_label)
     rows = {info.case: info for info in known} | {info.case: info for info in index}
     present = set(archive.case_ids())
     kept = tuple(rows[case] for case in sorted(rows) if case in present)
@@ -162,14 +152,16 @@ def scan_case(
     image = archive.image(case)
     if 0 in image.shape:
         raise CaseError(case, f"image has {image.shape} voxels. Leave it out or ingest it again.")
-    facts = CaseFacts(**_facts(archive.attributes(case)))
+    about = archive.attributes(case)
     spacing_mm = archive.spacing_mm(case)
     version = _version(objects, f"{image.path}/", spacing_mm)
     unchanged = known is not None and known.image_version == version
     labels = _scan_labels(archive, case, objects, known, require_label)
     return CaseInfo(
         case=case,
-        **asdict(facts),
+        patient=about.get("patient"),
+        site=about.get("site"),
+        annotator=about.get("annotator"),
         shape_zyx=image.shape_zyx,
         channels=image.channels,
         image_dtype=str(image.dtype),
@@ -195,17 +187,15 @@ def source_versions(archive: Archive, case: str, label: str) -> dict[str, str]:
 def _build(
     archive: Archive,
     cases: Iterable[str] | None,
-    table: str | None,
     known: tuple[CaseInfo, ...],
     require_label: str | None,
 ) -> CaseIndex:
-    facts = read_table(table) if table else {}
     rows = {info.case: info for info in known}
     wanted = sorted(set(cases)) if cases is not None else archive.case_ids()
 
     def one(case: str) -> CaseInfo | CaseError:
         try:
-            return _with_facts(scan_case(archive, case, rows.get(case), require_label), facts)
+            return scan_case(archive, case, rows.get(case), require_label)
         except CaseError as fault:
             return fault
         except Exception as fault:  # noqa: BLE001  (one odd case must not stop the others)
@@ -230,7 +220,7 @@ def _scan_labels(
         version = _version(objects, f"labels/{name}/")
         try:
             label = archive.label(case, name)
-            _check_shape(case, name, label, image)
+            check_shape(case, name, label.shape, image.shape_zyx, _AGAIN)
             kept = before.get(name)
             if kept is None or kept.version != version:
                 kept = LabelSummary(
@@ -241,15 +231,6 @@ def _scan_labels(
             if name == require_label or not archive.is_derived(case, name):
                 raise
     return tuple(labels)
-
-
-def _check_shape(case: str, name: str, label: Volume, image: Volume) -> None:
-    if label.shape != image.shape_zyx:
-        raise CaseError(
-            case,
-            f"label {name!r} has {label.shape} voxels (z, y, x), its image {image.shape_zyx}. "
-            "Ingest the case again from files that match.",
-        )
 
 
 def _scan(case: str, scan: Callable[[Volume], T], volume: Volume) -> T:
@@ -267,15 +248,6 @@ def _version(objects: Iterable[ObjectInfo], folder: str, *more: object) -> str:
         if info.key.startswith(folder):
             digest.update(f"{info.key}\0{info.etag}\0{info.size_bytes}\n".encode())
     return digest.hexdigest()
-
-
-def _facts(attributes: Mapping[str, Any]) -> dict[str, str | None]:
-    return {name: attributes.get(name) for name in ("patient", "site", "annotator")}
-
-
-def _with_facts(info: CaseInfo, facts: Mapping[str, CaseFacts]) -> CaseInfo:
-    told = asdict(facts.get(info.case, CaseFacts()))
-    return replace(info, **{name: value for name, value in told.items() if value is not None})
 
 
 _SCHEMA = pa.schema(

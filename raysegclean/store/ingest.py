@@ -10,7 +10,6 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any, Literal
@@ -22,13 +21,10 @@ from raysegclean.errors import (
     CaseError,
     ConfigError,
     InputError,
-    MissingObject,
-    RaysegcleanError,
     UnfitEnvironment,
-    told,
 )
-from raysegclean.store.archive import Archive, write_case
-from raysegclean.store.each import CasesReport
+from raysegclean.store.archive import Archive, check_shape, write_case
+from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.index import load_index
 from raysegclean.store.nifti import Nifti, decode_nifti, stem
 from raysegclean.store.objects import Store, check_key, check_label_name
@@ -41,7 +37,6 @@ log = logging.getLogger("raysegclean.ingest")
 Outcome = Literal["written", "extended", "reused"]
 Folder = str | os.PathLike[str]
 
-_THREADS = 2
 _TOLERANCE = 1e-4
 
 
@@ -82,17 +77,14 @@ def ingest_nifti(
         _check_rows(table, facts, known)
     sources, unknown = _with_facts(sources, facts, patient_regex)
     archive.check_writable()
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda source: _outcome(source, archive), sources)
-        results = dict(zip((s.case for s in sources), found, strict=True))
-    done: dict[str, Outcome] = {c: r for c, r in results.items() if not isinstance(r, CaseError)}
-    failed = [r for r in results.values() if isinstance(r, CaseError)]
-    index = load_index(archive)
-    failed += [fault for fault in index.failed if fault.case in done]
-    faulty = {fault.case for fault in failed}
+    by_case = {source.case: source for source in sources}
+    done, failed = for_each_case(by_case, lambda case: ingest_case(by_case[case], archive))
+    unusable = {fault.case: fault for fault in load_index(archive).failed if fault.case in done}
     return CasesReport(
-        {case: outcome for case, outcome in done.items() if case not in faulty},
-        tuple(sorted([*refused, *unknown, *failed], key=lambda fault: fault.case)),
+        {case: outcome for case, outcome in done.items() if case not in unusable},
+        tuple(
+            sorted([*refused, *unknown, *failed, *unusable.values()], key=lambda fault: fault.case)
+        ),
     )
 
 
@@ -157,35 +149,21 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
             archive.add_label(case, name, label.array, own[name])
         return "extended"
     _check_finite(case, image)
-    write_case(
-        archive,
-        case,
-        image.array,
-        {name: label.array for name, label in labels.items()},
-        spacing_mm=image.spacing_mm,
-        affine=image.affine,
-        attributes={**_kept(image, image_bytes), **_told(source.facts)},
-        label_attributes=own,
-    )
-    return "written"
-
-
-def _outcome(source: CaseSource, archive: Archive) -> Outcome | CaseError:
-    """Ingest one case; only what would hit every case is raised."""
     try:
-        return ingest_case(source, archive)
-    except CaseError as fault:
-        return fault
-    except (InputError, MissingObject) as fault:
-        return CaseError(source.case, str(fault))
-    except AlreadyExists:
+        write_case(
+            archive,
+            case,
+            image.array,
+            {name: label.array for name, label in labels.items()},
+            spacing_mm=image.spacing_mm,
+            affine=image.affine,
+            attributes={**_kept(image, image_bytes), **_told(source.facts)},
+            label_attributes=own,
+        )
+    except AlreadyExists as fault:
         text = "another ingest wrote it meanwhile. Run this one again: it takes what is there."
-        return CaseError(source.case, text)
-    except RaysegcleanError:
-        raise
-    except Exception as fault:  # noqa: BLE001  (one odd file must not stop the others)
-        text = f"{told(fault)}. Leave the case out, and report this with {_where(source.image)}."
-        return CaseError(source.case, text)
+        raise CaseError(case, text) from fault
+    return "written"
 
 
 def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError]]:
@@ -287,12 +265,7 @@ def _check_same(case: str, what: str, own: Mapping[str, Any], data: bytes) -> No
 
 
 def _check_geometry(case: str, name: str, image: Nifti, label: Nifti) -> None:
-    if label.array.shape != image.array.shape[-3:]:
-        raise CaseError(
-            case,
-            f"label {name!r} has {label.array.shape} voxels (z, y, x), its image "
-            f"{image.array.shape[-3:]}. Resample the label to the image.",
-        )
+    check_shape(case, name, label.array.shape, image.array.shape[-3:])
     atol = _TOLERANCE * min(1.0, max(image.spacing_mm))  # voxels may be micrometres
     if not np.allclose(image.affine, label.affine, rtol=_TOLERANCE, atol=atol):
         apart = float(np.abs(image.affine - label.affine).max())

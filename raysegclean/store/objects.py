@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from raysegclean.errors import (
@@ -25,8 +25,11 @@ from raysegclean.errors import (
     InputError,
     UnfitEnvironment,
 )
-from raysegclean.store.backend import Backend, ObjectInfo
+from raysegclean.store.backend import ObjectInfo
 from raysegclean.store.files import LocalFiles
+
+if TYPE_CHECKING:
+    from raysegclean.store.buckets import Bucket
 
 __all__ = ["LABEL_NAME", "ObjectInfo", "Store", "as_json", "check_key", "check_label_name"]
 
@@ -75,7 +78,7 @@ class Store:
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raise MissingObject."""
-        return self._backend.read(check_key(key))[0]
+        return self.read(key)[0]
 
     def read(self, key: str) -> tuple[bytes, ObjectInfo]:
         """Return an object's bytes and their version, as `swap` needs it; raise MissingObject."""
@@ -145,10 +148,6 @@ class Store:
         """Return the tensorstore spec of the folder `key`."""
         return self._backend.kvstore(check_key(key))
 
-    def zarr_store(self) -> Any:
-        """Return a zarr-python store over this prefix, for metadata and for tests."""
-        return self._backend.zarr_store()
-
     def check_writable(self) -> None:
         """Write and remove a probe; raise UnfitEnvironment naming the place and the remedy.
 
@@ -176,7 +175,7 @@ class Store:
         return Store, (self.uri,)
 
     @cached_property
-    def _backend(self) -> Backend:
+    def _backend(self) -> "LocalFiles | Bucket":
         if "://" not in self.uri:
             return LocalFiles(self.uri)
         from raysegclean.store.buckets import Bucket

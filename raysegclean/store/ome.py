@@ -65,14 +65,14 @@ def label_group(name: str, image: dict[str, Any], own: dict[str, Any]) -> dict[s
     return group({"ome": ome, "raysegclean": own})
 
 
-def first_level(document: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
-    """Return the first multiscale of a group document and the path of its finest level.
+def first_level(attributes: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
+    """Return the first multiscale of a group and the path of its finest level.
 
     Raises InputError, naming `where`, when the group is no OME-Zarr 0.5 image over z, y, x with a
     scale.
     """
     try:
-        multiscale = document["attributes"]["ome"]["multiscales"][0]
+        multiscale = attributes["ome"]["multiscales"][0]
         names = "".join(axis["name"] for axis in multiscale["axes"])
         path = str(multiscale["datasets"][0]["path"])
     except (KeyError, IndexError, TypeError) as fault:

@@ -6,6 +6,7 @@ voxel other than 0 leaves no object; only the ledger knows that it was done. A l
 finds the same bytes and adopts them; other bytes are refused, because encoding is deterministic.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,6 @@ __all__ = [
     "ImageArraySpec",
     "LabelArraySpec",
     "create_array",
-    "create_label_array",
     "encode_shard",
     "put_shard",
     "shard_key",
@@ -35,8 +35,8 @@ CHUNK_ZYX: Index3 = (64, 64, 64)
 
 
 @dataclass(frozen=True)
-class LabelArraySpec:
-    """Shape and layout of a label: zstd with a checksum, so that a flipped bit is noticed."""
+class ArraySpec(ABC):
+    """Shape and layout of an array; lengths in voxels."""
 
     shape_zyx: Index3
     dtype: str
@@ -45,18 +45,23 @@ class LabelArraySpec:
 
     @property
     def grid(self) -> Grid:
-        """The shards of the label."""
+        """The shards, of one channel where there are several."""
         return Grid(self.shape_zyx, self.shard_zyx)
 
     @property
-    def axes(self) -> str:
-        """Names of the axes, slowest first."""
-        return "zyx"
+    def lead(self) -> tuple[int, ...]:
+        """Edge lengths before z."""
+        return ()
 
     @property
-    def lead(self) -> tuple[int, ...]:
-        """Edge lengths before z: none."""
-        return ()
+    @abstractmethod
+    def codecs(self) -> list[dict[str, Any]]:
+        """What happens to the bytes of an inner chunk."""
+
+
+@dataclass(frozen=True)
+class LabelArraySpec(ArraySpec):
+    """A label: zstd with a checksum, so that a flipped bit is noticed."""
 
     @property
     def codecs(self) -> list[dict[str, Any]]:
@@ -65,27 +70,13 @@ class LabelArraySpec:
 
 
 @dataclass(frozen=True)
-class ImageArraySpec:
-    """Shape and layout of an image: bitshuffled blosc, a tenth smaller and twice as fast on CT.
+class ImageArraySpec(ArraySpec):
+    """An image: bitshuffled blosc, a tenth smaller and twice as fast on CT.
 
     `channels` is None for an image without a c axis; with one, each channel has its own shards.
     """
 
-    shape_zyx: Index3
-    dtype: str
-    shard_zyx: Index3
     channels: int | None = None
-    chunk_zyx: Index3 = CHUNK_ZYX
-
-    @property
-    def grid(self) -> Grid:
-        """The shards of one channel."""
-        return Grid(self.shape_zyx, self.shard_zyx)
-
-    @property
-    def axes(self) -> str:
-        """Names of the axes, slowest first."""
-        return "zyx" if self.channels is None else "czyx"
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -101,27 +92,15 @@ class ImageArraySpec:
         return [blosc, {"name": "crc32c"}]
 
 
-ArraySpec = LabelArraySpec | ImageArraySpec
-
-
 def stored(key: str, data: bytes) -> StoredObject:
     """Return what the ledger lists of an object with these bytes."""
     return StoredObject(key, len(data), int(google_crc32c.value(data)))
 
 
-def create_label_array(
-    store: Store, path: str, spec: LabelArraySpec, attributes: dict[str, Any] | None = None
-) -> None:
-    """Write the metadata of an empty label at `path`; its shards are put later, in any order."""
-    create_array(store, path, spec, attributes)
-
-
-def create_array(
-    store: Store, path: str, spec: ArraySpec, attributes: dict[str, Any] | None = None
-) -> None:
-    """Write the metadata of an empty array at `path`."""
+def create_array(store: Store, path: str, spec: ArraySpec) -> None:
+    """Write the metadata of an empty array at `path`; its shards are put later, in any order."""
     shape = (*spec.lead, *spec.shape_zyx)
-    store.put_json(f"{path}/zarr.json", _metadata(spec, shape, attributes or {}))
+    store.put_json(f"{path}/zarr.json", _metadata(spec, shape))
 
 
 def encode_shard(block: Array, spec: ArraySpec) -> bytes | None:
@@ -138,7 +117,7 @@ def encode_shard(block: Array, spec: ArraySpec) -> bytes | None:
     whole = np.zeros(spec.shard_zyx, spec.dtype)
     part = tuple(slice(0, n) for n in block.shape)
     whole[part] = _cast(block, whole.dtype)
-    metadata = _metadata(spec, (*lead, *spec.shard_zyx), {})
+    metadata = _metadata(spec, (*lead, *spec.shard_zyx))
     opening = {"driver": "zarr3", "kvstore": {"driver": "memory"}, "metadata": metadata}
     array = ts.open(opening, create=True, context=ts.Context()).result()
     array.write(whole.reshape(lead + whole.shape)).result()
@@ -220,9 +199,7 @@ def _cast(block: Array, dtype: np.dtype[Any]) -> Array:
     return block.astype(dtype)
 
 
-def _metadata(
-    spec: ArraySpec, shape: tuple[int, ...], attributes: dict[str, Any]
-) -> dict[str, Any]:
+def _metadata(spec: ArraySpec, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the Zarr v3 metadata document of an array of `shape` in the layout of `spec`."""
     lead = [1] * len(spec.lead)
     kind = np.dtype(spec.dtype)
@@ -243,6 +220,6 @@ def _metadata(
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0.0 if kind.kind == "f" else 0,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "dimension_names": list(spec.axes),
-        "attributes": attributes,
+        "dimension_names": list("czyx"[-len(shape) :]),
+        "attributes": {},
     }

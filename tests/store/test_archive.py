@@ -14,6 +14,7 @@ from raysegclean.errors import CaseError, RunConflict
 from raysegclean.store.archive import Archive, as_label, write_case
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import put_shard
+from tests.store.as_zarr import as_zarr
 
 AFFINE = np.array([[-0.7, 0, 0, 90.5], [0, 0.7, 0, -20], [0, 0, 5, 3], [0, 0, 0, 1.0]])
 
@@ -36,7 +37,7 @@ def _settle(archive, name, label, **options):
 
 
 def _group(archive, path=""):
-    return zarr.open_group(archive.at("c1").zarr_store(), path=path, mode="r", zarr_format=3)
+    return zarr.open_group(as_zarr(archive.at("c1")), path=path, mode="r", zarr_format=3)
 
 
 def test_a_case_reads_back_with_its_geometry(archive, small_case):

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 import tensorstore as ts
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from raysegclean.errors import InputError, MissingObject
-from raysegclean.store.arrays import Volume, read_padded
+from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Box
+from tests.store.as_zarr import as_zarr
 
 LAYOUTS = {
     "unsharded": {"chunks": (16, 16, 16)},
@@ -25,7 +24,7 @@ LAYOUTS = {
 
 def _write(store, values, **layout):
     array = zarr.create_array(
-        store.zarr_store(), name="a", shape=values.shape, dtype=values.dtype, **layout
+        as_zarr(store), name="a", shape=values.shape, dtype=values.dtype, **layout
     )
     array[...] = values
 
@@ -98,26 +97,6 @@ def test_a_box_that_sticks_out_is_refused(tmp_path, box):
     _write(store, _values(), chunks=(16, 16, 16))
     with pytest.raises(InputError, match=r"/a: box .* sticks out of \(30, 50, 41\)"):
         Volume(store, "a").read(box)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    start=st.tuples(*[st.integers(-12, 8)] * 3),
-    edge=st.tuples(*[st.integers(1, 25)] * 3),
-    mode=st.sampled_from(["edge", 0, -1024]),
-)
-def test_padding_equals_numpy_on_the_whole_volume(tmp_path_factory, start, edge, mode):
-    values = np.arange(9 * 10 * 11, dtype=np.int16).reshape(9, 10, 11)
-    store = Store.open(tmp_path_factory.getbasetemp() / "padding")
-    if store.head("a/zarr.json") is None:
-        _write(store, values, chunks=(4, 4, 4))
-    box = Box(start, tuple(s + e for s, e in zip(start, edge, strict=True)))
-    if 0 in box.clipped(Box.whole(values.shape)).shape_zyx:
-        return
-    options = {"mode": "edge"} if mode == "edge" else {"constant_values": mode}
-    padded = np.pad(values, 40, **options)
-    expected = padded[tuple(slice(s + 40, s + 40 + e) for s, e in zip(start, edge, strict=True))]
-    assert np.array_equal(read_padded(Volume(store, "a"), box, mode), expected)
 
 
 def test_a_truncated_shard_names_array_and_box(tmp_path):

@@ -17,6 +17,7 @@ from raysegclean.store.index import build_index, load_index, save_index
 from raysegclean.store.objects import Store
 from raysegclean.store.scan import scan_intensity, scan_values
 from raysegclean.voxels.geometry import Box
+from tests.store.as_zarr import as_zarr
 
 
 def _archive(place, small_case, cases=("c1", "c2", "c3")):
@@ -129,17 +130,6 @@ def test_wherever_an_index_is_damaged_no_wrong_row_comes_of_it(tmp_path, small_c
         assert index_module._saved(archive.store) in ((), kept)
 
 
-def test_the_table_counts_before_what_ingest_stored(tmp_path, small_case):
-    archive = _archive(tmp_path, small_case)
-    Path(tmp_path, "t.csv").write_text("case,annotator,patient\nc2,ann,P2\nc3,,\n")
-    found = build_index(archive, table=str(tmp_path / "t.csv"))
-    assert [(i.patient, i.site, i.annotator) for i in found] == [
-        ("p0", "north", None),
-        ("P2", "north", "ann"),
-        ("p2", "north", None),
-    ]
-
-
 def test_an_empty_archive_has_an_empty_index(place):
     index = load_index(Archive.open(place))
     assert (len(index), index.failed) == (0, ())
@@ -147,7 +137,7 @@ def test_an_empty_archive_has_an_empty_index(place):
 
 def _replace(store, path, values):
     array = zarr.create_array(
-        store.zarr_store(),
+        as_zarr(store),
         name=path,
         shape=values.shape,
         dtype=values.dtype,
@@ -253,7 +243,7 @@ def test_saved_rows_are_the_rows(tmp_path, small_case):
 def _volume(folder, values, chunks):
     store = Store.open(folder)
     array = zarr.create_array(
-        store.zarr_store(), name="a", shape=values.shape, dtype=values.dtype, chunks=chunks
+        as_zarr(store), name="a", shape=values.shape, dtype=values.dtype, chunks=chunks
     )
     array[...] = values
     return Volume(store, "a")

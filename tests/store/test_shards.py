@@ -22,12 +22,12 @@ from raysegclean.store.shards import (
     ImageArraySpec,
     LabelArraySpec,
     create_array,
-    create_label_array,
     encode_shard,
     put_shard,
     shard_key,
 )
 from raysegclean.voxels.geometry import output_shard_zyx
+from tests.store.as_zarr import as_zarr
 
 
 def _label(shape, seed=0):
@@ -40,7 +40,7 @@ def _label(shape, seed=0):
 
 
 def _put_all(store, label, spec, path="a", **options):
-    create_label_array(store, path, spec)
+    create_array(store, path, spec)
     return [
         put_shard(store, path, index, label[spec.grid.box(index).slices], spec, **options)
         for index in spec.grid.indices()
@@ -51,7 +51,7 @@ def test_a_label_written_shard_by_shard_reads_the_same_everywhere(place):
     store, label = Store.open(place), _label((130, 70, 65))
     spec = LabelArraySpec(label.shape, "uint8", (128, 64, 64))
     _put_all(store, label, spec)
-    by_zarr = zarr.open_array(store.zarr_store(), path="a", mode="r")
+    by_zarr = zarr.open_array(as_zarr(store), path="a", mode="r")
     by_ts = ts.open({"driver": "zarr3", "kvstore": store.kvstore("a")}).result()
     assert np.array_equal(by_zarr[...], label)
     assert np.array_equal(by_ts.read().result(), label)
@@ -70,7 +70,7 @@ def test_any_shape_survives_the_grid_of_outputs(tmp_path_factory, shape, dtype):
     label = np.random.default_rng(0).integers(0, 3, shape).astype(dtype)
     spec = LabelArraySpec(shape, dtype, output_shard_zyx(shape, limit_vox=128))
     _put_all(store, label, spec)
-    assert np.array_equal(zarr.open_array(store.zarr_store(), path="a", mode="r")[...], label)
+    assert np.array_equal(zarr.open_array(as_zarr(store), path="a", mode="r")[...], label)
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "float32", "float64", "int32"])
@@ -79,7 +79,7 @@ def test_images_survive_with_and_without_channels(tmp_path, dtype, channels):
     store, shape = Store.open(tmp_path), (20, 70, 30)
     lead = () if channels is None else (channels,)
     image = np.random.default_rng(0).normal(0, 50, lead + shape).astype(dtype)
-    spec = ImageArraySpec(shape, dtype, (64, 64, 64), channels)
+    spec = ImageArraySpec(shape, dtype, (64, 64, 64), channels=channels)
     create_array(store, "a", spec)
     for index in spec.grid.indices():
         box = spec.grid.box(index).slices
@@ -87,7 +87,7 @@ def test_images_survive_with_and_without_channels(tmp_path, dtype, channels):
             block = image[box] if channels is None else image[channel][box]
             lead_index = None if channels is None else channel
             put_shard(store, "a", index, block, spec, channel=lead_index)
-    assert np.array_equal(zarr.open_array(store.zarr_store(), path="a", mode="r")[...], image)
+    assert np.array_equal(zarr.open_array(as_zarr(store), path="a", mode="r")[...], image)
     assert np.array_equal(Volume(store, "a").read_all(), image)
 
 
