@@ -8,6 +8,7 @@ with it is said at once and not on a worker.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median_high
 
 import torch
 
@@ -23,10 +24,9 @@ from raysegclean.nets.torchscript import Script, inspect_script
 from raysegclean.nets.unet import NetworkSpec, plan_strides
 from raysegclean.nets.views import halo_of_views, resolve_views
 from raysegclean.store.objects import Store
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 
 __all__ = [
-    "Lent",
     "NetworkPlan",
     "check_features",
     "network_notes",
@@ -48,16 +48,7 @@ AVERAGED_HALO = 4
 """Part of an averaged window's edge, on each side, that it shares with its neighbour."""
 
 
-@dataclass(frozen=True)
-class Lent:
-    """What an earlier run lends: its network, and what that was trained on."""
-
-    network: NetworkSpec
-    patch_zyx: Index3
-    flips: tuple[int, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkPlan:
     """One network with nothing left open; lengths in voxels."""
 
@@ -66,13 +57,18 @@ class NetworkPlan:
     """With their views by name."""
     flips: tuple[int, ...]
     """Axes (0 z, 1 y, 2 x) along which patches are flipped."""
-    stride_zyx: Index3
     patch_zyx: Index3
     tile_zyx: Index3
     halo_vox: Index3
-    averaged: bool
-    tile_counts: bool
-    window_bytes_per_vox: float
+    stride_zyx: Index3 = (1, 1, 1)
+    """Windows lie on multiples of this."""
+    averaged: bool = False
+    """Whether the network's answer depends on the window, so that overlapping ones are averaged."""
+    tile_counts: bool = True
+    """Whether the answer depends on the tile: windows are averaged, or halos shorter than the
+    network sees. Plans that older versions froze do not say."""
+    window_bytes_per_vox: float = 0.0
+    """Memory that predicting takes, per voxel of a window (fp32)."""
 
 
 def plan_network(
@@ -82,9 +78,9 @@ def plan_network(
     voters: Voters,
     *,
     gpu: bool,
-    lent: Lent | None = None,
+    lent: NetworkPlan | None = None,
 ) -> NetworkPlan:
-    """Return the network of the voters, which may be lent by an earlier run.
+    """Return the network of the voters, which may be `lent`, that of an earlier run.
 
     Raises ConfigError for a network that cannot be loaded, or does not do what the method asks.
     """
@@ -151,13 +147,9 @@ def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float
     if not tiling.averaged:
         return 0.0
     net = read_script(config).load() if network.script else build_network(network).eval()
-    z, y, x = (
-        -(-(tile + 2 * halo) // step) * step
-        for tile, halo, step in zip(
-            tiling.tile_zyx, tiling.halo_vox, tiling.stride_zyx, strict=True
-        )
-    )
-    return seam_error(net, network.in_channels, (z, y, x), tiling.tile_zyx)
+    window = triple(t + 2 * h for t, h in zip(tiling.tile_zyx, tiling.halo_vox, strict=True))
+    window = _multiple(window, tiling.stride_zyx)
+    return seam_error(net, network.in_channels, window, tiling.tile_zyx)
 
 
 def network_notes(network: NetworkSpec, *, averaged: bool) -> tuple[str, ...]:
@@ -223,8 +215,7 @@ def _stride(config: Config) -> Index3 | None:
     strides = config.network.strides
     if strides == "auto":
         return None
-    z, y, x = (math.prod(stride[axis] for stride in strides) for axis in range(3))
-    return z, y, x
+    return triple(math.prod(stride[axis] for stride in strides) for axis in range(3))
 
 
 def _check_dropout(spec: NetworkSpec, voters: Voters) -> None:
@@ -262,8 +253,7 @@ def _halo(config: Config, geometry: Geometry, window_zyx: Index3) -> Index3:
         return (wanted, wanted, wanted) if isinstance(wanted, int) else wanted
     if geometry.radius_vox is not None:
         return geometry.radius_vox
-    z, y, x = (n // AVERAGED_HALO for n in window_zyx)
-    return z, y, x
+    return triple(n // AVERAGED_HALO for n in window_zyx)
 
 
 def _tile_counts(halo: Index3, geometry: Geometry, voters: Voters) -> bool:
@@ -278,8 +268,9 @@ def _averaged_tile(config: Config, window: Index3, halo: Index3, stride: Index3)
     """Return the step between windows, which are of the size that the network was trained on."""
     if config.relabel.tile_zyx != "auto":
         return _multiple(config.relabel.tile_zyx, stride)
-    z, y, x = (max((n - 2 * h) // s * s, s) for n, h, s in zip(window, halo, stride, strict=True))
-    return z, y, x
+    return triple(
+        max((n - 2 * h) // s * s, s) for n, h, s in zip(window, halo, stride, strict=True)
+    )
 
 
 def _patch(config: Config, infos: Sequence[CaseInfo], stride: Index3, *, gpu: bool) -> Index3:
@@ -293,11 +284,10 @@ def _tile(config: Config, window: Index3, largest: Index3, stride: Index3, halo:
     """Return the edges of a tile without halo: a whole small case, or what the window leaves."""
     if config.relabel.tile_zyx != "auto":
         return _multiple(config.relabel.tile_zyx, stride)
-    z, y, x = (
+    return triple(
         w if w == n else max(w - 2 * _up(h, s), 4 * s)
         for w, n, h, s in zip(window, _multiple(largest, stride), halo, stride, strict=True)
     )
-    return z, y, x
 
 
 def _window_vox(bytes_per_vox: float, *, gpu: bool) -> int:
@@ -306,23 +296,17 @@ def _window_vox(bytes_per_vox: float, *, gpu: bool) -> int:
     return min(most, int(budget / bytes_per_vox))
 
 
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
-
-
 def _median_shape(infos: Sequence[CaseInfo]) -> Index3:
-    z, y, x = (int(_median([info.shape_zyx[axis] for info in infos])) for axis in range(3))
-    return z, y, x
-
-
-def _largest_shape(infos: Sequence[CaseInfo]) -> Index3:
-    z, y, x = (max(info.shape_zyx[axis] for info in infos) for axis in range(3))
-    return z, y, x
+    """Return edges that cases have: no mean of two of them, which no case need have."""
+    return triple(map(median_high, zip(*(info.shape_zyx for info in infos), strict=True)))
 
 
 def _median_spacing(infos: Sequence[CaseInfo]) -> tuple[float, float, float]:
-    z, y, x = (_median([info.spacing_mm[axis] for info in infos]) for axis in range(3))
-    return z, y, x
+    return triple(map(median_high, zip(*(info.spacing_mm for info in infos), strict=True)))
+
+
+def _largest_shape(infos: Sequence[CaseInfo]) -> Index3:
+    return triple(map(max, zip(*(info.shape_zyx for info in infos), strict=True)))
 
 
 def _up(value: int, multiple: int) -> int:
@@ -330,8 +314,7 @@ def _up(value: int, multiple: int) -> int:
 
 
 def _multiple(shape: Index3, stride: Index3) -> Index3:
-    z, y, x = (_up(n, s) for n, s in zip(shape, stride, strict=True))
-    return z, y, x
+    return triple(_up(n, s) for n, s in zip(shape, stride, strict=True))
 
 
 def _shrunk(shape: Index3, budget_vox: int, stride: Index3) -> Index3:
@@ -345,5 +328,4 @@ def _shrunk(shape: Index3, budget_vox: int, stride: Index3) -> Index3:
         if smaller < stride[axis]:
             break
         edges[axis] = smaller
-    z, y, x = edges
-    return z, y, x
+    return triple(edges)

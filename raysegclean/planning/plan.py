@@ -25,10 +25,9 @@ from raysegclean.methods.params import EPOCHS
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.normalise import Normaliser, plan_normaliser
 from raysegclean.nets.trainer import TrainConfig
-from raysegclean.nets.unet import NetworkSpec
-from raysegclean.planning.network_plan import Lent, plan_network
+from raysegclean.planning.network_plan import NetworkPlan, plan_network
 from raysegclean.store.objects import Store
-from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx
+from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx, triple
 
 __all__ = [
     "CasePlan",
@@ -71,19 +70,18 @@ class CasePlan:
         """
         edges = zip(self.spacing_mm, self.shape_zyx, strict=True)
         finest = min((edge for edge, n in edges if n > 1), default=min(self.spacing_mm))
-        z, y, x = (
+        return triple(
             edge if n > 1 else finest
             for edge, n in zip(self.spacing_mm, self.shape_zyx, strict=True)
         )
-        return z, y, x
 
     def grid(self, shard_vox: int) -> Grid:
         """Return the shards of the case's output label."""
         return Grid(self.shape_zyx, output_shard_zyx(self.shape_zyx, shard_vox))
 
 
-@dataclass(frozen=True)
-class RunPlan:
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(NetworkPlan):
     """One run with nothing left open."""
 
     archive: str
@@ -94,24 +92,9 @@ class RunPlan:
     cases: tuple[CasePlan, ...]
     folds: int
     crossfit: bool
-    voters: Voters
-    network: NetworkSpec
     normaliser: Normaliser
     train: TrainConfig
-    patch_zyx: Index3
-    flips: tuple[int, ...]
-    tile_zyx: Index3
-    halo_vox: Index3
     shard_vox: int
-    stride_zyx: Index3 = (1, 1, 1)
-    """Windows lie on multiples of this."""
-    averaged: bool = False
-    """Whether the network's answer depends on the window, so that overlapping ones are averaged."""
-    tile_counts: bool = True
-    """Whether the answer depends on the tile: windows are averaged, or halos shorter than the
-    network sees. Plans that older versions froze do not say."""
-    window_bytes_per_vox: float = 0.0
-    """Memory that predicting takes, per voxel of a window (fp32)."""
 
     @classmethod
     def from_json(cls, value: Any) -> "RunPlan":
@@ -130,8 +113,7 @@ class RunPlan:
     @cached_property
     def largest_zyx(self) -> Index3:
         """The longest edges that any case has, axis by axis."""
-        z, y, x = (max(case.shape_zyx[axis] for case in self.cases) for axis in range(3))
-        return z, y, x
+        return triple(map(max, zip(*(case.shape_zyx for case in self.cases), strict=True)))
 
     def case(self, name: str) -> CasePlan:
         """Return one case; raise InputError when the run has none of that name."""
@@ -187,10 +169,10 @@ def make_plan(
             f"cases {config.cases!r}. Look at `raysegclean check`."
         )
     classes = _classes(config, infos) if lender is None else _lent_classes(config, infos, lender)
-    lent = None if lender is None else Lent(lender.network, lender.patch_zyx, lender.flips)
-    net = plan_network(config, infos, len(classes), voters, gpu=gpu, lent=lent)
+    net = plan_network(config, infos, len(classes), voters, gpu=gpu, lent=lender)
     folds = 1 if net.network.script or not voters.members else max(1, config.train.crossfit)
     plan = RunPlan(
+        **vars(net),
         archive=Store.open(config.archive).uri,
         label=config.label,
         trusted_label=config.trusted.label if config.trusted else None,
@@ -198,19 +180,9 @@ def make_plan(
         cases=_case_plans(config, infos, 1 if lender or dealt else folds, classes, voters),
         folds=folds,
         crossfit=folds > 1,
-        voters=net.voters,
-        network=net.network,
         normaliser=plan_normaliser(infos, config.network.normalise),
         train=_train(config, net.voters, len(infos), gpu=gpu and config.resources.train.gpus != 0),
-        patch_zyx=net.patch_zyx,
-        flips=net.flips,
-        tile_zyx=net.tile_zyx,
-        halo_vox=net.halo_vox,
         shard_vox=config.relabel.shard_vox,
-        stride_zyx=net.stride_zyx,
-        averaged=net.averaged,
-        tile_counts=net.tile_counts,
-        window_bytes_per_vox=net.window_bytes_per_vox,
     )
     return plan if lender is None else _borrowing(plan, lender)
 
@@ -239,7 +211,6 @@ def _borrowing(plan: RunPlan, lender: RunPlan) -> RunPlan:
         crossfit=lender.crossfit,
         normaliser=lender.normaliser,
         train=lender.train,
-        patch_zyx=lender.patch_zyx,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from raysegclean.planning.network_plan import SUMS_BYTES
 from raysegclean.planning.plan import RunPlan
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 
 __all__ = ["PassKind", "passes_of", "window_bytes", "worker_bytes"]
 
@@ -66,16 +66,14 @@ def passes_of(plan: RunPlan) -> int:
 
 
 def _shard(plan: RunPlan) -> Index3:
-    z, y, x = (min(plan.shard_vox, edge) for edge in plan.largest_zyx)
-    return z, y, x
+    return triple(min(plan.shard_vox, edge) for edge in plan.largest_zyx)
 
 
 def _window(plan: RunPlan, core_zyx: Index3) -> Index3:
     """Return the core with its halo, in steps of the stride, no larger than the largest case."""
-    z, y, x = (
+    return triple(
         -(-min(core + 2 * halo, edge) // step) * step
         for core, halo, edge, step in zip(
             core_zyx, plan.halo_vox, plan.largest_zyx, plan.stride_zyx, strict=True
         )
     )
-    return z, y, x

@@ -19,7 +19,7 @@ import tensorstore as ts
 
 from raysegclean.errors import InputError, MissingObject, UnfitEnvironment
 from raysegclean.store.objects import Store
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = ["Array", "PendingRead", "Volume"]
 
@@ -67,8 +67,7 @@ class Volume:
     @property
     def shape_zyx(self) -> Index3:
         """Edge lengths in voxels, without c."""
-        z, y, x = self.shape[-3:]
-        return z, y, x
+        return triple(self.shape[-3:])
 
     @property
     def channels(self) -> int:

@@ -4,16 +4,19 @@ Four sizes are never mixed up (shard, tile, item, case); all of them are made of
 half open: `start_zyx` belongs to it, `stop_zyx` does not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeVar
 
-__all__ = ["Box", "Grid", "Index3", "output_shard_zyx"]
+__all__ = ["Box", "Grid", "Index3", "output_shard_zyx", "triple"]
 
 Index3 = tuple[int, int, int]
+T = TypeVar("T")
 
 
-def _triple(values: Iterator[int]) -> Index3:
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Return one value per axis z, y, x; ValueError for another number of them."""
     z, y, x = values
     return z, y, x
 
@@ -33,7 +36,7 @@ class Box:
     @property
     def shape_zyx(self) -> Index3:
         """Edge lengths in voxels; never negative."""
-        return _triple(max(0, b - a) for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
+        return triple(max(0, b - a) for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
 
     @property
     def voxels(self) -> int:
@@ -50,22 +53,22 @@ class Box:
     def grown(self, halo_vox: Index3) -> "Box":
         """Return the box with `halo_vox` more voxels on both sides of each axis."""
         return Box(
-            _triple(a - h for a, h in zip(self.start_zyx, halo_vox, strict=True)),
-            _triple(b + h for b, h in zip(self.stop_zyx, halo_vox, strict=True)),
+            triple(a - h for a, h in zip(self.start_zyx, halo_vox, strict=True)),
+            triple(b + h for b, h in zip(self.stop_zyx, halo_vox, strict=True)),
         )
 
     def clipped(self, outer: "Box") -> "Box":
         """Return the part that lies inside `outer` (possibly empty)."""
         return Box(
-            _triple(max(a, b) for a, b in zip(self.start_zyx, outer.start_zyx, strict=True)),
-            _triple(min(a, b) for a, b in zip(self.stop_zyx, outer.stop_zyx, strict=True)),
+            triple(max(a, b) for a, b in zip(self.start_zyx, outer.start_zyx, strict=True)),
+            triple(min(a, b) for a, b in zip(self.stop_zyx, outer.stop_zyx, strict=True)),
         )
 
     def relative_to(self, outer: "Box") -> "Box":
         """Return the same voxels in the coordinates of `outer`, whose start becomes zero."""
         return Box(
-            _triple(a - o for a, o in zip(self.start_zyx, outer.start_zyx, strict=True)),
-            _triple(b - o for b, o in zip(self.stop_zyx, outer.start_zyx, strict=True)),
+            triple(a - o for a, o in zip(self.start_zyx, outer.start_zyx, strict=True)),
+            triple(b - o for b, o in zip(self.stop_zyx, outer.start_zyx, strict=True)),
         )
 
 
@@ -79,7 +82,7 @@ class Grid:
     @property
     def counts_zyx(self) -> Index3:
         """Number of shards along each axis."""
-        return _triple(-(-n // s) for n, s in zip(self.shape_zyx, self.shard_zyx, strict=True))
+        return triple(-(-n // s) for n, s in zip(self.shape_zyx, self.shard_zyx, strict=True))
 
     def __len__(self) -> int:
         """Return the number of shards."""
@@ -93,8 +96,8 @@ class Grid:
 
     def box(self, index_zyx: Index3) -> Box:
         """Return the voxels of one shard, clipped to the case."""
-        start = _triple(i * s for i, s in zip(index_zyx, self.shard_zyx, strict=True))
-        stop = _triple(
+        start = triple(i * s for i, s in zip(index_zyx, self.shard_zyx, strict=True))
+        stop = triple(
             min((i + 1) * s, n)
             for i, s, n in zip(index_zyx, self.shard_zyx, self.shape_zyx, strict=True)
         )
@@ -107,4 +110,4 @@ def output_shard_zyx(shape_zyx: Index3, limit_vox: int = 256, multiple_vox: int 
     >>> output_shard_zyx((40, 512, 300))
     (64, 256, 256)
     """
-    return _triple(min(limit_vox, -(-n // multiple_vox) * multiple_vox) for n in shape_zyx)
+    return triple(min(limit_vox, -(-n // multiple_vox) * multiple_vox) for n in shape_zyx)
