@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from raysegclean.errors import CaseError
 from raysegclean.voxels.geometry import Grid, Index3
 
-__all__ = ["BLOCK_VOX", "BlockCounts", "CaseInfo", "Intensity", "LabelSummary", "block_grid"]
+__all__ = [
+    "BLOCK_VOX",
+    "BlockCounts",
+    "CaseImage",
+    "CaseInfo",
+    "Intensity",
+    "LabelSummary",
+    "block_grid",
+]
 
 BLOCK_VOX: Index3 = (64, 64, 64)
 
@@ -77,19 +85,25 @@ class LabelSummary:
     version: str
 
 
-@dataclass(frozen=True)
-class CaseInfo:
-    """One row of the index. Shapes and spacings run z, y, x; spacings are millimetres."""
+@dataclass(frozen=True, kw_only=True)
+class CaseImage:
+    """A case and its image, as the index and a plan know them; axes z, y, x."""
 
     case: str
+    shape_zyx: Index3
+    spacing_mm: tuple[float, float, float]
+    intensity: Intensity
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseInfo(CaseImage):
+    """One row of the index."""
+
     patient: str | None
     site: str | None
     annotator: str | None
-    shape_zyx: Index3
     channels: int
     image_dtype: str
-    spacing_mm: tuple[float, float, float]
-    intensity: Intensity
     labels: tuple[LabelSummary, ...]
     image_version: str
 

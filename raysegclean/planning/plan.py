@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.evidence.cases import CaseInfo, Intensity
+from raysegclean.evidence.cases import CaseImage, CaseInfo
 from raysegclean.identity import digest
 from raysegclean.methods.base import Voters
 from raysegclean.methods.params import EPOCHS
@@ -44,16 +44,12 @@ __all__ = [
 MAX_CLASSES = 250
 
 
-@dataclass(frozen=True)
-class CasePlan:
-    """What a worker must know about one case. Axes z, y, x."""
+@dataclass(frozen=True, kw_only=True)
+class CasePlan(CaseImage):
+    """What a worker must know about one case."""
 
-    case: str
     group: str
     fold: int
-    shape_zyx: Index3
-    spacing_mm: tuple[float, float, float]
-    intensity: Intensity
     dtype: str
     """Of the output label: the given one's, widened where it cannot hold every class."""
     version: str

@@ -88,7 +88,16 @@ def check(
         return collect_statistics(archive, infos[case], label, with_image=with_image)
 
     done, failed = for_each_case(infos, facts)
-    broken = [_unusable(fault.case, fault.reason) for fault in (*index.failed, *failed)]
+    broken = [
+        Finding(
+            grave=True,
+            score=UNUSABLE_SCORE,
+            case=fault.case,
+            what=fault.reason,
+            remedy="repair it or leave it out with `cases:`",
+        )
+        for fault in (*index.failed, *failed)
+    ]
     found = examine(tuple(done.values()), declared=classes)
     return CheckReport(
         archive=archive.store.uri,
@@ -151,17 +160,3 @@ def _row(finding: Finding) -> dict[str, Any]:
         "value": finding.value or None,
         "usual": finding.usual or None,
     }
-
-
-def _unusable(case: str, reason: str) -> Finding:
-    return Finding(
-        grave=True,
-        score=UNUSABLE_SCORE,
-        case=case,
-        label_value=None,
-        what=reason,
-        where="",
-        value="",
-        usual="",
-        remedy="repair it or leave it out with `cases:`",
-    )

@@ -5,9 +5,8 @@ Memory is that of two regions of 256^3 voxels, whatever the case.
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Protocol
 
-from raysegclean.evidence.cases import Intensity
+from raysegclean.evidence.cases import CaseImage
 from raysegclean.qc.label_statistics import (
     BlockStatistics,
     LabelStatistics,
@@ -16,39 +15,15 @@ from raysegclean.qc.label_statistics import (
 )
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
-from raysegclean.voxels.geometry import Box, Grid, Index3
+from raysegclean.voxels.geometry import Box, Grid, Index3, triple
 
-__all__ = ["KnownCase", "about_case", "collect_statistics", "read_affine", "read_block_statistics"]
+__all__ = ["about_case", "collect_statistics", "read_affine", "read_block_statistics"]
 
 _REGION_ZYX: Index3 = (256, 256, 256)
 
 
-class KnownCase(Protocol):
-    """A row of the index, or of a plan."""
-
-    @property
-    def case(self) -> str:
-        """Its id."""
-        ...
-
-    @property
-    def shape_zyx(self) -> Index3:
-        """Voxels."""
-        ...
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel edges z, y, x."""
-        ...
-
-    @property
-    def intensity(self) -> Intensity:
-        """Of the whole image."""
-        ...
-
-
 def about_case(
-    case: KnownCase,
+    case: CaseImage,
     affine: tuple[tuple[float, ...], ...] | None,
     label_spacing_mm: tuple[float, float, float],
 ) -> LabelStatistics:
@@ -73,7 +48,7 @@ def read_affine(archive: Archive, case: str) -> tuple[tuple[float, ...], ...] | 
 
 
 def collect_statistics(
-    archive: Archive, case: KnownCase, label: str, *, with_image: bool = True
+    archive: Archive, case: CaseImage, label: str, *, with_image: bool = True
 ) -> LabelStatistics:
     """Return the facts of one case; without `with_image` intensities stay unknown.
 
@@ -85,11 +60,11 @@ def collect_statistics(
 
 
 def read_block_statistics(
-    label: Volume, image: Volume | None, case: KnownCase, core: Box
+    label: Volume, image: Volume | None, case: CaseImage, core: Box
 ) -> BlockStatistics:
     """Return the facts of one block of a case."""
-    z, y, x = (min(b + 1, n) for b, n in zip(core.stop_zyx, case.shape_zyx, strict=True))
-    window = Box(core.start_zyx, (z, y, x))
+    stop = triple(min(b + 1, n) for b, n in zip(core.stop_zyx, case.shape_zyx, strict=True))
+    window = Box(core.start_zyx, stop)
     coming = label.start(window)
     grey = None if image is None else image.read(window)
     if grey is not None and grey.ndim == 4:
@@ -98,7 +73,7 @@ def read_block_statistics(
 
 
 def _blocks(
-    archive: Archive, case: KnownCase, label: str, *, with_image: bool
+    archive: Archive, case: CaseImage, label: str, *, with_image: bool
 ) -> Iterator[BlockStatistics]:
     grid = Grid(case.shape_zyx, _REGION_ZYX)
     labels = archive.label(case.case, label)

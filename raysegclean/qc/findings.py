@@ -17,20 +17,21 @@ from raysegclean.evidence.robust import Values, median_and_sd
 __all__ = ["Feature", "Finding", "IntegrityParams", "ranked"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that is wrong or odd with one case."""
 
-    grave: bool
+    grave: bool = False
     """Almost surely an error, or a case that cannot be used."""
     score: float
     """How far from usual, in robust standard deviations or what stands for them."""
     case: str
-    label_value: int | None
+    label_value: int | None = None
+    """None: it is not about one class."""
     what: str
-    where: str
-    value: str
-    usual: str
+    where: str = ""
+    value: str = ""
+    usual: str = ""
     remedy: str
 
 

@@ -104,11 +104,8 @@ def _empty(archive: ArchiveFacts) -> Iterable[Finding]:
                 grave=True,
                 score=EMPTY_SCORE,
                 case=case.case,
-                label_value=None,
                 what="the label is empty",
-                where="",
                 value="0 voxels",
-                usual="",
                 remedy="draw it or leave the case out",
             )
 
@@ -125,7 +122,6 @@ def _missing(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
                     case=case.case,
                     label_value=value,
                     what=f"class {value} is missing",
-                    where="",
                     value="0 voxels",
                     usual=f"{share:.0%} of the other cases have it",
                     remedy="is the structure outside the scan? Else draw it",
@@ -168,9 +164,7 @@ def _geometry(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Findin
                     grave=True,
                     score=EMPTY_SCORE / 2,
                     case=case.case,
-                    label_value=None,
                     what=f"{name} is not the image's",
-                    where="",
                     value=_mm(spacing),
                     usual=_mm(case.spacing_mm),
                     remedy="which one is right? Ingest the case again with it",
@@ -183,12 +177,9 @@ def _geometry(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Findin
     others = [case for case, code in codes.items() if code != usual]
     for name in others if len(others) <= (1 - params.sure_share) * len(codes) + 1 else ():
         yield Finding(
-            grave=False,
             score=2 * params.odd_sds,
             case=name,
-            label_value=None,
             what="the affine turns the image another way than in the other cases",
-            where="",
             value=codes[name],
             usual=usual,
             remedy="does left look left? Correct the affine if it does not",
@@ -271,7 +262,6 @@ def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
         for case in archive.cases:
             if case.case in others:
                 yield Finding(
-                    grave=False,
                     score=1.5 * params.odd_sds,
                     case=case.case,
                     label_value=value,
@@ -294,7 +284,6 @@ def _borders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
             for row in np.flatnonzero(archive.cut[:, column, end]).tolist():
                 case = archive.cases[row]
                 yield Finding(
-                    grave=False,
                     score=params.odd_sds,
                     case=case.case,
                     label_value=value,
@@ -332,11 +321,7 @@ def _twin(case: str, what: str, remedy: str, *, grave: bool) -> Finding:
         grave=grave,
         score=TWIN_SCORE,
         case=case,
-        label_value=None,
         what=what,
-        where="",
-        value="",
-        usual="",
         remedy=remedy,
     )
 

@@ -7,7 +7,19 @@ from raysegclean.evidence.cases import CaseInfo, Intensity, LabelSummary, block_
 def _case(*names):
     labels = tuple(LabelSummary(name, "uint8", {0: 8}, {}, "v") for name in names)
     zeros = Intensity(0, 0, 0, 0, 0, 0)
-    return CaseInfo("c1", None, None, None, (2, 2, 2), 1, "int16", (1, 1, 1), zeros, labels, "v")
+    return CaseInfo(
+        case="c1",
+        patient=None,
+        site=None,
+        annotator=None,
+        shape_zyx=(2, 2, 2),
+        channels=1,
+        image_dtype="int16",
+        spacing_mm=(1, 1, 1),
+        intensity=zeros,
+        labels=labels,
+        image_version="v",
+    )
 
 
 def test_a_label_is_found_by_name():

@@ -15,7 +15,9 @@ def info(values: np.ndarray) -> CaseInfo:
         float(values.mean()), float(values.std()),
     )  # fmt: skip
     return CaseInfo(
-        "c", None, None, None, values.shape, 1, "int16", (1, 1, 1), intensity, (), "v"
+        case="c", patient=None, site=None, annotator=None, shape_zyx=values.shape, channels=1,
+        image_dtype="int16", spacing_mm=(1, 1, 1), intensity=intensity, labels=(),
+        image_version="v",
     )  # fmt: skip
 
 

@@ -39,7 +39,9 @@ def info_of(case: str, label_zyx: np.ndarray) -> CaseInfo:
     summary = LabelSummary("organs", "uint8", voxels, packed, "v1")
     intensity = Intensity(0, 0, 1, 1, 0.5, 0.1)
     return CaseInfo(
-        case, case, None, None, label_zyx.shape, 1, "int16", (1, 1, 1), intensity, (summary,), "v1"
+        case=case, patient=case, site=None, annotator=None, shape_zyx=label_zyx.shape,
+        channels=1, image_dtype="int16", spacing_mm=(1, 1, 1), intensity=intensity,
+        labels=(summary,), image_version="v1",
     )  # fmt: skip
 
 

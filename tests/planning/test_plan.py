@@ -34,7 +34,17 @@ def _info(case: str, shape: Index3 = (40, 50, 36), patient: str | None = "p", **
     summary = LabelSummary("organs", "uint8", {0: voxels - 9, 1: 5, 3: 4}, {}, f"v-{case}")
     intensity = Intensity(-1000, -900, 400, 900, 0.0, 300.0)
     info = CaseInfo(
-        case, patient, None, None, shape, 1, "int16", (2.0, 1.0, 1.0), intensity, (summary,), "i"
+        case=case,
+        patient=patient,
+        site=None,
+        annotator=None,
+        shape_zyx=shape,
+        channels=1,
+        image_dtype="int16",
+        spacing_mm=(2.0, 1.0, 1.0),
+        intensity=intensity,
+        labels=(summary,),
+        image_version="i",
     )
     return replace(info, **more)
 
@@ -182,7 +192,17 @@ def test_a_run_that_goes_on_takes_todays_tile_where_answers_do_not_depend_on_it(
 
 def test_the_thickness_of_a_single_slice_sets_no_unit() -> None:
     intensity = Intensity(0.0, 0.0, 1.0, 1.0, 0.5, 0.2)
-    slice_ = CasePlan("a", "a", 0, (1, 40, 40), (1.0, 2.0, 2.0), intensity, "uint8", "v", False)
+    slice_ = CasePlan(
+        case="a",
+        group="a",
+        fold=0,
+        shape_zyx=(1, 40, 40),
+        spacing_mm=(1.0, 2.0, 2.0),
+        intensity=intensity,
+        dtype="uint8",
+        version="v",
+        trusted=False,
+    )
     assert slice_.metric_mm == (2.0, 2.0, 2.0)
     assert replace(slice_, shape_zyx=(5, 40, 40)).metric_mm == (1.0, 2.0, 2.0)
     assert replace(slice_, shape_zyx=(1, 1, 1)).metric_mm == (1.0, 1.0, 1.0)
