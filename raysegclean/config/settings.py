@@ -33,6 +33,9 @@ from raysegclean.names import BUILT_IN
 from raysegclean.policy.params import PolicyParams
 from raysegclean.store.objects import LABEL_NAME
 
+if typing.TYPE_CHECKING:
+    from raysegclean.methods.base import Method
+
 __all__ = [
     "DEMO_VALUES",
     "METHODS",
@@ -294,9 +297,9 @@ def validate_params(
     # Methods bring numpy along, which --help and a mistyped key should not wait for.
     from raysegclean.methods.base import load_method
 
-    kind = load_method(method).params
-    known = typing.get_type_hints(kind, include_extras=True)
-    names = [item.name for item in dataclasses.fields(kind)]
+    found = load_method(method)
+    known = typing.get_type_hints(found.params, include_extras=True)
+    names = [item.name for item in dataclasses.fields(found.params)]
     problems = []
     for name, value in params.items():
         if name not in names:
@@ -305,25 +308,22 @@ def validate_params(
         elif (wrong := type_problem(known[name], value)) is not None:
             problems.append(f"{where(name)}: {name}: {wrong}")
         else:
-            told = _refusal(kind, {name: value})
-            problems += [f"{where(name)}: {told}"] if told.startswith(f"{name}:") else []
+            told = _refusal(found, {name: value})
+            mine = told.startswith((f"{name}:", "params:"))
+            problems += [f"{where(name)}: {told}"] if mine else []
     return problems
 
 
-def _refusal(kind: type, params: Mapping[str, Any]) -> str:
-    """Return why the method's params are refused, beginning with the name of one; or nothing."""
-    try:
-        kind(**params)
-    except ConfigError as error:
-        return str(error).removeprefix("params.")
-    except ValidationError as error:
-        from raysegclean.methods.params import refusal
+def _refusal(method: "Method", params: Mapping[str, Any]) -> str:
+    """Return why params are refused, beginning with the name of one or `params`; or nothing."""
+    from raysegclean.methods.base import make_params
 
-        return str(refusal(error)).removeprefix("params.")
-    except TypeError:  # others are missing, which is told when all are known
-        return ""
-    except Exception as error:  # noqa: BLE001  (whatever a user's method raises)
-        return f"{next(iter(params)) if len(params) == 1 else 'params'}: {error}"
+    try:
+        make_params(method, params)
+    except ConfigError as error:
+        # Others are missing: that is told when all are known.
+        lacking = isinstance(error.__cause__, TypeError)
+        return "" if lacking else str(error).removeprefix("params.")
     return ""
 
 
@@ -379,7 +379,7 @@ def _params_problems(config: Config, source: Source) -> list[str]:
     if not found:
         from raysegclean.methods.base import load_method
 
-        together = _refusal(load_method(config.method).params, config.params)
+        together = _refusal(load_method(config.method), config.params)
         name = together.partition(":")[0]
         found += [f"{source.where(('params', name))}: {together}"] if together else []
     for name, values in (config.search.space if config.search else {}).items():

@@ -79,7 +79,8 @@ def check(
     less to read and finds less. Raises ConfigError for a label that no case has.
     """
     archive = Archive.open(archive_uri)
-    index = load_index(archive, cases=archive.wanted_cases(), require_label=label)
+    archive.wanted_cases()  # raises where there is none
+    index = load_index(archive, require_label=label)
     infos = {info.case: info for info in index}
     if not infos:
         _refuse_unknown_label(archive, label)

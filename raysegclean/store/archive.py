@@ -151,14 +151,13 @@ class Archive:
         dtype: str | None = None,
         shard_zyx: Index3 | None = None,
         attributes: dict[str, Any] | None = None,
-        replace: bool = False,
     ) -> LabelArraySpec:
         """Prepare a label that is not listed yet and return its layout; repeatable.
 
         The shape is the image's, the dtype that of the label `like` unless given. `attributes`
         say whose it is: a label begun with others is refused with RunConflict, naming what
-        differs, unless `replace` is True, which withdraws and empties it first. A label of the
-        same run is emptied as well when the given one has got another dtype or geometry.
+        differs. A label of the same run is withdrawn and emptied when the given one has got
+        another dtype or geometry.
         """
         shape_zyx = self.image(case).shape_zyx
         kind = dtype or (str(self.label(case, like).dtype) if like else "uint8")
@@ -171,7 +170,7 @@ class Archive:
         try:
             store.create(key, data)
         except AlreadyExists:
-            if not self._is_same(case, name, own, replace):
+            if not self._is_same(case, name, own):
                 self.delete_label(case, name)
                 store.create(key, data)
         create_array(store, f"labels/{name}/0", spec)
@@ -230,7 +229,7 @@ class Archive:
 
         _change_group(self.at(case), "labels/zarr.json", change)
 
-    def _is_same(self, case: str, name: str, own: dict[str, Any], replace: bool) -> bool:
+    def _is_same(self, case: str, name: str, own: dict[str, Any]) -> bool:
         """Return whether a label is `own` already; raise RunConflict when it may not become it."""
         present = _with_whole_run(self.label_attributes(case, name))
         wanted = _with_whole_run(json.loads(as_json(own)))
@@ -238,8 +237,7 @@ class Archive:
         if not differing:
             return True
         self._check_derived(case, name)
-        is_of_this_run = "run" in wanted and _COPIED.issuperset(differing)
-        if not (replace or is_of_this_run):
+        if "run" not in wanted or not _COPIED.issuperset(differing):
             raise RunConflict(
                 f"case {case}: label {name!r} belongs to another run, {present.get('run')}; these "
                 f"differ: {', '.join(differing)}. Choose another `output.label`."

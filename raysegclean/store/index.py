@@ -100,7 +100,6 @@ def load_index(
     archive: Archive,
     index_uri: str | os.PathLike[str] | None = None,
     *,
-    cases: Iterable[str] | None = None,
     require_label: str | None = None,
 ) -> CaseIndex:
     """Return the index, reading only what is new or changed, and keep it for the next time.
@@ -110,7 +109,7 @@ def load_index(
     """
     place = Store.open(index_uri) if index_uri is not None else archive.store
     known = _saved(place)
-    index = _build(archive, cases, known, require_label)
+    index = _build(archive, None, known, require_label)
     rows = {info.case: info for info in known} | {info.case: info for info in index}
     present = set(archive.case_ids())
     kept = tuple(rows[case] for case in sorted(rows) if case in present)

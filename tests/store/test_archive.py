@@ -139,11 +139,6 @@ def test_a_label_of_another_run_is_refused_naming_what_differs(archive, small_ca
         RunConflict, match=r"'clean' belongs to another run, .*r1; these differ: run\."
     ):
         archive.begin_label("c1", "clean", like="organs", attributes={"run": "r2", "key": "k"})
-    archive.publish_label("c1", "clean")
-    options = {"like": "organs", "attributes": {"run": "r2"}, "replace": True}
-    archive.begin_label("c1", "clean", **options)
-    assert archive.label_names("c1") == ("organs",)
-    assert not archive.label("c1", "clean").read_all().any()
 
 
 def test_a_run_is_the_same_however_its_folder_is_written(archive, tmp_path, monkeypatch):
@@ -175,7 +170,6 @@ def test_a_label_of_the_same_run_is_begun_anew_when_the_given_one_changed(archiv
     "touch",
     [
         lambda archive: archive.begin_label("c1", "organs"),
-        lambda archive: archive.begin_label("c1", "organs", like="organs", replace=True),
         lambda archive: archive.withdraw_label("c1", "organs"),
         lambda archive: archive.delete_label("c1", "organs"),
     ],

@@ -88,8 +88,7 @@ def test_deleted_and_new_cases_are_noticed(place, small_case):
     archive.store.delete_all("c1.ome.zarr")
     write_case(archive, "c4", small_case[0], {}, spacing_mm=(1, 1, 1))
     assert [info.case for info in load_index(archive)] == ["c2", "c3", "c4"]
-    assert [info.case for info in load_index(archive, cases=["c3"])] == ["c3"]
-    assert [info.case for info in load_index(archive)] == ["c2", "c3", "c4"]
+    assert [info.case for info in build_index(archive, ["c3"])] == ["c3"]
 
 
 def test_a_read_only_archive_keeps_its_index_elsewhere(tmp_path, small_case, monkeypatch):
