@@ -13,21 +13,13 @@ __all__ = ["BUILT_IN", "Kind", "load", "name_of"]
 
 Kind = Literal["method", "hook", "network", "look"]
 
+_METHODS = (
+    *("adele", "combine", "confident", "cores", "coseg", "coteaching", "integrity", "multisa"),
+    *("reweight", "spatial", "transition", "uncertainty"),
+)
+
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
-    "method": {
-        "adele": "raysegclean.methods.adele.method:ADELE",
-        "combine": "raysegclean.methods.combine.method:COMBINE",
-        "confident": "raysegclean.methods.confident.method:CONFIDENT",
-        "cores": "raysegclean.methods.cores.method:CORES",
-        "coseg": "raysegclean.methods.coseg.method:COSEG",
-        "coteaching": "raysegclean.methods.coteaching.method:COTEACHING",
-        "integrity": "raysegclean.methods.integrity.method:INTEGRITY",
-        "multisa": "raysegclean.methods.multisa.method:MULTISA",
-        "reweight": "raysegclean.methods.reweight.method:REWEIGHT",
-        "spatial": "raysegclean.methods.spatial.method:SPATIAL",
-        "transition": "raysegclean.methods.transition.method:TRANSITION",
-        "uncertainty": "raysegclean.methods.uncertainty.method:UNCERTAINTY",
-    },
+    "method": {name: f"raysegclean.methods.{name}.method:{name.upper()}" for name in _METHODS},
     "hook": {
         "plain": "raysegclean.nets.hooks:PlainHook",
         "adele": "raysegclean.methods.adele.hook:AdeleHook",

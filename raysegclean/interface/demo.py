@@ -15,6 +15,7 @@ import numpy as np
 from raysegclean.errors import RaysegcleanError
 from raysegclean.evaluate.score import ScoreRow, score_archive
 from raysegclean.interface.picture import Panel, draw_panels, most_changed_slice
+from raysegclean.render import as_text
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
 from raysegclean.simulate.phantom import PHANTOM_CLASSES
 from raysegclean.simulate.phantom_archive import write_phantom_archive
@@ -54,12 +55,10 @@ class DemoReport:
     def text(self) -> str:
         """Return the table and where everything is."""
         head = ("cases", "class", "n", "Dice before", "Dice after", "worst after")
-        table = [head, *(tuple(_cell(value) for value in row.values()) for row in self.rows)]
-        widths = [max(len(line[column]) for line in table) for column in range(len(head))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
+        table = [dict(zip(head, row.values(), strict=True)) for row in self.rows]
         return "\n".join(
             [
-                *(line.rstrip() for line in lines),
+                as_text(table),
                 "",
                 f"cleaned label  organs_clean in {self.archive}",
                 f"reasons        organs_clean.reason, and {self.run}/changes.parquet",
@@ -141,7 +140,3 @@ def _panels(archive: Archive, cases: Iterable[str]) -> Iterable[Panel]:
             labels_yx={"given": given[z], "cleaned": cleaned[z], "true": truth[z]},
             aspect=spacing[1] / spacing[2],
         )
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -12,11 +12,11 @@ from typing import TypeVar
 __all__ = ["Box", "Grid", "Index3", "output_shard_zyx", "triple"]
 
 Index3 = tuple[int, int, int]
-T = TypeVar("T")
+_Number = TypeVar("_Number", int, float)
 
 
-def triple(values: Iterable[T]) -> tuple[T, T, T]:
-    """Return one value per axis z, y, x; ValueError for another number of them."""
+def triple(values: Iterable[_Number]) -> tuple[_Number, _Number, _Number]:
+    """Return three values, z, y and x, as a tuple of which a type checker knows the length."""
     z, y, x = values
     return z, y, x
 
