@@ -6,16 +6,14 @@ They are fitted on cases that have a trusted label and applied in flagged cases 
 
 Guaranteed: a block with a halo of `corrector_halo_vox` gives, inside its core, what the whole case
 gives; the training rows are the same set for any cut of the cases into blocks, because a row is
-kept by the hash of its position. What travels are the rows (`CorrectorRows.to_bytes`, no pickles):
-each worker refits the trees from them, which takes seconds and gives the same trees with the same
-version of scikit-learn. `RowsLook` and `CorrectorReviser` are what the engine runs on its workers.
+kept by the hash of its position. What travels are the rows, as text without pickles: each worker
+refits the trees from them, which takes seconds and gives the same trees with the same version of
+scikit-learn. `RowsLook` and `CorrectorReviser` are what the engine runs on its workers.
 
 Not guaranteed: that a class survives. Whoever settles the case guards its last component.
 """
 
-import base64
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -26,11 +24,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.second_pass import Answer, PredictedBlock
 from raysegclean.evidence.stats import MIN_PROB
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Index3, triple
 from raysegclean.voxels.hashing import position_hash
+from raysegclean.voxels.packing import arrays_to_text, text_to_arrays
 from raysegclean.voxels.signed_distance import (
     Spacing,
     axis_ratios,
@@ -41,7 +39,6 @@ from raysegclean.voxels.signed_distance import (
 __all__ = [
     "MAX_ROWS",
     "Corrector",
-    "CorrectorBlock",
     "CorrectorReviser",
     "CorrectorRows",
     "RowsLook",
@@ -60,39 +57,20 @@ _SMOOTH_VOX, _SMOOTH_REACH_VOX = 1.0, 3
 _MEAN_EDGE_VOX = 5
 _OFFSET_STEP_VOX = 0.5
 _MAX_PAIRED_CLASSES = 4
+_MIN_CONFIDENCE = 0.5
 
 Features = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class CorrectorBlock:
-    """One block with halo; label values are channel indices of the probabilities."""
-
-    given_zyx: NDArray[np.integer]
-    prob_czyx: NDArray[np.float32]
-    core: Box
-    """The voxels to answer for, in the block's own coordinates."""
-    offset_vox: float
-    """Offset of the case from the archive's centre; NaN (not measured) counts as 0."""
-    spacing_mm: Spacing | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse arrays that do not belong together."""
-        if self.prob_czyx.ndim != 4 or self.prob_czyx.shape[1:] != self.given_zyx.shape:
-            raise ConfigError(
-                f"probabilities of shape {self.prob_czyx.shape} do not fit a label of shape "
-                f"{self.given_zyx.shape}; expected (C, z, y, x) over (z, y, x)"
-            )
-
-
-def corrector_halo_vox(spacing_mm: Spacing | None = None) -> Index3:
+def corrector_halo_vox(spacing_mm: Spacing) -> Index3:
     """Return the halo with which a block equals the case: clipped distances, then smoothing."""
-    z, y, x = distance_halo_vox(_CLIP_VOX, spacing_mm)
-    return z + _SMOOTH_REACH_VOX, y + _SMOOTH_REACH_VOX, x + _SMOOTH_REACH_VOX
+    return triple(n + _SMOOTH_REACH_VOX for n in distance_halo_vox(_CLIP_VOX, spacing_mm))
 
 
-def band_features(block: CorrectorBlock) -> tuple[Features, NDArray[np.bool_]]:
+def band_features(block: PredictedBlock, offset_vox: float) -> tuple[Features, NDArray[np.bool_]]:
     """Return the features of the band inside the core, and the band.
+
+    `offset_vox` is that of the case from the archive's centre; NaN (not measured) counts as 0.
 
     Returns:
         features: float32 (n, f), one row per voxel of the band in C order.
@@ -119,7 +97,7 @@ def band_features(block: CorrectorBlock) -> tuple[Features, NDArray[np.bool_]]:
         # A running mean leaves rounding that depends on where the block begins.
         local = np.rint(local * _MEAN_EDGE_VOX**3) / np.float32(_MEAN_EDGE_VOX**3)
         columns += [a[core][band] for a in (phi, psi, _smoothed(phi, block), local)]
-    offset = block.offset_vox if np.isfinite(block.offset_vox) else 0.0
+    offset = offset_vox if np.isfinite(offset_vox) else 0.0
     # Exact offsets would tell the few trusted cases apart, and trees learn cases by heart.
     offset = round(offset / _OFFSET_STEP_VOX) * _OFFSET_STEP_VOX
     columns.append(np.full(int(band.sum()), offset, np.float32))
@@ -127,7 +105,7 @@ def band_features(block: CorrectorBlock) -> tuple[Features, NDArray[np.bool_]]:
 
 
 def _near(
-    mask_zyx: NDArray[np.bool_], block: CorrectorBlock, limit_vox: float
+    mask_zyx: NDArray[np.bool_], block: PredictedBlock, limit_vox: float
 ) -> NDArray[np.bool_]:
     distance = signed_distance(mask_zyx, block.spacing_mm, limit_vox=_CLIP_VOX)
     return np.asarray(np.abs(distance[block.core.slices]) < limit_vox)
@@ -141,7 +119,7 @@ def _pairs(channels: int) -> list[tuple[int, int]]:
     return against_background + list(combinations(range(1, channels), 2))
 
 
-def _smoothed(values_zyx: Features, block: CorrectorBlock) -> Features:
+def _smoothed(values_zyx: Features, block: PredictedBlock) -> Features:
     sigma = [_SMOOTH_VOX / ratio for ratio in axis_ratios(block.spacing_mm)]
     out = ndimage.gaussian_filter(values_zyx, sigma, mode="nearest", radius=_SMOOTH_REACH_VOX)
     return np.asarray(out, np.float32)
@@ -162,11 +140,6 @@ class CorrectorRows:
 
     def merge(self, other: "CorrectorRows") -> "CorrectorRows":
         """Return the rows of lowest hash of both; the order of merging does not matter."""
-        if len(self) and len(other) and self.features.shape[1] != other.features.shape[1]:
-            raise ConfigError(
-                f"rows of {self.features.shape[1]} and of {other.features.shape[1]} features do "
-                "not merge; they come from labels with different classes"
-            )
         parts = [rows for rows in (self, other) if len(rows)] or [self]
         hashes = np.concatenate([rows.hashes for rows in parts])
         limit = min(self.limit, other.limit)
@@ -177,12 +150,6 @@ class CorrectorRows:
             np.concatenate([rows.targets for rows in parts])[kept],
             limit,
         )
-
-    def to_bytes(self) -> bytes:
-        """Return the rows as a compressed npz file without pickles."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **self.to_arrays())
-        return buffer.getvalue()
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the rows as named arrays."""
@@ -198,42 +165,16 @@ class CorrectorRows:
         """Read what `to_arrays` wrote."""
         return cls(arrays["hashes"], arrays["features"], arrays["targets"], int(arrays["limit"]))
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "CorrectorRows":
-        """Read what `to_bytes` wrote; `InputError` when it is something else."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as a:
-                return cls.from_arrays(a)
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(
-                f"stored training rows of the corrector are unreadable ({error}); delete them, "
-                "they are sampled again from the trusted cases"
-            ) from error
 
-
-def sample_rows(
-    block: CorrectorBlock,
-    trusted_zyx: NDArray[np.integer],
-    *,
-    case: str,
-    window: Box,
-    limit: int = MAX_ROWS,
-) -> CorrectorRows:
-    """Return the training rows of one block of a trusted case.
-
-    Args:
-        block: the block with halo.
-        trusted_zyx: the trusted label over the same voxels, channel indices below 256.
-        case: its id, part of the hash.
-        window: where the block lies in its case, so that a voxel has the same hash in any block.
-        limit: rows to keep.
-    """
-    features, band = band_features(block)
-    origin = np.add(window.start_zyx, block.core.start_zyx, dtype=np.int64)
+def sample_rows(block: PredictedBlock, offset_vox: float, limit: int = MAX_ROWS) -> CorrectorRows:
+    """Return at most `limit` training rows of one block of a case that has a trusted label."""
+    assert block.trusted_zyx is not None
+    features, band = band_features(block, offset_vox)
+    origin = np.add(block.window.start_zyx, block.core.start_zyx, dtype=np.int64)
     where = np.argwhere(band).astype(np.int64) + origin
-    hashes = position_hash(case, *where.T)
+    hashes = position_hash(block.case, *where.T)
     kept = np.argsort(hashes, kind="stable")[:limit]
-    targets = trusted_zyx[block.core.slices][band].astype(np.uint8)
+    targets = block.trusted_zyx[block.core.slices][band].astype(np.uint8)
     return CorrectorRows(hashes[kept], features[kept], targets[kept], limit)
 
 
@@ -243,46 +184,38 @@ class Corrector:
 
     trees: HistGradientBoostingClassifier
 
-    def apply(self, block: CorrectorBlock, *, min_confidence: float = 0.5) -> NDArray[np.integer]:
+    def apply(self, block: PredictedBlock, offset_vox: float) -> NDArray[np.integer]:
         """Return the corrected label of the block's core.
 
-        A voxel of the band takes the likeliest class when its probability reaches
-        `min_confidence`; all others keep the given label.
+        A voxel of the band takes the likeliest class where that is more likely than all others
+        together; all others keep the given label.
         """
-        features, band = band_features(block)
+        features, band = band_features(block, offset_vox)
         out = np.array(block.given_zyx[block.core.slices])
         if len(features):
             prob = self.trees.predict_proba(features)
             best = self.trees.classes_[prob.argmax(axis=1)].astype(out.dtype)
-            out[band] = np.where(prob.max(axis=1) >= min_confidence, best, out[band])
+            out[band] = np.where(prob.max(axis=1) >= _MIN_CONFIDENCE, best, out[band])
         return out
 
 
-def fit_corrector(parts: Iterable[CorrectorRows]) -> Corrector:
-    """Fit the trees on rows of trusted cases; the order of `parts` does not matter.
+def fit_corrector(rows: CorrectorRows) -> Corrector:
+    """Fit the trees on rows of trusted cases, which must hold two classes at least.
 
     100 iterations, rate .08, 15 leaves, at least 200 samples a leaf (fewer when there are few
-    rows), L2 5. Raises `ConfigError` when the rows hold fewer than two classes.
+    rows), L2 5.
     """
-    merged: CorrectorRows | None = None
-    for rows in parts:
-        merged = rows if merged is None else merged.merge(rows)
-    if merged is None or len(np.unique(merged.targets)) < 2:
-        raise ConfigError(
-            "the corrector needs training voxels of at least two classes, got "
-            f"{0 if merged is None else len(merged)} voxels of one; give more trusted cases"
-        )
     trees = HistGradientBoostingClassifier(
         max_iter=100,
         learning_rate=0.08,
         max_leaf_nodes=15,
-        min_samples_leaf=max(5, min(200, len(merged) // 50)),
+        min_samples_leaf=max(5, min(200, len(rows) // 50)),
         l2_regularization=5.0,
         early_stopping=False,
         random_state=0,
     )
-    order = np.argsort(merged.hashes, kind="stable")
-    return Corrector(trees.fit(merged.features[order], merged.targets[order]))
+    order = np.argsort(rows.hashes, kind="stable")
+    return Corrector(trees.fit(rows.features[order], rows.targets[order]))
 
 
 @dataclass(frozen=True)
@@ -304,10 +237,7 @@ class RowsLook:
     def look(self, block: PredictedBlock, values: Mapping[str, Any]) -> Answer:
         """Return the rows of one block; its case must have a trusted label."""
         assert block.trusted_zyx is not None
-        mine = _corrector_block(block, values)
-        rows = sample_rows(
-            mine, block.trusted_zyx, case=block.case, window=block.window, limit=self.limit
-        )
+        rows = sample_rows(block, values["offset_vox"], self.limit)
         given, trusted = (
             label[block.core.slices] > 0 for label in (block.given_zyx, block.trusted_zyx)
         )
@@ -326,12 +256,12 @@ class CorrectorReviser:
     """Revision of flagged cases by the trees; the value of a case is `offset_vox`."""
 
     rows: str
-    """Training rows, `CorrectorRows.to_bytes` in base64."""
+    """Training rows as text."""
 
     @classmethod
     def of(cls, rows: CorrectorRows) -> "CorrectorReviser":
         """Return the reviser that was fitted on these rows."""
-        return cls(base64.b64encode(rows.to_bytes()).decode())
+        return cls(arrays_to_text(rows.to_arrays()))
 
     def halo_vox(self, spacing_mm: Spacing) -> Index3:
         """Return the halo of the features."""
@@ -339,19 +269,9 @@ class CorrectorReviser:
 
     def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return what the trees prefer in the block's core."""
-        return _fitted(self.rows).apply(_corrector_block(block, values)).astype(np.uint8)
+        return _fitted(self.rows).apply(block, values["offset_vox"]).astype(np.uint8)
 
 
 @lru_cache(maxsize=1)
 def _fitted(rows: str) -> Corrector:
-    return fit_corrector([CorrectorRows.from_bytes(base64.b64decode(rows))])
-
-
-def _corrector_block(block: PredictedBlock, values: Mapping[str, Any]) -> CorrectorBlock:
-    return CorrectorBlock(
-        given_zyx=block.given_zyx,
-        prob_czyx=block.prob_czyx,
-        core=block.core,
-        offset_vox=float(values["offset_vox"]),
-        spacing_mm=block.spacing_mm,
-    )
+    return fit_corrector(CorrectorRows.from_arrays(text_to_arrays(rows)))
