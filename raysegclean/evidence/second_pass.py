@@ -45,19 +45,15 @@ class BlockQuery(Protocol):
     @property
     def needs_features(self) -> bool:
         """Whether `PredictedBlock.features_fzyx` is to be filled."""
-        ...
 
     def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:
         """Return how far the arrays must reach beyond the core."""
-        ...
 
     def look(self, block: PredictedBlock, values: Mapping[str, Any]) -> Answer:
         """Return what the block says; `values` are those of its case."""
-        ...
 
     def merge(self, first: Answer, second: Answer) -> Answer:
         """Return both answers as one; associative and commutative to the last bit."""
-        ...
 
 
 class Relabeler(Protocol):
@@ -65,11 +61,9 @@ class Relabeler(Protocol):
 
     def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:
         """Return how far the arrays must reach beyond the core."""
-        ...
 
     def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return the channels (z y x) of the core; `values` are those of its case."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ never on the number of workers, so the same shards meet in the same item on 1 or
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -64,22 +65,17 @@ def plan_items(grids: Sequence[tuple[str, Grid]], target_vox: int = 1 << 21) -> 
     for case, grid in grids:
         tasks = [ShardTask(case, index) for index in grid.indices()]
         if len(tasks) > 1:
-            per_item = max(1, min(MAX_SHARDS, target_vox // _volume(grid.shard_zyx)))
+            per_item = max(1, min(MAX_SHARDS, target_vox // math.prod(grid.shard_zyx)))
             groups.extend(_runs(tasks, per_item))
             continue
         small.extend(tasks)
-        small_vox += _volume(grid.shape_zyx)
+        small_vox += math.prod(grid.shape_zyx)
         if small_vox >= target_vox or len(small) == MAX_SMALL_CASES:
             groups.append(small)
             small, small_vox = [], 0
     if small:
         groups.append(small)
     return [Item(f"{position:06d}", tuple(group)) for position, group in enumerate(groups)]
-
-
-def _volume(shape_zyx: Index3) -> int:
-    z, y, x = shape_zyx
-    return z * y * x
 
 
 def _runs(tasks: Sequence[ShardTask], length: int) -> Iterable[Sequence[ShardTask]]:

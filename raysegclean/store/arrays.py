@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,12 @@ Array = npt.NDArray[Any]
 _CACHE_BYTES = 256_000_000
 
 
-class _Future(Protocol):
-    def result(self) -> Any: ...
-
-
 @dataclass(frozen=True)
 class PendingRead:
     """A read under way; `result` waits for it."""
 
-    future: _Future
+    future: Any
+    """Of tensorstore."""
     explain: Callable[[Exception], Exception]
 
     def result(self) -> Array:

@@ -8,9 +8,9 @@ that listing sees a write in flight.
 
 from dataclasses import dataclass
 
-from raysegclean.errors import AlreadyExists, Conflict, MissingObject, UnfitEnvironment
+from raysegclean.errors import AlreadyExists, Conflict, MissingObject
 
-__all__ = ["ObjectInfo", "already_exists", "changed", "missing", "unfit"]
+__all__ = ["ObjectInfo", "already_exists", "changed", "missing"]
 
 
 @dataclass(frozen=True, order=True)
@@ -35,8 +35,3 @@ def already_exists(uri: str) -> AlreadyExists:
 def changed(uri: str) -> Conflict:
     """Say that another writer was faster."""
     return Conflict(f"{uri}: another writer changed it in between; read it again and retry.")
-
-
-def unfit(uri: str, cause: str, remedy: str) -> UnfitEnvironment:
-    """Say that the place itself refuses, why, and what to do."""
-    return UnfitEnvironment(f"{uri}: {cause}. {remedy}")

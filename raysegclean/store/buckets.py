@@ -19,8 +19,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import ObjectStore as Client
 from obstore.store import from_url
 
-from raysegclean.errors import RaysegcleanError
-from raysegclean.store.backend import ObjectInfo, already_exists, changed, missing, unfit
+from raysegclean.errors import RaysegcleanError, UnfitEnvironment
+from raysegclean.store.backend import ObjectInfo, already_exists, changed, missing
 
 __all__ = ["Bucket"]
 
@@ -127,10 +127,9 @@ class Bucket:
             return {"driver": "s3", "bucket": self._bucket, "path": path, **_s3_options()}
         if self._scheme == "gs":
             return {"driver": "gcs", "bucket": self._bucket, "path": path}
-        raise unfit(
-            self.uri,
-            "arrays in Azure cannot be read yet",
-            "Keep the archive in a folder, at s3:// or at gs://.",
+        raise UnfitEnvironment(
+            f"{self.uri}: arrays in Azure cannot be read yet. Keep the archive in a folder, at "
+            "s3:// or at gs://."
         )
 
     @property
@@ -183,7 +182,8 @@ class Bucket:
             raise
         except (BaseError, OSError) as fault:
             cause = str(fault).partition("\n")[0][:300]
-            raise unfit(self._uri(key), f"cannot be {what} ({cause})", _REMEDY) from fault
+            text = f"{self._uri(key)}: cannot be {what} ({cause}). {_REMEDY}"
+            raise UnfitEnvironment(text) from fault
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from raysegclean.store.backend import ObjectInfo, already_exists, changed, missing, unfit
+from raysegclean.errors import UnfitEnvironment
+from raysegclean.store.backend import ObjectInfo, already_exists, changed, missing
 from raysegclean.store.holder import Holder, this_process
 
 __all__ = ["LocalFiles"]
@@ -207,7 +208,7 @@ def _write_faults(path: Path) -> Iterator[None]:
 
 def _refused(path: Path, what: str, fault: OSError) -> Exception:
     remedy = _REMEDIES.get(fault.errno or 0, "Check that disk, then run the same again.")
-    return unfit(str(path), f"{what} ({fault.strerror or fault})", remedy)
+    return UnfitEnvironment(f"{path}: {what} ({fault.strerror or fault}). {remedy}")
 
 
 def _make_folders(folder: Path) -> None:

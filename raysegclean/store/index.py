@@ -8,11 +8,11 @@ with its remedy and never stops the others. The index is a cache: deleting it lo
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -57,7 +57,7 @@ _ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class CaseIndex(Sequence[CaseInfo]):
+class CaseIndex:
     """The usable cases, sorted by id, and an error for each of the others."""
 
     cases: tuple[CaseInfo, ...]
@@ -67,13 +67,9 @@ class CaseIndex(Sequence[CaseInfo]):
         """Return the number of usable cases."""
         return len(self.cases)
 
-    @overload
-    def __getitem__(self, index: int) -> CaseInfo: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[CaseInfo, ...]: ...
-    def __getitem__(self, index: int | slice) -> CaseInfo | tuple[CaseInfo, ...]:
-        """Return usable cases by position."""
-        return self.cases[index]
+    def __iter__(self) -> Iterator[CaseInfo]:
+        """Yield the usable cases."""
+        return iter(self.cases)
 
     def requiring(self, label: str) -> "CaseIndex":
         """Return the index with every case that lacks `label` moved to `failed`."""
@@ -115,7 +111,7 @@ def load_index(
     kept = tuple(rows[case] for case in sorted(rows) if case in present)
     if kept != known:
         try:
-            save_index(place, CaseIndex(kept))
+            save_index(place, kept)
         except UnfitEnvironment as fault:
             if index_uri is not None:
                 raise
@@ -128,9 +124,9 @@ def load_index(
     return index.requiring(require_label) if require_label else index
 
 
-def save_index(place: Store, index: Sequence[CaseInfo]) -> None:
+def save_index(place: Store, cases: Iterable[CaseInfo]) -> None:
     """Write `cases.parquet` into the folder `place`."""
-    rows = [_row(info) for info in index]
+    rows = [_row(info) for info in cases]
     schema = _SCHEMA.with_metadata({"raysegclean": str(_FORMAT)})
     table = pa.Table.from_pylist(rows, schema=schema)
     place.put(TABLE, to_parquet(table, checksums=True))

@@ -90,7 +90,7 @@ def encode_nifti(array: Array, header: dict[str, Any] | None, affine: Array) -> 
     header's dtype is used where it can hold the values. Equal input gives equal bytes.
     """
     kept = header or {}
-    voxels = _to_xyz(array)
+    voxels = array.T
     if "shape" in kept and int(np.prod(kept["shape"])) == voxels.size:
         voxels = voxels.reshape(kept["shape"], order="F")
     voxels = voxels.astype(_file_dtype(array, kept.get("dtype")))
@@ -166,10 +166,6 @@ def _to_zyx(array: Array) -> Array:
         raise InputError(f"shape {array.shape}, expected x, y, z and at most channels after them.")
     folded = array.reshape(array.shape[:3] + tuple(extra), order="F")
     return np.ascontiguousarray(folded.T, dtype=folded.dtype.newbyteorder("="))
-
-
-def _to_xyz(array: Array) -> Array:
-    return array.T
 
 
 def _file_dtype(array: Array, wanted: str | None) -> np.dtype[Any]:

@@ -53,7 +53,7 @@ def test_of_several_channels_the_first_is_looked_at(archive):
 
 
 def test_without_the_image_no_image_is_read(archive, monkeypatch):
-    info = load_index(archive)[0]
+    info = load_index(archive).cases[0]
     monkeypatch.setattr(Archive, "image", lambda *_: pytest.fail("the image was opened"))
     facts = collect_statistics(archive, info, "organs", with_image=False)
     assert np.isnan(facts.classes[1].grey)

@@ -184,7 +184,7 @@ def test_phantom_archives_grow_and_are_the_same_again(place):
     assert (more.written, more.reused) == (("phantom-0002",), few.written)
     index = load_index(Archive.open(place))
     assert [info.patient for info in index] == list(few.written + more.written)
-    assert set(index[0].label("organs").voxels) == {0, 1, 2, 3, 4}
+    assert set(index.cases[0].label("organs").voxels) == {0, 1, 2, 3, 4}
     other = write_phantom_archive(place, 1, shape_zyx=SHAPE, spacing_mm=SPACING, seed=5)
     assert "Choose another place" in str(other.failed[0])
 

@@ -46,7 +46,7 @@ def test_the_index_knows_what_is_in_each_case(place, small_case):
     image, label = small_case
     index = load_index(_archive(place, small_case))
     assert ([info.case for info in index], index.failed) == (["c1", "c2", "c3"], ())
-    info = index[1]
+    info = index.cases[1]
     assert (info.patient, info.site, info.annotator) == ("p1", "north", None)
     assert (info.shape_zyx, info.channels, info.image_dtype) == ((37, 70, 65), 1, "int16")
     assert info.spacing_mm == (5.0, 0.7, 0.7)
@@ -77,9 +77,9 @@ def test_only_what_changed_is_read_again(place, small_case, monkeypatch):
         ["empty", "organs"],
         ["organs"],
     ]
-    assert after[2].patient == "other"
+    assert after.cases[2].patient == "other"
     assert [i.image_version for i in after] == [i.image_version for i in before]
-    assert after[1].label("organs") == before[1].label("organs")
+    assert after.cases[1].label("organs") == before.cases[1].label("organs")
 
 
 def test_deleted_and_new_cases_are_noticed(place, small_case):
