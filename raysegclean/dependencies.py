@@ -11,26 +11,17 @@ from raysegclean.errors import UnfitEnvironment, own_code
 
 __all__ = ["PACKAGES", "lacking"]
 
-PACKAGES = {
+_NAMED_ALIKE = (
+    *("click", "edt", "matplotlib", "nibabel", "numpy", "obstore", "pyarrow", "pydantic", "ray"),
+    *("rich", "scipy", "tensorstore", "torch", "zarr"),
+)
+
+PACKAGES = {name: name for name in _NAMED_ALIKE} | {
     "cc3d": "connected-components-3d",
-    "click": "click",
-    "edt": "edt",
     "google_crc32c": "google-crc32c",
-    "matplotlib": "matplotlib",
-    "nibabel": "nibabel",
-    "numpy": "numpy",
-    "obstore": "obstore",
-    "pyarrow": "pyarrow",
-    "pydantic": "pydantic",
-    "ray": "ray",
-    "rich": "rich",
-    "scipy": "scipy",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
-    "tensorstore": "tensorstore",
-    "torch": "torch",
     "yaml": "PyYAML",
-    "zarr": "zarr",
 }
 """Module -> the declared package that brings it."""
 

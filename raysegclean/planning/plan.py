@@ -7,7 +7,7 @@ plain values, is small per case, and can be printed, costed and hashed.
 
 import fnmatch
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -231,7 +231,7 @@ def with_current_cases(frozen: RunPlan, now: RunPlan, *, lent: bool = False) -> 
     return replace(frozen, archive=now.archive, cases=tuple(cases), tile_zyx=tile_zyx)
 
 
-def select_cases(wanted: str | Sequence[str], infos: Sequence[CaseInfo]) -> list[CaseInfo]:
+def select_cases(wanted: str | Sequence[str], infos: Iterable[CaseInfo]) -> list[CaseInfo]:
     """Return the cases that `cases:` names, sorted: a glob, a list, a file of ids, or a query.
 
     A query is a condition on the index's columns, as `site == "A" and spacing_z < 3`.

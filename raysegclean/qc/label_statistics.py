@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.evidence.cases import Intensity
+from raysegclean.evidence.cases import CaseImage, Intensity
 from raysegclean.voxels.boxes import IntLabel, class_boxes
 from raysegclean.voxels.components import BlockComponents, merge_components
 from raysegclean.voxels.geometry import Box, Index3
@@ -144,13 +144,10 @@ class ClassFacts:
     """Mean absolute difference of intensity between face neighbours across its outline."""
 
 
-@dataclass(frozen=True)
-class LabelStatistics:
+@dataclass(frozen=True, kw_only=True)
+class LabelStatistics(CaseImage):
     """All that is known of one case and one of its labels."""
 
-    case: str
-    shape_zyx: Index3
-    spacing_mm: tuple[float, float, float]
     affine: tuple[tuple[float, ...], ...] | None
     """From voxels x, y, z to RAS mm, where the source had one."""
     label_spacing_mm: tuple[float, float, float]
@@ -158,7 +155,6 @@ class LabelStatistics:
     """Equal for equal images (shape, spacing and intensities of the whole image)."""
     label_key: str
     """Equal for equal labels: a digest of the voxels per class and slice along all axes."""
-    intensity: Intensity
     classes: Mapping[int, ClassFacts] = field(default_factory=dict)
 
 
