@@ -233,10 +233,6 @@ class Config(_Section):
         """Return every setting as plain JSON values; `make_config` takes them back."""
         return self.model_dump(mode="json")
 
-    def as_json(self) -> str:
-        """Return the same text for equal configs, on any machine: sorted keys, two spaces."""
-        return json.dumps(self.resolved(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
     def with_settings(self, changes: Mapping[str, Any]) -> "Config":
         """Return a validated copy in which dotted keys, as `train.steps`, have other values."""
         source = Source(values=self.resolved(), name="config")

@@ -76,12 +76,6 @@ class Volume:
         """Voxel type, in native byte order."""
         return np.dtype(self._array.dtype.numpy_dtype)
 
-    @property
-    def chunk_zyx(self) -> Index3:
-        """The smallest part that is decoded at once; align reads to it."""
-        z, y, x = (self._array.chunk_layout.read_chunk.shape or self.shape)[-3:]
-        return z or 1, y or 1, x or 1
-
     def start(self, box: Box) -> PendingRead:
         """Begin to read all channels of `box`; raise InputError when it sticks out."""
         if box.clipped(Box.whole(self.shape_zyx)) != box or 0 in box.shape_zyx:
