@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.index import load_index
 from raysegclean.store.nifti import Nifti, decode_nifti, stem
 from raysegclean.store.objects import Store, check_key, check_label_name
-from raysegclean.store.table import CaseFacts, read_table
+from raysegclean.store.table import Facts, read_table
 
 __all__ = ["CaseSource", "Outcome", "find_sources", "ingest_case", "ingest_nifti"]
 
@@ -47,7 +47,7 @@ class CaseSource:
     case: str
     image: tuple[Store, str]
     labels: tuple[tuple[str, Store, str], ...]
-    facts: CaseFacts
+    facts: Facts = field(default_factory=dict)
 
 
 def ingest_nifti(
@@ -108,7 +108,7 @@ def find_sources(
     for case, image in images.items():
         found = tuple((name, *files[case]) for name, files in labels.items() if case in files)
         if any(name == required for name, _, _ in found):
-            sources.append(CaseSource(case, image, found, CaseFacts()))
+            sources.append(CaseSource(case, image, found))
         else:
             failed.append(
                 CaseError(
@@ -157,7 +157,7 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
             {name: label.array for name, label in labels.items()},
             spacing_mm=image.spacing_mm,
             affine=image.affine,
-            attributes={**_kept(image, image_bytes), **_told(source.facts)},
+            attributes={**_kept(image, image_bytes), **source.facts},
             label_attributes=own,
         )
     except AlreadyExists as fault:
@@ -188,7 +188,7 @@ def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError
     return {case: file for case, file in found.items() if case not in refused}, failed
 
 
-def _check_rows(table: str, facts: Mapping[str, CaseFacts], known: Collection[str]) -> None:
+def _check_rows(table: str, facts: Mapping[str, Facts], known: Collection[str]) -> None:
     """Raise ConfigError when no row is of a case here; name the rows that are not."""
     strangers = [case for case in facts if case not in known]
     if known and len(strangers) == len(facts):
@@ -209,7 +209,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _with_facts(
-    sources: Iterable[CaseSource], table: Mapping[str, CaseFacts], patient_regex: str | None
+    sources: Iterable[CaseSource], table: Mapping[str, Facts], patient_regex: str | None
 ) -> tuple[list[CaseSource], list[CaseError]]:
     try:
         pattern = re.compile(patient_regex) if patient_regex else None
@@ -217,14 +217,15 @@ def _with_facts(
         raise ConfigError(f"patient pattern {patient_regex!r}: {fault}. Correct it.") from fault
     kept, failed = [], []
     for source in sources:
-        told = table.get(source.case, CaseFacts())
-        patient = told.patient or (_patient(pattern, source.case) if pattern else None)
-        if pattern and patient is None:
-            text = f"the patient pattern {patient_regex!r} does not match this id. Widen it."
-            failed.append(CaseError(source.case, text))
-            continue
-        facts = CaseFacts(patient, told.site, told.annotator)
-        kept.append(CaseSource(source.case, source.image, source.labels, facts))
+        facts = dict(table.get(source.case, {}))
+        if pattern and "patient" not in facts:
+            patient = _patient(pattern, source.case)
+            if patient is None:
+                text = f"the patient pattern {patient_regex!r} does not match this id. Widen it."
+                failed.append(CaseError(source.case, text))
+                continue
+            facts["patient"] = patient
+        kept.append(replace(source, facts=facts))
     return kept, failed
 
 
@@ -290,14 +291,10 @@ def _kept(nifti: Nifti, data: bytes) -> dict[str, Any]:
     return {"nifti": nifti.header, "source_sha256": sha256(data).hexdigest()}
 
 
-def _told(facts: CaseFacts) -> dict[str, str]:
-    return {name: value for name, value in asdict(facts).items() if value is not None}
-
-
-def _update_facts(archive: Archive, case: str, facts: CaseFacts) -> None:
-    told, present = _told(facts), archive.attributes(case)
-    if any(present.get(name) != value for name, value in told.items()):
-        archive.set_attributes(case, told)
+def _update_facts(archive: Archive, case: str, facts: Facts) -> None:
+    present = archive.attributes(case)
+    if any(present.get(name) != value for name, value in facts.items()):
+        archive.set_attributes(case, dict(facts))
 
 
 def _where(file: tuple[Store, str]) -> str:

@@ -6,24 +6,19 @@ alone, spaces around names and cells too, and an empty cell counts as unknown.
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from raysegclean.errors import ConfigError
 from raysegclean.store.objects import Store
 
-__all__ = ["CaseFacts", "read_table"]
+__all__ = ["Facts", "read_table"]
+
+Facts = Mapping[str, str]
+"""What people know about a case: its patient, site and annotator, by these names."""
+
+_COLUMNS = ("case", "patient", "site", "annotator")
 
 
-@dataclass(frozen=True)
-class CaseFacts:
-    """What people know about a case; None is unknown."""
-
-    patient: str | None = None
-    site: str | None = None
-    annotator: str | None = None
-
-
-def read_table(uri: str) -> Mapping[str, CaseFacts]:
+def read_table(uri: str) -> Mapping[str, Facts]:
     """Return the facts per case; raise ConfigError when the table cannot serve."""
     folder, _, name = uri.replace("\\", "/").rpartition("/")
     try:
@@ -41,20 +36,15 @@ def read_table(uri: str) -> Mapping[str, CaseFacts]:
             f"table {uri}: columns are {', '.join(rows.fieldnames) or 'none'}; one must be "
             "`case`, and `patient`, `site` and `annotator` are used when present."
         )
-    facts: dict[str, CaseFacts] = {}
+    facts: dict[str, Facts] = {}
     for row in rows:
-        case = _cell(row, "case")
-        if case is None:
+        cells = {name: (row.get(name) or "").strip() for name in _COLUMNS}
+        case = cells.pop("case")
+        if not case:
             raise ConfigError(
                 f"table {uri}: line {rows.line_num} names no case. Write its id, or delete it."
             )
         if case in facts:
             raise ConfigError(f"table {uri}: case {case} has two rows. Keep one.")
-        facts[case] = CaseFacts(
-            *(_cell(row, column) for column in ("patient", "site", "annotator"))
-        )
+        facts[case] = {name: cell for name, cell in cells.items() if cell}
     return facts
-
-
-def _cell(row: Mapping[str, str | None], column: str) -> str | None:
-    return (row.get(column) or "").strip() or None
