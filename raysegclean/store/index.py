@@ -126,9 +126,8 @@ def load_index(
 
 def save_index(place: Store, cases: Iterable[CaseInfo]) -> None:
     """Write `cases.parquet` into the folder `place`."""
-    rows = [_row(info) for info in cases]
-    schema = _SCHEMA.with_metadata({"raysegclean": str(_FORMAT)})
-    table = pa.Table.from_pylist(rows, schema=schema)
+    table = pa.Table.from_pylist([_row(info) for info in cases])
+    table = table.replace_schema_metadata({"raysegclean": str(_FORMAT)})
     place.put(TABLE, to_parquet(table, checksums=True))
 
 
@@ -245,29 +244,12 @@ def _version(objects: Iterable[ObjectInfo], folder: str, *more: object) -> str:
     return digest.hexdigest()
 
 
-_SCHEMA = pa.schema(
-    [
-        ("case", pa.string()),
-        ("patient", pa.string()),
-        ("site", pa.string()),
-        ("annotator", pa.string()),
-        ("shape_zyx", pa.list_(pa.int64())),
-        ("channels", pa.int64()),
-        ("image_dtype", pa.string()),
-        ("spacing_mm", pa.list_(pa.float64())),
-        ("intensity", pa.struct([(f, pa.float64()) for f in Intensity.__dataclass_fields__])),
-        ("label_names", pa.list_(pa.string())),
-        ("labels", pa.string()),  # JSON: nested and as deep as there are values and blocks
-        ("image_version", pa.string()),
-    ]
-)
-
-
 def _row(info: CaseInfo) -> dict[str, Any]:
     return {
         **vars(info),
         "intensity": asdict(info.intensity),
         "label_names": [summary.name for summary in info.labels],
+        # JSON: nested, and as deep as there are values and blocks.
         "labels": json.dumps([_plain(summary) for summary in info.labels]),
     }
 
