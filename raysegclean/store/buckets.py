@@ -83,7 +83,7 @@ class Bucket:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Store.list`."""
-        cut = len(self._full("")) if self._prefix else 0
+        cut = len(self._full(""))
         with self._faults(prefix, "listed"):
             batches = obstore.list(self._client, self._full(prefix) or None)
             found = [
@@ -122,34 +122,32 @@ class Bucket:
 
     def kvstore(self, key: str) -> dict[str, Any]:
         """See `Store.kvstore`."""
-        path = f"{self._full(key)}/"
-        if self._scheme == "s3":
-            return {"driver": "s3", "bucket": self._bucket, "path": path, **_s3_options()}
-        if self._scheme == "gs":
-            return {"driver": "gcs", "bucket": self._bucket, "path": path}
+        scheme, bucket, _ = self._parts
+        where = {"bucket": bucket, "path": f"{self._full(key)}/"}
+        if scheme == "s3":
+            return {"driver": "s3", **where, **_s3_options()}
+        if scheme == "gs":
+            return {"driver": "gcs", **where}
         raise UnfitEnvironment(
             f"{self.uri}: arrays in Azure cannot be read yet. Keep the archive in a folder, at "
             "s3:// or at gs://."
         )
 
     @property
-    def _scheme(self) -> str:
-        return self.uri.partition("://")[0]
-
-    @property
-    def _bucket(self) -> str:
-        return self.uri.partition("://")[2].partition("/")[0]
-
-    @property
-    def _prefix(self) -> str:
-        return self.uri.partition("://")[2].partition("/")[2]
+    def _parts(self) -> tuple[str, str, str]:
+        """Scheme, bucket and prefix."""
+        scheme, _, place = self.uri.partition("://")
+        bucket, _, prefix = place.partition("/")
+        return scheme, bucket, prefix
 
     @property
     def _client(self) -> Client:
-        return _client(f"{self._scheme}://{self._bucket}", _environment())
+        scheme, bucket, _ = self._parts
+        return _client(f"{scheme}://{bucket}", _environment())
 
     def _full(self, key: str) -> str:
-        return f"{self._prefix}/{key}" if self._prefix else key
+        prefix = self._parts[2]
+        return f"{prefix}/{key}" if prefix else key
 
     def _uri(self, key: str) -> str:
         return f"{self.uri}/{key}" if key else self.uri
@@ -163,7 +161,7 @@ class Bucket:
 
     def _only(self, key: str, expected: ObjectInfo) -> dict[str, str | None]:
         """Return what a put must find; Google's wants a generation, which no listing tells."""
-        if self._scheme != "gs":
+        if self._parts[0] != "gs":
             return {"e_tag": expected.etag}
         with self._faults(key, "read"):
             try:
