@@ -8,6 +8,7 @@ import pytest
 
 from raysegclean.cluster.connection import ClusterFacts
 from raysegclean.errors import ConfigError, InputError, RunConflict
+from raysegclean.events import Events
 from raysegclean.methods.base import Method
 from raysegclean.methods.coseg.method import COSEG
 from raysegclean.nets.hooks import PLAIN_HOOK
@@ -144,12 +145,13 @@ def test_a_trusted_label_that_no_case_has_is_refused_and_not_passed_over(
 def test_a_run_that_goes_on_with_another_archive_says_so(archive: Archive, tmp_path: Path) -> None:
     config = config_for(archive, tmp_path / "run")
     begun, said = prepare(config).plan(config, gpu=False), []
+    events = Events(said.append)
     first, second = begun.cases
     changed = replace(begun, archive="elsewhere", cases=(first, replace(second, version="other")))
-    _tell_other_archive(begun, begun, said.append)
-    _tell_other_archive(begun, changed, said.append)
+    _tell_other_archive(begun, begun, events)
+    _tell_other_archive(begun, changed, events)
     assert len(said) == 1
-    assert "goes on with elsewhere; 1 of 2 cases differ" in said[0]
+    assert "goes on with elsewhere; 1 of 2 cases differ" in said[0].text
 
 
 def test_fewer_cases_than_folds_are_enough_for_a_run_that_has_begun(
