@@ -23,15 +23,10 @@ MAX_DENSE = 65_535
 
 def bounding_box(mask_zyx: NDArray[np.bool_]) -> Box | None:
     """Return the smallest box that holds every true voxel, or None where there is none."""
-    spans = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        hits = np.flatnonzero(mask_zyx.any(axis=others))
-        if hits.size == 0:
-            return None
-        spans.append((int(hits[0]), int(hits[-1]) + 1))
-    (z0, z1), (y0, y1), (x0, x1) = spans
-    return Box((z0, y0, x0), (z1, y1, x1))
+    hits = [np.flatnonzero(mask_zyx.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not hits[0].size:
+        return None
+    return Box.of((found[0] for found in hits), (found[-1] + 1 for found in hits))
 
 
 def class_boxes(label_zyx: IntLabel) -> dict[int, Box]:
@@ -46,8 +41,7 @@ def class_boxes(label_zyx: IntLabel) -> dict[int, Box]:
     found = {}
     for value, where in zip(values, ndimage.find_objects(dense_zyx), strict=False):
         if value != 0 and where is not None:
-            z, y, x = where
-            found[int(value)] = Box((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
+            found[int(value)] = Box.of((s.start for s in where), (s.stop for s in where))
     return dict(sorted(found.items()))
 
 
@@ -56,8 +50,6 @@ def united(*boxes: Box | None) -> Box | None:
     known = [box for box in boxes if box is not None]
     if not known:
         return None
-    starts = np.min([box.start_zyx for box in known], axis=0)
-    stops = np.max([box.stop_zyx for box in known], axis=0)
-    z0, y0, x0 = map(int, starts)
-    z1, y1, x1 = map(int, stops)
-    return Box((z0, y0, x0), (z1, y1, x1))
+    starts = zip(*(box.start_zyx for box in known), strict=True)
+    stops = zip(*(box.stop_zyx for box in known), strict=True)
+    return Box.of(map(min, starts), map(max, stops))

@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 
 from raysegclean.errors import InputError
 from raysegclean.voxels.boxes import bounding_box
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = ["BlockComponents", "Component", "block_components", "merge_components"]
 
@@ -78,9 +78,8 @@ class BlockComponents:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "BlockComponents":
         """Read what `to_arrays` returned."""
-        (z0, y0, x0), (z1, y1, x1) = arrays["box"].tolist()
         rest = {name: arrays[name] for name in cls.__annotations__ if name != "box"}
-        return cls(box=Box((z0, y0, x0), (z1, y1, x1)), **rest)
+        return cls(box=Box.of(*arrays["box"]), **rest)
 
 
 def block_components(
@@ -113,7 +112,7 @@ def block_components(
         # float64 sums of integers are exact below 2^53: 2^37 voxels of weight 2^16
         weights = weight_zyx[inner.slices].ravel()[where]
         weight = np.bincount(index, weights, count).astype(np.int64)
-    offset = np.array([box.start_zyx, inner.start_zyx], np.int64).sum(axis=0)
+    offset = np.add(box.start_zyx, inner.start_zyx)
     first = _first_positions(index, where, count)
     low, high = _extents(ids_zyx, count)
     face_start, face = _faces(ids_zyx, inner, box.shape_zyx)
@@ -205,9 +204,8 @@ def _edges(parts: list[BlockComponents], starts: NDArray[np.int64]) -> Iterable[
     at = {part.box.start_zyx: row for row, part in enumerate(parts)}
     for row, low in enumerate(parts):
         for axis in range(3):
-            start = list(low.box.start_zyx)
-            start[axis] = low.box.stop_zyx[axis]
-            neighbour = at.get((start[0], start[1], start[2]))
+            ends = (low.box.start_zyx, low.box.stop_zyx)
+            neighbour = at.get(triple(ends[other == axis][other] for other in range(3)))
             if neighbour is None:
                 continue
             pairs = _touching(low, parts[neighbour], axis)
@@ -248,12 +246,6 @@ def _joined(parts: list[BlockComponents], owner: NDArray[np.int32], count: int) 
     rows = np.lexsort(anchor.T[::-1])
     columns = (array[rows].tolist() for array in (key, sums, low, high, anchor))
     return [
-        Component(
-            key=one_key,
-            voxels=voxels,
-            weight=weight,
-            box=Box(tuple(start_zyx), tuple(stop_zyx)),
-            anchor_zyx=tuple(first_zyx),
-        )
+        Component(one_key, voxels, weight, Box.of(start_zyx, stop_zyx), triple(first_zyx))
         for one_key, (voxels, weight), start_zyx, stop_zyx, first_zyx in zip(*columns, strict=True)
     ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from raysegclean.errors import ConfigError
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.signed_distance import (
     Spacing,
     axis_ratios,
@@ -38,14 +38,12 @@ def offset_halo_vox(
     spacing_mm: Spacing | None = None, limit_vox: float = OFFSET_LIMIT_VOX
 ) -> Index3:
     """Return the halo of `boundary_sums`: distances that are exact as far as they are smoothed."""
-    z, y, x = distance_halo_vox(limit_vox, spacing_mm)
-    dz, dy, dx = _smooth_reach_vox(spacing_mm)
-    return z + dz, y + dy, x + dx
+    halo_vox, reach_vox = distance_halo_vox(limit_vox, spacing_mm), _smooth_reach_vox(spacing_mm)
+    return triple(a + b for a, b in zip(halo_vox, reach_vox, strict=True))
 
 
 def _smooth_reach_vox(spacing_mm: Spacing | None) -> Index3:
-    z, y, x = (int(_SMOOTH_REACH_VOX / ratio) for ratio in axis_ratios(spacing_mm))
-    return z, y, x
+    return triple(int(_SMOOTH_REACH_VOX / ratio) for ratio in axis_ratios(spacing_mm))
 
 
 def along_band(
@@ -70,8 +68,6 @@ def along_band(
 
 
 _Sums = tuple[int, int, int, int, int]
-
-
 _NONE: _Sums = (0, 0, 0, 0, 0)
 
 
@@ -193,11 +189,6 @@ def boundary_sums(
     for value in classes:
         mine = class_n == value
         q, r = steps_n[mine & near_n], rough_n[mine & near_n]
-        result[int(value)] = (
-            int(mine.sum()),
-            int(q.size),
-            int(q.sum()),
-            int((q * q).sum()),
-            int((r * r).sum()),
-        )
+        squares, fine = int((q * q).sum()), int((r * r).sum())
+        result[int(value)] = (int(mine.sum()), int(q.size), int(q.sum()), squares, fine)
     return OffsetSums(result)

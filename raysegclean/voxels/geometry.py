@@ -33,6 +33,11 @@ class Box:
         """Return the box that covers an array of `shape_zyx` voxels."""
         return cls((0, 0, 0), shape_zyx)
 
+    @classmethod
+    def of(cls, start_zyx: Iterable[int], stop_zyx: Iterable[int]) -> "Box":
+        """Return the box between two corners, given as any three whole numbers each."""
+        return cls(triple(int(a) for a in start_zyx), triple(int(b) for b in stop_zyx))
+
     @property
     def shape_zyx(self) -> Index3:
         """Edge lengths in voxels; never negative."""
@@ -64,12 +69,16 @@ class Box:
             triple(min(a, b) for a, b in zip(self.stop_zyx, outer.stop_zyx, strict=True)),
         )
 
+    def moved(self, by_zyx: Index3) -> "Box":
+        """Return the box that lies `by_zyx` voxels further."""
+        return Box(
+            triple(a + m for a, m in zip(self.start_zyx, by_zyx, strict=True)),
+            triple(b + m for b, m in zip(self.stop_zyx, by_zyx, strict=True)),
+        )
+
     def relative_to(self, outer: "Box") -> "Box":
         """Return the same voxels in the coordinates of `outer`, whose start becomes zero."""
-        return Box(
-            triple(a - o for a, o in zip(self.start_zyx, outer.start_zyx, strict=True)),
-            triple(b - o for b, o in zip(self.stop_zyx, outer.start_zyx, strict=True)),
-        )
+        return self.moved(triple(-o for o in outer.start_zyx))
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,7 @@ from raysegclean.voxels.components import (
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.surface import Spacing
 
-__all__ = [
-    "Region",
-    "change_components",
-    "change_regions",
-    "class_components",
-]
+__all__ = ["Region", "change_components", "change_regions", "class_components"]
 
 _Keys = NDArray[np.unsignedinteger[Any]]
 

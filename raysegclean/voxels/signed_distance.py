@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.errors import ConfigError
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.boxes import bounding_box
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = ["axis_ratios", "distance_halo_vox", "fine_voxel_mm", "nearest_class", "signed_distance"]
 
@@ -46,14 +47,12 @@ def axis_ratios(spacing_mm: Spacing | None) -> Spacing:
             f"spacing_mm must be three positive lengths (z, y, x), got {spacing_mm!r}; "
             "correct the spacing of this case in the archive"
         )
-    z, y, x = (round(v / min(edges) * _RATIO_STEPS) / _RATIO_STEPS for v in edges)
-    return z, y, x
+    return triple(round(v / min(edges) * _RATIO_STEPS) / _RATIO_STEPS for v in edges)
 
 
 def distance_halo_vox(limit_vox: float, spacing_mm: Spacing | None = None) -> Index3:
     """Return the halo that makes distances clipped at `limit_vox` exact inside a block's core."""
-    z, y, x = (int((limit_vox + 0.5) / ratio) for ratio in axis_ratios(spacing_mm))
-    return z, y, x
+    return triple(int((limit_vox + 0.5) / ratio) for ratio in axis_ratios(spacing_mm))
 
 
 def signed_distance(
@@ -90,28 +89,19 @@ def signed_distance(
     box = _neighbourhood(mask, distance_halo_vox(limit_vox, spacing_mm))
     if box is not None:
         part = np.ascontiguousarray(mask[box.slices])
-        inside = edt.edt(part, anisotropy=ratios, parallel=1)
-        outside = edt.edt(~part, anisotropy=ratios, parallel=1)
-        signed = np.where(part, inside - np.float32(0.5), np.float32(0.5) - outside)
+        signed = edt.sdf(part, anisotropy=ratios, parallel=1)
+        signed -= np.copysign(np.float32(0.5), signed)
         out[box.slices] = np.clip(signed, -limit_vox, limit_vox)
     return out
 
 
 def _neighbourhood(mask_zyx: NDArray[np.bool_], reach_vox: Index3) -> Box | None:
     """Return the mask's bounding box grown by the reach; only there is the distance not -limit."""
-    start, stop = [], []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        used = np.flatnonzero(mask_zyx.any(axis=others))
-        if used.size == 0:
-            return None
-        start.append(int(used[0]))
-        stop.append(int(used[-1]) + 1)
+    box = bounding_box(mask_zyx)
+    if box is None:
+        return None
     # One voxel more, so that the background that touches the box is seen whatever the reach is.
-    reach = (reach_vox[0] + 1, reach_vox[1] + 1, reach_vox[2] + 1)
-    box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-    z, y, x = mask_zyx.shape
-    return box.grown(reach).clipped(Box.whole((z, y, x)))
+    return box.grown(triple(n + 1 for n in reach_vox)).clipped(Box.whole(triple(mask_zyx.shape)))
 
 
 def nearest_class(
