@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysegclean.errors import InputError
-from raysegclean.evaluate.metrics import error_removed
 
-__all__ = ["Interval", "difference", "paired_bootstrap"]
+__all__ = ["Interval", "difference", "error_removed", "paired_bootstrap"]
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 """From the mean before and the mean after to the figure of interest, elementwise over draws."""
@@ -29,6 +28,19 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+def error_removed(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
+    """Return E = 1 - (1 - after) / (1 - before), the share of the error removed, elementwise.
+
+    `before` and `after` are Dice coefficients; negative where the cleaning made it worse; NaN where
+    there was no error to remove. Over cases: of the mean Dice, not the mean of E.
+    """
+    missing_before = 1 - np.asarray(before, np.float64)
+    missing_after = 1 - np.asarray(after, np.float64)
+    left = np.full(np.broadcast_shapes(missing_before.shape, missing_after.shape), np.nan)
+    np.divide(missing_after, missing_before, out=left, where=missing_before > 0)
+    return np.asarray(1 - left)
 
 
 def difference(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:

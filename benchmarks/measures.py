@@ -5,27 +5,44 @@ cases' means over their classes, except E, which is averaged over classes last.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bootstrap import Interval, paired_bootstrap
-
-from raysegclean.evaluate.metrics import CleanSummary, clean_summary, error_removed
+from bootstrap import Interval, error_removed, paired_bootstrap
+from numpy.typing import ArrayLike
 
 __all__ = [
+    "CleanSummary",
     "Row",
     "clean_cases",
+    "clean_summary",
     "dice",
     "error_removed_of",
     "harm",
     "per_case",
     "precision",
+    "recovered_share",
     "share_worse",
     "told",
     "worst_error_removed",
 ]
 
 Row = Mapping[str, Any]
+
+MIN_GAP = 0.05
+"""Below this distance to the ceiling a recovered share says nothing."""
+
+
+@dataclass(frozen=True)
+class CleanSummary:
+    """How well cases that needed no cleaning were left alone: Dice of output to given label."""
+
+    cases: int
+    mean: float
+    worst: float
+    share_losing: float
+    """Share of the cases that lost more than .01."""
 
 
 def error_removed_of(rows: Sequence[Row]) -> Interval:
@@ -85,6 +102,24 @@ def harm(rows: Iterable[Row]) -> tuple[float, float]:
 def clean_cases(rows: Sequence[Row]) -> CleanSummary:
     """Return how much of their own given labels cases keep, as Dice."""
     return clean_summary(list(per_case(rows, lambda row: row["change"]["dice_to_given"]).values()))
+
+
+def recovered_share(before: float, after: float, ceiling: float) -> float:
+    """Return (after - before) / (ceiling - before); NaN unless the ceiling is .05 higher.
+
+    `ceiling` is the Dice of out-of-fold predictions of the same network trained on true labels.
+    """
+    gap = ceiling - before
+    return (after - before) / gap if gap > MIN_GAP else float("nan")
+
+
+def clean_summary(dice_to_given: ArrayLike, loss: float = 0.01) -> CleanSummary:
+    """Return mean, worst and the share that lost more than `loss`; NaN for no case at all."""
+    values = np.asarray(dice_to_given, np.float64).ravel()
+    if values.size == 0:
+        return CleanSummary(0, float("nan"), float("nan"), float("nan"))
+    losing = float((values < 1 - loss).mean())
+    return CleanSummary(int(values.size), float(values.mean()), float(values.min()), losing)
 
 
 def per_case(rows: Iterable[Row], figure: Any) -> dict[str, float]:

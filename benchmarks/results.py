@@ -13,11 +13,10 @@ from measures import (
     error_removed_of,
     harm,
     precision,
+    recovered_share,
     share_worse,
     told,
 )
-
-from raysegclean.evaluate.metrics import recovered_share
 
 __all__ = ["write_page"]
 

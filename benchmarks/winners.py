@@ -12,9 +12,7 @@ from typing import Any
 
 from bootstrap import Interval
 from grid import AS_PUBLISHED, BASELINES, METHODS
-from measures import Row, clean_cases, dice, error_removed_of
-
-from raysegclean.evaluate.metrics import CleanSummary
+from measures import CleanSummary, Row, clean_cases, dice, error_removed_of
 
 __all__ = ["Cell", "Standing", "chooses", "pooled", "ranked", "split"]
 

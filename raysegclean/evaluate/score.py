@@ -1,35 +1,26 @@
 """Scores of one label of an archive against another, per case and class.
 
-The measures are those of `evaluate.metrics`; this module only reads, in parallel, and puts them
-into rows that are plain JSON. With the given label at hand the rows also say what the cleaning did.
-Memory is that of the labels of two cases.
+The measures are those of `evaluate.metrics` and `voxels.surface`; this module only reads, in
+parallel, and puts them into rows that are plain JSON. With the given label at hand the rows also
+say what the cleaning did. Memory is that of the labels of two cases.
 """
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raysegclean.errors import CaseError
-from raysegclean.evaluate.metrics import Changes, changes, dice
-from raysegclean.evaluate.reference import TruthScore, truth_scores
+from raysegclean.evaluate.metrics import changes, class_masks, dice, dice_of_masks
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import for_each_case
 from raysegclean.voxels.boxes import IntLabel
-from raysegclean.voxels.surface import Spacing
+from raysegclean.voxels.surface import Spacing, surface_distances
 
-__all__ = [
-    "ChangeScore",
-    "ClassSummary",
-    "ScoreReport",
-    "ScoreRow",
-    "score_archive",
-    "score_labels",
-    "summarise",
-]
+__all__ = ["ScoreReport", "ScoreRow", "score_archive", "score_labels"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class ScoreRow:
     hd95_mm: float | None
     """None where the class is in one of the two labels only."""
     nsd: float
-    """Normalised surface Dice at one voxel."""
+    """Normalised surface Dice at a tolerance of one voxel along any axis."""
     change: ChangeScore | None = None
 
 
@@ -113,7 +104,6 @@ def score_archive(
     *,
     given: str | None = None,
     cases: Iterable[str] | None = None,
-    classes: Sequence[int] | None = None,
 ) -> ScoreReport:
     """Score `label` against `truth` in all cases (default), for every class in either of them.
 
@@ -129,17 +119,13 @@ def score_archive(
             for name in (label, truth, given)
             if name is not None
         ]
-        _check_shapes(case, voxels)
-        patient = archive.attributes(case).get("patient")
-        before = voxels[2] if given is not None else None
         return score_labels(
             voxels[0],
             voxels[1],
             archive.spacing_mm(case),
             case=case,
-            patient=patient,
-            given_zyx=before,
-            classes=classes,
+            patient=archive.attributes(case).get("patient"),
+            given_zyx=voxels[2] if given is not None else None,
         )
 
     done, failed = for_each_case(names, one)
@@ -155,17 +141,39 @@ def score_labels(
     case: str = "",
     patient: str | None = None,
     given_zyx: IntLabel | None = None,
-    classes: Sequence[int] | None = None,
 ) -> list[ScoreRow]:
     """Return the rows of one case; pure. Arrays z, y, x of one shape, else InputError."""
-    if classes is None and given_zyx is not None:
-        present = (np.unique(array) for array in (label_zyx, truth_zyx, given_zyx))
-        classes = sorted({int(value) for values in present for value in values} - {0})
-    scores = truth_scores(label_zyx, truth_zyx, spacing_mm, classes=classes)
     done: dict[int, ChangeScore] = {}
     if given_zyx is not None:
-        done = _change_scores(given_zyx, label_zyx, truth_zyx, [one.label_value for one in scores])
-    return [_row(case, patient, score, done.get(score.label_value)) for score in scores]
+        done = _change_scores(given_zyx, label_zyx, truth_zyx)
+    rows = []
+    for value, label, truth in class_masks(label_zyx, truth_zyx, [*done] or None):
+        hd95_mm, near = _surface_scores(label, truth, spacing_mm, flat=label_zyx.shape[0] == 1)
+        rows.append(
+            ScoreRow(
+                case=case,
+                patient=patient,
+                label_value=value,
+                label_voxels=int(np.count_nonzero(label)),
+                truth_voxels=int(np.count_nonzero(truth)),
+                dice=dice_of_masks(label, truth),
+                hd95_mm=_finite(hd95_mm),
+                nsd=near,
+                change=done.get(value),
+            )
+        )
+    return rows
+
+
+def _surface_scores(
+    label: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: Spacing, *, flat: bool
+) -> tuple[float, float]:
+    """Return HD95 in mm, and the surface Dice at a tolerance of one voxel along any axis."""
+    in_mm = surface_distances(label, truth, spacing_mm, flat=flat)
+    if len(set(spacing_mm)) == 1:  # then no other surface has to be built
+        return in_mm.hausdorff(0.95), in_mm.overlap(spacing_mm[0])
+    in_voxels = surface_distances(label, truth, (1.0, 1.0, 1.0), flat=flat)
+    return in_mm.hausdorff(0.95), in_voxels.overlap(1.0)
 
 
 def summarise(rows: Iterable[ScoreRow]) -> list[ClassSummary]:
@@ -190,36 +198,22 @@ def _summary(value: int, rows: list[ScoreRow]) -> ClassSummary:
 
 
 def _change_scores(
-    given_zyx: IntLabel, output_zyx: IntLabel, truth_zyx: IntLabel, classes: Sequence[int]
+    given_zyx: IntLabel, output_zyx: IntLabel, truth_zyx: IntLabel
 ) -> dict[int, ChangeScore]:
-    before = dice(given_zyx, truth_zyx, classes)
-    kept = dice(output_zyx, given_zyx, classes)
-    counts = changes(given_zyx, output_zyx, truth_zyx, classes)
-    return {value: _change(before[value], kept[value], counts[value]) for value in classes}
-
-
-def _change(dice_given: float, dice_to_given: float, counts: Changes) -> ChangeScore:
-    return ChangeScore(
-        dice_given=dice_given,
-        dice_to_given=dice_to_given,
-        **asdict(counts),
-        harm=_finite(counts.harm),
-        precision=_finite(counts.precision),
-    )
-
-
-def _row(case: str, patient: str | None, score: TruthScore, change: ChangeScore | None) -> ScoreRow:
-    values: dict[str, Any] = asdict(score) | {"hd95_mm": _finite(score.hd95_mm)}
-    return ScoreRow(case=case, patient=patient, **values, change=change)
+    """Return what the cleaning did, for every class in any of the three labels, sorted."""
+    counts = changes(given_zyx, output_zyx, truth_zyx)
+    before, kept = (dice(given_zyx, one, [*counts]) for one in (truth_zyx, output_zyx))
+    return {
+        value: ChangeScore(
+            dice_given=before[value],
+            dice_to_given=kept[value],
+            **asdict(one),
+            harm=_finite(one.harm),
+            precision=_finite(one.precision),
+        )
+        for value, one in counts.items()
+    }
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _check_shapes(case: str, voxels: Sequence[IntLabel]) -> None:
-    shapes = {array.shape for array in voxels}
-    if len(shapes) > 1:
-        raise CaseError(
-            case, f"its labels have different shapes {sorted(shapes)}. Resample them to one grid."
-        )

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from raysegclean.errors import InputError
-from raysegclean.evaluate.metrics import changes, dice, hd95_mm, nsd
+from raysegclean.evaluate.metrics import changes, dice
 from raysegclean.evaluate.score import score_archive, score_labels, summarise
 from raysegclean.store.archive import Archive, write_case
+from raysegclean.voxels.surface import surface_distances
 
 SHAPE, SPACING = (6, 16, 16), (3.0, 1.0, 1.0)
 
@@ -40,8 +41,9 @@ def test_rows_hold_the_measures_of_each_case_and_class(archive):
     clean, truth = boxes(4), boxes(3)
     assert row.patient == "p-b"
     assert row.dice == dice(clean, truth)[1]
-    assert row.hd95_mm == hd95_mm(clean, truth, SPACING)[1]
-    assert row.nsd == nsd(clean, truth, (1.0, 1.0, 1.0), 1.0)[1]
+    assert row.hd95_mm == surface_distances(clean == 1, truth == 1, SPACING).hausdorff(0.95)
+    in_voxels = surface_distances(clean == 1, truth == 1, (1.0, 1.0, 1.0))
+    assert row.nsd == in_voxels.overlap(1.0)
     assert row.change is None
 
 

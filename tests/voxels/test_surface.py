@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raysegclean.evaluate.metrics import hd95_mm, nsd
 from raysegclean.voxels.surface import surface_distances
 
 SPACING = (3.0, 1.0, 0.7)
@@ -110,19 +109,21 @@ def test_a_contour_in_2d_is_weighted_by_length():
 
 
 def test_a_slab_moved_by_two_slices_is_two_slices_away():
-    a = np.zeros((12, 8, 8), np.uint8)
-    a[2:6] = 1
-    b = np.roll(a, 2, axis=0)
-    assert hd95_mm(a, b, SPACING)[1] == pytest.approx(6.0, rel=1e-5)
-    assert nsd(a, b, SPACING, 6.0)[1] == pytest.approx(1.0)
-    assert nsd(a, b, SPACING, 5.9)[1] < 0.85
+    a = np.zeros((12, 8, 8), bool)
+    a[2:6] = True
+    found = surface_distances(a, np.roll(a, 2, axis=0), SPACING)
+    assert found.hausdorff(0.95) == pytest.approx(6.0, rel=1e-5)
+    assert found.overlap(6.0) == pytest.approx(1.0)
+    assert found.overlap(5.9) < 0.85
 
 
 def test_one_slice_is_measured_in_2d_but_a_thin_organ_of_a_volume_in_3d():
-    flat, deep = np.zeros((1, 9, 9), np.uint8), np.zeros((5, 9, 9), np.uint8)
-    flat[0, 2:7, 2:7] = deep[2, 2:7, 2:7] = 1
-    in_2d = nsd(flat, np.roll(flat, 1, axis=2), (1.0, 1.0, 1.0), 0.5)[1]
-    in_3d = nsd(deep, np.roll(deep, 1, axis=2), (1.0, 1.0, 1.0), 0.5)[1]
+    flat, deep = np.zeros((1, 9, 9), bool), np.zeros((5, 9, 9), bool)
+    flat[0, 2:7, 2:7] = deep[2, 2:7, 2:7] = True
+    in_2d, in_3d = (
+        surface_distances(one, np.roll(one, 1, axis=2), (1.0, 1.0, 1.0)).overlap(0.5)
+        for one in (flat, deep)
+    )
     assert in_2d == pytest.approx(0.5, abs=0.01)  # the edges along the motion stay
     assert in_3d > 0.6  # so do the large faces above and below
 
