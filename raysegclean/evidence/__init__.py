@@ -5,8 +5,7 @@ Values and how they merge. Nothing here decides (`policy`), predicts (`nets`) or
 - `cases`: what is known of a case without its voxels
 - `voxel_evidence`: running sums of what the networks say of each voxel
 - `proposals`: what is kept per voxel: candidate, confidence, score
-- `stats`: counts of one block, which merge into those of a case
-- `scoring`: from the counts of a case to its scores
+- `stats`: counts of one block, which merge into those of a case, and its scores
 - `case_scores`: the scores that a policy decides on
 - `robust`: what is usual among many cases of which some are wrong
 - `table`: those scores as rows of a table, and back
@@ -20,7 +19,6 @@ DOOR = (
     "proposals",
     "records",
     "robust",
-    "scoring",
     "second_pass",
     "stats",
     "table",

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from raysegclean.evidence.voxel_evidence import MAX_UNCERTAINTY, Evidence, quantise
 
-__all__ = ["SCORES", "Proposal", "Score", "propose", "score_of"]
+__all__ = ["Proposal", "Score", "propose", "score_of"]
 
 Score = Literal["", "aleatoric", "total", "given_prob", "margin", "who"]
 """Which quantity of every voxel is stored beside the candidates; empty: none. `who` is no number:
 its bits say which labels voted (`methods.combine.votes`)."""
-
-SCORES: tuple[Score, ...] = ("aleatoric", "total", "given_prob", "margin")
 
 _MIN_PROB = 1e-8
 

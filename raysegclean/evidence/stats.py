@@ -6,16 +6,18 @@ workers, retried or resumed. The size depends on the number of classes only.
 """
 
 from dataclasses import dataclass, fields
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysegclean.evidence.case_scores import Kind
+from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.voxel_evidence import LEVELS, Evidence
+from raysegclean.voxels.contour_offset import OffsetSums
 from raysegclean.voxels.packing import arrays_to_text, text_to_arrays
 
-__all__ = ["KINDS", "NATS_SCALE", "PROB_SCALE", "CaseStats", "block_stats"]
+__all__ = ["KINDS", "NATS_SCALE", "PROB_SCALE", "CaseStats", "block_stats", "case_score"]
 
 KINDS = (Kind.ADDED, Kind.REMOVED, Kind.SWAPPED)
 """Order of the first axis of `CaseStats.disagreement`."""
@@ -85,16 +87,6 @@ class CaseStats:
         """(C,): voxels of each class in the prediction."""
         return np.asarray(self.confusion.sum(axis=0), np.int64)
 
-    @property
-    def both_vox(self) -> Counts:
-        """(C,): voxels where the given label and the prediction are both c."""
-        return np.asarray(np.diagonal(self.confusion), np.int64).copy()
-
-    @property
-    def foreground_vox(self) -> int:
-        """Voxels that are foreground in the label or in the prediction."""
-        return int(self.confusion.sum() - self.confusion[0, 0])
-
     def to_text(self) -> str:
         """Return the record as one line of text, for the ledger."""
         return arrays_to_text({f.name: getattr(self, f.name) for f in fields(self)})
@@ -135,13 +127,13 @@ def _disagreement(
 ) -> Counts:
     kind = np.where(given == 0, 0, np.where(predicted == 0, 1, 2))
     channel = np.where(predicted == 0, given, predicted)
-    counts = _histogram(kind * classes + channel, level, len(KINDS) * classes)
-    return counts.reshape(len(KINDS), classes, LEVELS)
+    return _histogram(kind * classes + channel, level, len(KINDS), classes)
 
 
-def _histogram(group: NDArray[np.int64], level: NDArray[np.int64], groups: int) -> Counts:
-    counts = np.bincount(group * LEVELS + level, minlength=groups * LEVELS)
-    return counts.reshape(groups, LEVELS)
+def _histogram(group: NDArray[np.int64], level: NDArray[np.int64], *shape: int) -> Counts:
+    """Return voxels by group, whose numbers run through `shape`, and by level (*shape, 256)."""
+    counts = np.bincount(group * LEVELS + level, minlength=prod(shape) * LEVELS)
+    return counts.reshape(*shape, LEVELS)
 
 
 def _cross_entropy(
@@ -169,8 +161,7 @@ def _score(
     if proposal.score_zyx is None:
         return np.zeros((2, classes, LEVELS), np.int64)
     level = proposal.score_zyx.ravel().astype(np.int64)
-    counts = _histogram(differs.astype(np.int64) * classes + given, level, 2 * classes)
-    return counts.reshape(2, classes, LEVELS)
+    return _histogram(differs.astype(np.int64) * classes + given, level, 2, classes)
 
 
 def _trusted_hits(
@@ -190,5 +181,37 @@ def _trusted_hits(
     for kind, levels in enumerate((proposal.confidence_zyx, proposal.score_zyx)):
         if levels is not None:
             level = levels.ravel().astype(np.int64)[differs]
-            hits[kind] = _histogram(group, level, 3 * classes).reshape(3, classes, LEVELS)
+            hits[kind] = _histogram(group, level, 3, classes)
     return hits
+
+
+def case_score(case: str, stats: CaseStats, offsets: OffsetSums, fold: int = 0) -> CaseScore:
+    """Return the scores of one case; `offsets` are keyed by channel, `fold` is who judged it."""
+    channels = list(range(1, stats.classes))
+    classes = {channel: _score_of(channel, [channel], stats, offsets) for channel in channels}
+    return CaseScore(case, _score_of(FOREGROUND, channels, stats, offsets), classes, fold)
+
+
+def _score_of(key: int, channels: list[int], stats: CaseStats, offsets: OffsetSums) -> ClassScore:
+    """Return the score of channels that count as one; `key` is theirs in `cross_entropy`."""
+    given, predicted = (int(vox[channels].sum()) for vox in (stats.given_vox, stats.predicted_vox))
+    both = int(stats.confusion[np.ix_(channels, channels)].sum())
+    return ClassScore(
+        offset_vox=offsets.mean_vox(*channels),
+        boundary_vox=offsets.boundary_vox(*channels),
+        spread_vox=offsets.spread_vox(*channels),
+        roughness_vox=offsets.roughness_vox(*channels),
+        nats=int(stats.cross_entropy[key]) / NATS_SCALE,
+        union_vox=given + predicted - both,
+        given_vox=given,
+        predicted_vox=predicted,
+        both_vox=both,
+        candidates=_candidates(stats, channels),
+    )
+
+
+def _candidates(stats: CaseStats, channels: list[int]) -> dict[Kind, NDArray[np.int32 | np.int64]]:
+    mine = stats.disagreement[:, channels].sum(axis=1)
+    # Those of all cases and classes are kept at once: half of the bytes, where the counts allow it.
+    small = mine.astype(np.int32) if mine.max(initial=0) <= np.iinfo(np.int32).max else mine
+    return {kind: small[row] for row, kind in enumerate(KINDS)}

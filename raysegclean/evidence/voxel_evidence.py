@@ -16,14 +16,7 @@ from torch import Tensor
 
 from raysegclean.errors import InputError
 
-__all__ = [
-    "LEVELS",
-    "MAX_UNCERTAINTY",
-    "Evidence",
-    "EvidenceSum",
-    "quantise",
-    "threshold_level",
-]
+__all__ = ["LEVELS", "MAX_UNCERTAINTY", "Evidence", "EvidenceSum", "quantise", "threshold_level"]
 
 LEVELS = 256
 """Number of levels of a quantised probability: level q stands for [q / 256, (q + 1) / 256)."""
@@ -87,7 +80,7 @@ class EvidenceSum:
 
         Raises InputError where they are not numbers, which would pass for a confident background.
         """
-        if self._sum_czyx is None:
+        if self._sum_czyx is None or self._sum_squares_czyx is None:
             raise ValueError(
                 "No pass was added: call add() with the probabilities of a voter first."
             )
@@ -97,17 +90,11 @@ class EvidenceSum:
                 "intensities in the image; if other cases fail too, the networks have diverged: "
                 "train again with a lower train.lr."
             )
-        self._divide()
-        return self._sum_czyx
-
-    def _divide(self) -> None:
-        """Turn the sums into means where they lie: with many classes each copy is gigabytes."""
-        assert self._sum_czyx is not None
-        assert self._sum_squares_czyx is not None
-        if not self._done:
+        if not self._done:  # where they lie: with many classes each copy is gigabytes
             self._sum_czyx /= self._passes
             self._sum_squares_czyx /= self._passes
         self._done = True
+        return self._sum_czyx
 
     def finish(self, given_zyx: NDArray[np.integer]) -> Evidence:
         """Return the evidence of all passes against the given label (channel indices, z y x)."""

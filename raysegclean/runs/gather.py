@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from raysegclean.evidence.case_scores import CaseScore, of_key
 from raysegclean.evidence.records import ProposeRecord
-from raysegclean.evidence.scoring import case_score
-from raysegclean.evidence.stats import CaseStats
+from raysegclean.evidence.stats import CaseStats, case_score
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.nets.inference import Seams
 from raysegclean.planning.network_plan import network_notes

@@ -53,7 +53,8 @@ def test_an_own_method_cleans_the_worst_cases_and_no_other(tmp_path: Path) -> No
     badness = {}
     for record in records:
         stats = CaseStats.from_text(record.stats)
-        badness[record.case] = stats.cross_entropy[0] / stats.foreground_vox
+        foreground_vox = stats.confusion.sum() - stats.confusion[0, 0]
+        badness[record.case] = stats.cross_entropy[0] / foreground_vox
     worst = set(sorted(badness, key=badness.get)[-3:])
     assert {row["case"] for row in rows if row["action"] == "replace"} == worst
     reasons = {case: np.frombuffer(r, np.uint8).any() for case, (_, r) in outputs(config).items()}

@@ -5,8 +5,7 @@ import pytest
 
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Kind
-from raysegclean.evidence.scoring import case_score
-from raysegclean.evidence.stats import CaseStats, block_stats
+from raysegclean.evidence.stats import CaseStats, block_stats, case_score
 from raysegclean.methods.base import ArchiveEvidence, make_params
 from raysegclean.methods.combine.method import COMBINE, CombineParams
 from raysegclean.methods.combine.votes import count_votes
