@@ -10,10 +10,5 @@ What is needed to measure a cleaning. Nothing of a real run imports it.
 - `phantom_archive`: an archive of phantoms
 """
 
-DOOR = (
-    "noise",
-    "noisy_archive",
-    "phantom",
-    "phantom_archive",
-)
+DOOR = ("noise", "noisy_archive", "phantom", "phantom_archive")
 """Modules that other rooms may import."""

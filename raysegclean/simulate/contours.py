@@ -9,8 +9,6 @@ smooth; both answers here are ours.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +27,8 @@ Points = NDArray[np.float64]
 """A closed outline (n, 2): row and column; the first point comes once."""
 
 
-class _Draw(Protocol):
-    def __call__(self, outline: Points, phase: float) -> Points: ...
-
+Draw = Callable[[Points, float], Points]
+"""From an outline and a number from 0 to below 1 to the outline that replaces it."""
 
 TINY_PIXELS = 9
 """Components of fewer pixels in a slice stay as they are."""
@@ -94,10 +91,10 @@ def smooth(
 def _redrawn(
     label_zyx: IntLabel,
     rng: np.random.Generator,
-    draw: _Draw,
+    draw: Draw,
     overshoot: float = 0.0,
 ) -> IntLabel:
-    """Draw every component again; `draw` has its outline and a number from 0 to below 1.
+    """Draw every component again.
 
     A new outline leaves the box of its component by less than `overshoot` times its longer edge.
     """
@@ -110,7 +107,7 @@ def _redrawn(
             for mask_yx, corner in _components(given_yx == value):
                 # Drawn for tiny components too, so that they do not move the others.
                 phase = float(rng.random())
-                pixels = corner + _covered(mask_yx, partial(draw, phase=phase), reach)
+                pixels = corner + _covered(mask_yx, draw, phase, reach)
                 inside = np.all((pixels >= 0) & (pixels < given_yx.shape), axis=1)
                 rows, columns = pixels[inside].T
                 free = (drawn_yx[rows, columns] == 0) | (given_yx[rows, columns] == value)
@@ -121,9 +118,7 @@ def _redrawn(
     return result
 
 
-def _components(
-    mask_yx: NDArray[np.bool_],
-) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
+def _components(mask_yx: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
     """Return (cut out mask, its first row and column) of each 8-connected component."""
     if not mask_yx.any():
         return []
@@ -134,16 +129,14 @@ def _components(
     ]
 
 
-def _covered(
-    mask_yx: NDArray[np.bool_], draw: Callable[[Points], Points], margin: int
-) -> NDArray[np.intp]:
+def _covered(mask_yx: NDArray[np.bool_], draw: Draw, phase: float, margin: int) -> NDArray[np.intp]:
     """Return the pixels (row, column) inside of the new outline of a mask; never none."""
     pixels = np.argwhere(mask_yx)
     if len(pixels) < TINY_PIXELS:
         return pixels
     padded = np.pad(mask_yx, 1).astype(np.float32)
     outlines = find_contours(padded, 0.5)  # type: ignore[no-untyped-call]
-    rows, columns = (draw(max(outlines, key=len)[:-1] - 1) + margin).T
+    rows, columns = (draw(max(outlines, key=len)[:-1] - 1, phase) + margin).T
     shape = tuple(n + 2 * margin for n in mask_yx.shape)
     inside = filled_polygon(rows, columns, shape=shape)  # type: ignore[no-untyped-call]
     covered = np.stack(inside, axis=1) - margin

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from raysegclean.errors import ConfigError
-from raysegclean.voxels.boxes import IntLabel, class_boxes
+from raysegclean.voxels.boxes import IntLabel, class_boxes, united
 from raysegclean.voxels.geometry import Box
 from raysegclean.voxels.surface import Spacing
 
@@ -117,11 +117,9 @@ def _reached(box: Box, where: tuple[NDArray[np.intp], ...], around: Box) -> Box:
     """Return the box grown so that it holds the voxels `where`, which are counted in `around`."""
     if not where[0].size:
         return box
-    low = [int(w.min()) + a for w, a in zip(where, around.start_zyx, strict=True)]
-    high = [int(w.max()) + 1 + a for w, a in zip(where, around.start_zyx, strict=True)]
-    z0, y0, x0 = (min(a, b) for a, b in zip(box.start_zyx, low, strict=True))
-    z1, y1, x1 = (max(a, b) for a, b in zip(box.stop_zyx, high, strict=True))
-    return Box((z0, y0, x0), (z1, y1, x1))
+    low, high = ([int(end(axis)) for axis in where] for end in (np.min, np.max))
+    there = Box.of(low, (n + 1 for n in high)).moved(around.start_zyx)
+    return united(box, there) or box
 
 
 def _filtered(mask_zyx: Mask, smoothing: str) -> Mask:

@@ -35,23 +35,10 @@ from raysegclean.errors import ConfigError
 from raysegclean.simulate.contours import polygon, smooth
 from raysegclean.simulate.markov import markov
 from raysegclean.voxels.boxes import IntLabel, class_boxes, united
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, triple
 from raysegclean.voxels.surface import Spacing
 
-__all__ = [
-    "NOISES",
-    "bias",
-    "boundary",
-    "case_rng",
-    "choose_cases",
-    "corrupt",
-    "drop",
-    "markov",
-    "polygon",
-    "shift",
-    "smooth",
-    "swap",
-]
+__all__ = ["NOISES", "case_rng", "choose_cases", "corrupt"]
 
 VOXEL: Spacing = (1.0, 1.0, 1.0)
 MIN_COMPONENT_SHARE = 0.1
@@ -156,19 +143,12 @@ def drop(
     `target` is "class" or "component"; `value` restricts it to one class. A label without
     foreground stays as it is.
     """
-    if target not in ("class", "component"):
-        raise ConfigError(f'The target of drop must be "class" or "component", got {target!r}.')
-    boxes = class_boxes(label_zyx)
-    values = [one for one in boxes if value is None or one == value]
+    boxes, chosen = _chosen_class(label_zyx, rng, target, value)
     result = label_zyx.copy()
-    if not values:
-        return result
-    chosen = int(rng.choice(values))
-    inside = result[boxes[chosen].slices]
-    if target == "class":
-        inside[inside == chosen] = 0
-        return result
-    inside[_random_part(inside == chosen, rng)] = 0
+    if chosen is not None:
+        inside = result[boxes[chosen].slices]
+        mine = inside == chosen
+        inside[mine if target == "class" else _random_part(mine, rng)] = 0
     return result
 
 
@@ -187,14 +167,10 @@ def swap(
     component is gone then. `value` names the first class. A label with fewer than two classes, or
     without `value`, stays as it is.
     """
-    if target not in ("class", "component"):
-        raise ConfigError(f'The target of swap must be "class" or "component", got {target!r}.')
-    boxes = class_boxes(label_zyx)
-    values = [one for one in boxes if value is None or one == value]
+    boxes, chosen = _chosen_class(label_zyx, rng, target, value, least=2)
     result = label_zyx.copy()
-    if not values or len(boxes) < 2:
+    if chosen is None:
         return result
-    chosen = int(rng.choice(values))
     centres = {one: _centre_mm(label_zyx, one, box, spacing_mm) for one, box in boxes.items()}
     others = [one for one in boxes if one != chosen]
     away = {one: float(np.linalg.norm(centres[one] - centres[chosen])) for one in others}
@@ -283,7 +259,7 @@ def _grown(label_zyx: IntLabel, amount: float, size: Spacing) -> IntLabel:
     hull = united(*boxes.values())
     if hull is None:
         return result
-    whole, margin = Box.whole(label_zyx.shape), _margin(amount, size)
+    whole, margin = Box.whole(label_zyx.shape), triple(int(amount / edge) + 1 for edge in size)
     hull = hull.grown(margin).clipped(whole)
     nearest = np.full(hull.shape_zyx, np.inf, np.float32)
     for value, box in boxes.items():
@@ -317,9 +293,15 @@ def _shrunk(label_zyx: IntLabel, amount: float, size: Spacing) -> IntLabel:
     return result
 
 
-def _margin(amount: float, size: Spacing) -> Index3:
-    z, y, x = (int(amount / edge) + 1 for edge in size)
-    return z, y, x
+def _chosen_class(
+    label_zyx: IntLabel, rng: np.random.Generator, target: str, value: int | None, least: int = 1
+) -> tuple[dict[int, Box], int | None]:
+    """Return the boxes of all classes and one class at random, or `value`; None below `least`."""
+    if target not in ("class", "component"):
+        raise ConfigError(f'The target must be "class" or "component", got {target!r}.')
+    boxes = class_boxes(label_zyx)
+    values = [one for one in boxes if value is None or one == value]
+    return boxes, int(rng.choice(values)) if values and len(boxes) >= least else None
 
 
 def _random_part(mask_zyx: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -1,27 +1,17 @@
 """Archives of phantoms (`simulate.phantom`), of any number and size, for demos and scale tests."""
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from raysegclean.errors import CaseError, ConfigError
 from raysegclean.simulate.phantom import phantom_case
 from raysegclean.store.archive import Archive, write_case
-from raysegclean.store.each import for_each_case
+from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.index import load_index
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.surface import Spacing
 
-__all__ = ["PhantomReport", "write_phantom_archive"]
-
-
-@dataclass(frozen=True)
-class PhantomReport:
-    """What became of each case."""
-
-    written: tuple[str, ...]
-    reused: tuple[str, ...]
-    failed: tuple[CaseError, ...]
+__all__ = ["write_phantom_archive"]
 
 
 def write_phantom_archive(
@@ -32,7 +22,7 @@ def write_phantom_archive(
     spacing_mm: Spacing = (2.5, 1.5, 1.5),
     seed: int = 0,
     label: str = "organs",
-) -> PhantomReport:
+) -> CasesReport:
     """Write `cases` phantoms, each its own patient and the same whatever their number.
 
     Case ids are `phantom-0000` and on. Cases that are there are reused, so a larger number adds to
@@ -45,24 +35,20 @@ def write_phantom_archive(
     archive.check_writable()
     numbers = {f"phantom-{number:04d}": number for number in range(cases)}
 
-    def one(case: str) -> bool:
+    def one(case: str) -> str:
         recipe: dict[str, Any] = {"seed": seed, "index": numbers[case], "shape_zyx": [*shape_zyx]}
         recipe |= {"spacing_mm": [*spacing_mm], "label": label}
         if archive.at(case).head("zarr.json") is not None:
             _check_recipe(archive, case, recipe)
-            return False
+            return "reused"
         image, organs = phantom_case(seed, numbers[case], shape_zyx, spacing_mm)
         about = {"patient": case, "phantom": recipe}
         write_case(archive, case, image, {label: organs}, spacing_mm=spacing_mm, attributes=about)
-        return True
+        return "written"
 
     done, failed = for_each_case(numbers, one)
     load_index(archive)
-    return PhantomReport(
-        written=tuple(case for case, is_new in done.items() if is_new),
-        reused=tuple(case for case, is_new in done.items() if not is_new),
-        failed=failed,
-    )
+    return CasesReport(done, failed)
 
 
 def _check_recipe(archive: Archive, case: str, recipe: dict[str, Any]) -> None:
