@@ -54,4 +54,4 @@ def _policy(evidence: ArchiveEvidence, params: Params) -> Verdict:
     )
 
 
-METHOD = Method("own", Params, _voters, _policy, lambda _: False, lambda _: False)
+METHOD = Method("own", Params, _voters, _policy)

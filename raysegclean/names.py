@@ -21,7 +21,7 @@ _METHODS = (
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "method": {name: f"raysegclean.methods.{name}.method:{name.upper()}" for name in _METHODS},
     "hook": {
-        "plain": "raysegclean.nets.hooks:PlainHook",
+        "plain": "raysegclean.nets.hooks:Hook",
         "adele": "raysegclean.methods.adele.hook:AdeleHook",
         "cores": "raysegclean.methods.cores.hook:CoresHook",
         "coseg": "raysegclean.methods.coseg.hook:CosegHook",
@@ -33,7 +33,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "network": {
         "unet": "raysegclean.nets.unet:build",
-        "multisa": "raysegclean.methods.multisa.network:build",
+        "multisa": "raysegclean.methods.multisa.network:MultisaNet",
     },
     "look": {
         "bias": "raysegclean.methods.spatial.bias:BiasReviser",

@@ -14,7 +14,8 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from raysegclean.errors import ConfigError
-from raysegclean.nets.trainer import Batch
+from raysegclean.nets.batch import Batch
+from raysegclean.nets.trainer import Replicas
 
 __all__ = ["MeshExchange", "MeshReplicas", "PeerMesh"]
 
@@ -103,7 +104,7 @@ class MeshExchange:
 
 
 @dataclass(frozen=True)
-class MeshReplicas:
+class MeshReplicas(Replicas):
     """Averages over the ranks that train the same peer."""
 
     mesh: PeerMesh

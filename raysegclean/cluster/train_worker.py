@@ -29,9 +29,9 @@ from raysegclean.cluster.exchange import MeshExchange, MeshReplicas, PeerMesh
 from raysegclean.cluster.patch_feed import PatchSource, Rows, stream_rows
 from raysegclean.cluster.training_progress import Fault, Progress
 from raysegclean.errors import ConfigError, InputError, RunOver
+from raysegclean.nets.batch import Batch
 from raysegclean.nets.numerics import fix_numerics, usable_gpu
 from raysegclean.nets.trainer import (
-    Batch,
     LocalExchange,
     Place,
     StepReport,

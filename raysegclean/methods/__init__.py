@@ -8,9 +8,5 @@ while networks learn), `network`, and its own mathematics. It composes what `net
 - `base`: what a method is; everything outside meets methods through it
 """
 
-DOOR = (
-    "base",
-    "combine.votes",
-    "params",
-)
+DOOR = ("base", "combine.votes", "params")
 """Modules that other rooms may import."""

@@ -26,15 +26,7 @@ from raysegclean.policy.default import decide
 from raysegclean.policy.params import PolicyParams
 from raysegclean.qc.label_statistics import LabelStatistics
 
-__all__ = [
-    "ArchiveEvidence",
-    "Asking",
-    "Method",
-    "Verdict",
-    "Voters",
-    "load_method",
-    "make_params",
-]
+__all__ = ["ArchiveEvidence", "Asking", "Method", "Verdict", "Voters", "load_method", "make_params"]
 
 
 @dataclass(frozen=True)
@@ -125,11 +117,11 @@ class Method:
     params: type
     voters: Callable[[Any], Voters]
     policy: Callable[[ArchiveEvidence, Any], Verdict | Asking]
-    retrains: Callable[[Any], bool]
-    """Whether the last stage trains a network on the cleaned labels."""
-    corrects: Callable[[Any], bool]
-    """Whether second passes follow: blending of noisy groups, and the voxel corrector in flagged
-    cases, given enough trusted ones."""
+    retrains: Callable[[Any], bool] = lambda params: getattr(params, "retrain", False)
+    """Whether the last stage trains a network on cleaned labels: as a setting `retrain` says."""
+    corrects: Callable[[Any], bool] = lambda params: getattr(params, "rule", "") == "default"
+    """Whether second passes follow, as under `rule: default`: blending of noisy groups, and the
+    voxel corrector in flagged cases, given enough trusted ones."""
     needs_trusted: Callable[[Any], bool] | bool = False
     """Whether it cannot work without a trusted label; then a run without one is refused early."""
     binary_only: Callable[[Any], str] = lambda _: ""

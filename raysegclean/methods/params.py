@@ -16,6 +16,7 @@ __all__ = [
     "EPOCHS",
     "STRICT",
     "Count",
+    "EditParams",
     "Epoch",
     "NetworkParams",
     "NotNegative",
@@ -37,16 +38,22 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class NetworkParams:
-    """Settings of methods whose networks judge cases, and whose policy edits them."""
+class EditParams:
+    """Settings of methods whose policy edits cases."""
 
-    members: Count = 1
-    """Networks per fold."""
     confidence: Share | None = None
     """Least confidence with which a candidate replaces a label in a flagged case (default rule);
     null: what the archive's own excess of candidates says."""
     retrain: bool = False
     """Whether a final network is trained on the cleaned labels."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class NetworkParams(EditParams):
+    """Settings of such methods with any number of networks."""
+
+    members: Count = 1
+    """Networks per fold."""
 
 
 def refusal(error: ValidationError) -> ConfigError:

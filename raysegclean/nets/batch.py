@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 __all__ = ["Batch"]
 
@@ -17,8 +18,8 @@ class Batch:
     some (`needs_trusted`).
     """
 
-    image: torch.Tensor
-    label: torch.Tensor
+    image: Tensor
+    label: Tensor
     case: list[str]
     step: int
     uniform: list[bool] | None = None
@@ -31,7 +32,7 @@ class Batch:
         return replace(self, image=image, label=label, clean=clean)
 
     @property
-    def uniform_image(self) -> torch.Tensor:
+    def uniform_image(self) -> Tensor:
         """The uniformly drawn images; there may be none."""
         if self.uniform is None:
             return self.image

@@ -17,7 +17,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["ChannelDropout", "channel_mask", "dropout_masks"]
 
@@ -56,7 +56,7 @@ class ChannelDropout(nn.Module):
         self.key: tuple[int, ...] | None = None
         self.per_sample = False
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Scale the channels of (B, C, Z, Y, X)."""
         if self.key is None or self.drop == 0.0:
             return features
@@ -64,10 +64,6 @@ class ChannelDropout(nn.Module):
         rows = samples if self.per_sample else 1
         mask = torch.from_numpy(channel_mask(self.key, self.layer, (rows, channels), self.drop))
         return features * mask.to(features)[:, :, None, None, None]
-
-    def extra_repr(self) -> str:
-        """Name the layer and its rate in the printed network."""
-        return f"drop={self.drop}, layer={self.layer!r}"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ A hook sees what its network says of a batch and answers with a `Lesson`: the la
 by voxel (`IGNORE` where nothing is learnt), and a weight per sample. That one value covers a
 selection of samples (Co-Seg), of voxels (co-teaching), a sieve (CORES), and relabelling during
 training (ADELE, uncertainty). Where `exchanges` says so, the lesson goes to the *peer*
-(training.py), because a network that chooses for itself confirms its own mistakes.
+(trainer.py), because a network that chooses for itself confirms its own mistakes.
 
 Each network has a hook of its own; its state is saved with the checkpoint. A hook draws no random
 numbers but those keyed by the batch's step, so a resumed training goes on bit for bit.
@@ -12,9 +12,10 @@ numbers but those keyed by the batch's step, so a resumed training goes on bit f
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.names import load
@@ -28,12 +29,11 @@ __all__ = [
     "HookSpec",
     "Lesson",
     "Loss",
-    "PlainHook",
     "hook_class",
     "make_hook",
 ]
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, K, Z, Y, X), label (B, Z, Y, X)) to one loss per sample (B,)."""
 
 Exchanges = Literal["nothing", "samples", "voxels"]
@@ -87,86 +87,49 @@ class Lesson:
     are never exchanged.
     """
 
-    label: torch.Tensor
-    weights: torch.Tensor
-    voxel_weights: torch.Tensor | None = None
+    label: Tensor
+    weights: Tensor
+    voxel_weights: Tensor | None = None
 
 
-class Hook(Protocol):
-    """One per network. Made as `Hook(context, **params)`."""
+class Hook:
+    """One per network, made as `Hook(context, **params)`; methods override what they do otherwise.
 
-    exchanges: ClassVar[Exchanges]
+    As it stands it learns the given label of every sample alike.
+    """
+
+    exchanges: ClassVar[Exchanges] = "nothing"
     """What goes to the peer: nothing, the weights of samples, or the label of voxels as well."""
-    needs_trusted: ClassVar[bool]
+    needs_trusted: ClassVar[bool] = False
     """Whether every batch brings patches of trusted cases (`Batch.clean`)."""
 
-    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+    def __init__(self, context: HookContext) -> None:
+        self.context = context
+
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:  # noqa: ARG002
         """Return what is to be learnt; called once per learning step, without gradients.
 
         logits (B, K, Z, Y, X) are those of `batch.image`, detached, on the device of `batch`. The
         network may be asked again, and must be left as it was.
         """
-        ...
+        return Lesson(batch.label, torch.ones(len(batch.case), device=logits.device))
 
-    def loss(
-        self, net: torch.nn.Module, logits: torch.Tensor, lesson: Lesson, batch: Batch
-    ) -> torch.Tensor:
+    def loss(self, net: nn.Module, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:  # noqa: ARG002
         """Return (B,) losses of `logits`, through which the gradient flows."""
-        ...
+        return self.context.loss(logits, lesson.label)
 
     def state(self) -> dict[str, Any]:
-        """Return plain values and tensors."""
-        ...
+        """Return what has to be remembered: plain values and tensors."""
+        return {}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        ...
 
     def report(self) -> dict[str, Any]:
         """Return, once training has ended, plain values that the policy is to know.
 
         They are saved beside the weights and reach it as `ArchiveEvidence.reports`.
         """
-        ...
-
-
-class PlainHook:
-    """Learn the given label of every sample alike."""
-
-    exchanges: ClassVar[Exchanges] = "nothing"
-    needs_trusted: ClassVar[bool] = False
-
-    def __init__(self, context: HookContext) -> None:
-        self.context = context
-
-    def lesson(
-        self,
-        net: torch.nn.Module,  # noqa: ARG002
-        logits: torch.Tensor,
-        batch: Batch,
-    ) -> Lesson:
-        """Return the given label, all weights 1."""
-        return Lesson(batch.label, torch.ones(len(batch.case), device=logits.device))
-
-    def loss(
-        self,
-        net: torch.nn.Module,  # noqa: ARG002
-        logits: torch.Tensor,
-        lesson: Lesson,
-        batch: Batch,  # noqa: ARG002
-    ) -> torch.Tensor:
-        """Return the configured loss."""
-        return self.context.loss(logits, lesson.label)
-
-    def state(self) -> dict[str, Any]:
-        """Return nothing: there is no memory."""
-        return {}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Accept the empty state."""
-
-    def report(self) -> dict[str, Any]:
-        """Return nothing."""
         return {}
 
 

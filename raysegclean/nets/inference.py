@@ -31,22 +31,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.voters import Voter
 from raysegclean.voxels.channels import pad_to_box
-from raysegclean.voxels.geometry import Box, Grid, Index3
+from raysegclean.voxels.geometry import Box, Grid, Index3, triple
 
-__all__ = [
-    "Seams",
-    "Tile",
-    "Tiling",
-    "iter_tile_probs",
-    "needed_box",
-    "padded_shape",
-    "read_window",
-    "tiles",
-]
+__all__ = ["Seams", "Tiling", "iter_tile_probs", "needed_box", "tiles"]
 
 Read = Callable[[Box], NDArray[Any]]
 """Returns the normalised image, float32 (C, Z, Y, X), in a box inside the case."""
@@ -65,12 +57,6 @@ class Tiling:
     stride_zyx: Index3 = (1, 1, 1)
     averaged: bool = False
 
-    def __post_init__(self) -> None:
-        if min(self.tile_zyx) < 1 or min(self.halo_vox) < 0 or min(self.stride_zyx) < 1:
-            raise ConfigError(
-                f"tiling: tile and stride must be at least 1 and halo at least 0, got {self}"
-            )
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -86,8 +72,7 @@ def padded_shape(shape_zyx: Index3, stride_zyx: Index3) -> Index3:
     >>> padded_shape((7, 8, 9), (1, 4, 4))
     (7, 8, 12)
     """
-    z, y, x = (-(-n // s) * s for n, s in zip(shape_zyx, stride_zyx, strict=True))
-    return z, y, x
+    return triple(-(-n // s) * s for n, s in zip(shape_zyx, stride_zyx, strict=True))
 
 
 def tiles(core: Box, shape_zyx: Index3, tiling: Tiling) -> list[Tile]:
@@ -98,8 +83,7 @@ def tiles(core: Box, shape_zyx: Index3, tiling: Tiling) -> list[Tile]:
     grid = Grid(core.shape_zyx, tiling.tile_zyx)
     found = []
     for index in grid.indices():
-        z, y, x = core.start_zyx
-        part = grid.box(index).relative_to(Box((-z, -y, -x), (0, 0, 0)))
+        part = grid.box(index).moved(core.start_zyx)
         found.append(Tile(part, _window(part, shape_zyx, tiling)))
     return found
 
@@ -107,9 +91,9 @@ def tiles(core: Box, shape_zyx: Index3, tiling: Tiling) -> list[Tile]:
 def _window(core: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
     grown = core.grown(tiling.halo_vox)
     stride = tiling.stride_zyx
-    z0, y0, x0 = (a // s * s for a, s in zip(grown.start_zyx, stride, strict=True))
-    z1, y1, x1 = (-(-b // s) * s for b, s in zip(grown.stop_zyx, stride, strict=True))
-    return Box((z0, y0, x0), (z1, y1, x1)).clipped(Box.whole(padded_shape(shape_zyx, stride)))
+    start = triple(a // s * s for a, s in zip(grown.start_zyx, stride, strict=True))
+    window = Box(start, padded_shape(grown.stop_zyx, stride))
+    return window.clipped(Box.whole(padded_shape(shape_zyx, stride)))
 
 
 def read_window(read: Read, window: Box, shape_zyx: Index3) -> NDArray[np.float32]:
@@ -122,9 +106,7 @@ def needed_box(box: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
     """Return the part of the case that answering for `box` reads."""
     if tiling.averaged:
         spans = _near(box, shape_zyx, tiling)
-        z0, y0, x0 = (axis[0][0] for axis in spans)
-        z1, y1, x1 = (axis[-1][1] for axis in spans)
-        hull = Box((z0, y0, x0), (z1, y1, x1))
+        hull = Box.of((axis[0][0] for axis in spans), (axis[-1][1] for axis in spans))
     else:
         hull = _window(box, shape_zyx, tiling)
     return hull.clipped(Box.whole(shape_zyx))
@@ -137,7 +119,7 @@ def iter_tile_probs(
     shape_zyx: Index3,
     tiling: Tiling,
     seams: "Seams | None" = None,
-) -> Iterator[tuple[Box, Iterator[torch.Tensor]]]:
+) -> Iterator[tuple[Box, Iterator[Tensor]]]:
     """Yield, for every tile of `box`, its core and an iterator over the voter's passes.
 
     Each pass is a float32 probability (K, Z, Y, X) of the core's shape, on the voter's device.
@@ -174,7 +156,7 @@ class Seams:
         self.count = 0
         """Voxels and passes that several windows share."""
 
-    def add(self, variance: torch.Tensor, shared: torch.Tensor) -> None:
+    def add(self, variance: Tensor, shared: Tensor) -> None:
         """Count variances (P, Z, Y, X) where `shared` (Z, Y, X) is true."""
         fixed = torch.round(variance.double() * self.SCALE).to(torch.int64)
         self.square += int((fixed * shared).sum())
@@ -212,7 +194,7 @@ def _averaged(
     shape_zyx: Index3,
     tiling: Tiling,
     seams: Seams | None,
-) -> Iterator[tuple[Box, Iterator[torch.Tensor]]]:
+) -> Iterator[tuple[Box, Iterator[Tensor]]]:
     """Yield the box in slabs along z, each as soon as no further window touches it."""
     spans_z, spans_y, spans_x = _near(box, shape_zyx, tiling)
     mix = _Mix(box)
@@ -233,11 +215,11 @@ class _Mix:
     def __init__(self, box: Box) -> None:
         self.box = box
         self.start = box.start_zyx[0]
-        self._sums: torch.Tensor | None = None
+        self._sums: Tensor | None = None
         """(P, K + 2, Z, Y, X): of w p by class, of w sum_k p^2, and of w."""
-        self._windows: torch.Tensor | None = None
+        self._windows: Tensor | None = None
 
-    def add(self, prob: torch.Tensor, window: Box, number_of: tuple[int, int]) -> None:
+    def add(self, prob: Tensor, window: Box, number_of: tuple[int, int]) -> None:
         """Add pass `number_of[0]` out of `number_of[1]` of one window (K, Z, Y, X)."""
         left = Box((self.start, *self.box.start_zyx[1:]), self.box.stop_zyx)
         part = window.clipped(left)
@@ -253,9 +235,7 @@ class _Mix:
         if number_of[0] == 0:
             windows[here] += 1
 
-    def _reaching(
-        self, stop: int, prob: torch.Tensor, passes: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _reaching(self, stop: int, prob: Tensor, passes: int) -> tuple[Tensor, Tensor]:
         """Return the sums, grown so that they reach `stop`."""
         _, y, x = self.box.shape_zyx
         if self._sums is None or self._windows is None:
@@ -268,7 +248,7 @@ class _Mix:
             self._windows = torch.cat([self._windows, self._windows.new_zeros((more, y, x))])
         return self._sums, self._windows
 
-    def take(self, done: int, seams: Seams | None) -> tuple[Box, Iterator[torch.Tensor]]:
+    def take(self, done: int, seams: Seams | None) -> tuple[Box, Iterator[Tensor]]:
         """Return the means up to `done`, and forget them."""
         assert self._sums is not None
         assert self._windows is not None
@@ -286,7 +266,7 @@ class _Mix:
 
 
 @lru_cache(maxsize=8)
-def _triangle(shape_zyx: Index3) -> torch.Tensor:
+def _triangle(shape_zyx: Index3) -> Tensor:
     """Return weights that rise from the faces of a window to its middle, a product over axes."""
     z, y, x = (
         torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)).float() / n for n in shape_zyx

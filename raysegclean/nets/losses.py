@@ -16,19 +16,11 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from raysegclean.voxels.channels import IGNORE
 
-__all__ = [
-    "LOSSES",
-    "generalised_cross_entropy",
-    "noise_robust_dice",
-    "sample_score",
-    "segmentation_loss",
-    "symmetric_cross_entropy",
-    "t_loss",
-    "voxel_entropy",
-]
+__all__ = ["LOSSES", "sample_score", "segmentation_loss", "voxel_entropy"]
 
 _SPACE = (-3, -2, -1)
 _SMOOTH = 1.0
@@ -37,18 +29,18 @@ _LABEL_FLOOR = 1e-5
 """What a label of 0 counts as inside the logarithm of the reverse cross-entropy."""
 
 
-def _one_hot(label: torch.Tensor, classes: int) -> torch.Tensor:
+def _one_hot(label: Tensor, classes: int) -> Tensor:
     """Return bool (B, K, Z, Y, X); all False where the label is `IGNORE`."""
     values = torch.arange(classes, device=label.device).reshape(1, -1, 1, 1, 1)
     return label.unsqueeze(1) == values
 
 
 def segmentation_loss(
-    logits: torch.Tensor,
-    label: torch.Tensor,
+    logits: Tensor,
+    label: Tensor,
     dice_weight: float = 1.0,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
+    weights: Tensor | None = None,
+) -> Tensor:
     """Return (B,) losses of logits (B, K, Z, Y, X) against labels (B, Z, Y, X) of channel indices.
 
     Cross-entropy is the mean over labelled voxels. Dice is 1 - mean over classes (background
@@ -57,7 +49,7 @@ def segmentation_loss(
     every sum; None is 1 for all.
     """
 
-    def weighed(parts: torch.Tensor) -> torch.Tensor:
+    def weighed(parts: Tensor) -> Tensor:
         return parts if weights is None else parts * weights.unsqueeze(1)
 
     log_prob = torch.log_softmax(logits.float(), dim=1)
@@ -73,16 +65,14 @@ def segmentation_loss(
     return entropy + dice_weight * (1 - dice)
 
 
-def voxel_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+def voxel_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Return (B, Z, Y, X) cross-entropies -log p(label); 0 where the label is `IGNORE`."""
     log_prob = torch.log_softmax(logits.float(), dim=1)
     truth = _one_hot(label, logits.shape[1])
     return -torch.where(truth, log_prob, log_prob.new_zeros(())).sum(dim=1)
 
 
-def generalised_cross_entropy(
-    logits: torch.Tensor, label: torch.Tensor, q: float = 0.5
-) -> torch.Tensor:
+def generalised_cross_entropy(logits: Tensor, label: Tensor, q: float = 0.5) -> Tensor:
     """Return (B,) means over labelled voxels of (1 - p(label)^q) / q, which is at most 1 / q.
 
     q towards 0 is cross-entropy, q = 1 the mean absolute error. Source: Zhang and Sabuncu 2018;
@@ -94,8 +84,8 @@ def generalised_cross_entropy(
 
 
 def symmetric_cross_entropy(
-    logits: torch.Tensor, label: torch.Tensor, ce_weight: float = 0.5, reverse_weight: float = 1.0
-) -> torch.Tensor:
+    logits: Tensor, label: Tensor, ce_weight: float = 0.5, reverse_weight: float = 1.0
+) -> Tensor:
     """Return (B,) means over labelled voxels of 0.5 cross-entropy + 1 reverse cross-entropy.
 
     The reverse one, -sum_k p_k log g_k with g clamped at 1e-5, is -log(1e-5) (1 - p(label)).
@@ -106,9 +96,7 @@ def symmetric_cross_entropy(
     return _mean_over_labelled(ce_weight * entropy + reverse_weight * reverse, label)
 
 
-def noise_robust_dice(
-    logits: torch.Tensor, label: torch.Tensor, power: float = 1.5
-) -> torch.Tensor:
+def noise_robust_dice(logits: Tensor, label: Tensor, power: float = 1.5) -> Tensor:
     """Return (B,) means over classes (background included) of sum |p - g|^1.5 / sum (p + g).
 
     Sums go over labelled voxels; one voxel is added to the denominator. Source: COPLE-Net (Wang et
@@ -120,7 +108,7 @@ def noise_robust_dice(
     return (distance / (sizes + _SMOOTH)).mean(dim=1)
 
 
-def t_loss(logits: torch.Tensor, label: torch.Tensor, nu: float = 1.0) -> torch.Tensor:
+def t_loss(logits: Tensor, label: Tensor, nu: float = 1.0) -> Tensor:
     """Return (B,) values of (nu + D) / (2 D) log(1 + s / nu), Student's t of each image's error.
 
     D is the number of labelled voxels and s = sum (p - g)^2 over them, half of it summed over
@@ -137,7 +125,7 @@ def t_loss(logits: torch.Tensor, label: torch.Tensor, nu: float = 1.0) -> torch.
     return (nu + voxels) / (2 * voxels) * torch.log1p(squares / nu)
 
 
-def _labelled_prob(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _labelled_prob(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities and one-hot labels (B, K, Z, Y, X), float32, 0 where `IGNORE`."""
     truth = _one_hot(label, logits.shape[1])
     prob = torch.softmax(logits.float(), dim=1)
@@ -145,13 +133,13 @@ def _labelled_prob(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Ten
     return torch.where(labelled, prob, prob.new_zeros(())), truth.float()
 
 
-def _mean_over_labelled(cost: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+def _mean_over_labelled(cost: Tensor, label: Tensor) -> Tensor:
     """Return (B,) means of (B, Z, Y, X) costs, which are 0 where the label is `IGNORE`."""
     return cost.sum(dim=_SPACE) / (label != IGNORE).sum(dim=_SPACE).clamp(min=1)
 
 
 @torch.no_grad()
-def sample_score(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+def sample_score(logits: Tensor, label: Tensor) -> Tensor:
     """Return (B,) how badly each label is explained: cross-entropy per foreground voxel.
 
     The sum of -log p(label), with p clipped at 1e-4, over all labelled voxels, divided by the
@@ -169,7 +157,7 @@ def sample_score(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return torch.where(voxels > 0, cost / voxels.clamp(min=1), torch.nan)
 
 
-LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce_dice": segmentation_loss,
     "gce": generalised_cross_entropy,
     "nr_dice": noise_robust_dice,

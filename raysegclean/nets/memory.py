@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -88,7 +89,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:  # the signature is torch's
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, Tensor):
                 self._see(leaf.untyped_storage())
         return out
 

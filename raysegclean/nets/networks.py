@@ -21,13 +21,13 @@ from functools import lru_cache
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError, told
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.dropout import ChannelDropout
 from raysegclean.nets.unet import NetworkSpec
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 
 __all__ = [
     "UNET",
@@ -131,7 +131,7 @@ def check_network(spec: NetworkSpec) -> None:
 
 
 @torch.no_grad()
-def forward_checked(net: nn.Module, image: torch.Tensor, classes: int, what: str) -> torch.Tensor:
+def forward_checked(net: nn.Module, image: Tensor, classes: int, what: str) -> Tensor:
     """Return the logits of `image` (B, C, Z, Y, X).
 
     Raises ConfigError, in which `what` names the network, when the forward pass fails or its
@@ -146,7 +146,7 @@ def forward_checked(net: nn.Module, image: torch.Tensor, classes: int, what: str
             "edges are multiples of the stride; see network.strides."
         ) from error
     expected = (image.shape[0], classes, *image.shape[2:])
-    if not isinstance(logits, torch.Tensor):
+    if not isinstance(logits, Tensor):
         raise ConfigError(
             f"{what}: it returned a {type(logits).__name__}, expected one tensor of logits "
             f"{expected}; switch deep supervision off"
@@ -170,8 +170,7 @@ def stride_of(net: nn.Module, spec: NetworkSpec) -> Index3:
     own = getattr(net, "stride_zyx", None)
     if own is None:
         return spec.stride_zyx
-    z, y, x = (int(step) for step in own)
-    return z, y, x
+    return triple(int(step) for step in own)
 
 
 def has_dropout(net: nn.Module) -> bool:
@@ -179,14 +178,14 @@ def has_dropout(net: nn.Module) -> bool:
     return any(isinstance(m, ChannelDropout) and m.drop > 0 for m in net.modules())
 
 
-def begin(net: nn.Module, image: torch.Tensor) -> torch.Tensor:
+def begin(net: nn.Module, image: Tensor) -> Tensor:
     """Return what all dropout passes share: the first half of the network, or the image."""
-    return cast(torch.Tensor, cast(Any, net).begin(image)) if _is_staged(net) else image
+    return cast(Tensor, cast(Any, net).begin(image)) if _is_staged(net) else image
 
 
-def deepen(net: nn.Module, begun: torch.Tensor) -> torch.Tensor:
+def deepen(net: nn.Module, begun: Tensor) -> Tensor:
     """Return the logits that follow from what `begin` returned."""
-    return cast(torch.Tensor, cast(Any, net).deepen(begun) if _is_staged(net) else net(begun))
+    return cast(Tensor, cast(Any, net).deepen(begun) if _is_staged(net) else net(begun))
 
 
 def _is_staged(net: nn.Module) -> bool:

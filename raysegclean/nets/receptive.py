@@ -21,31 +21,29 @@ everything; both are averaged.
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.networks import UNET, build_network, stride_of
 from raysegclean.nets.numerics import one_thread
 from raysegclean.nets.unet import NetworkSpec
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 
 __all__ = [
     "Forward",
     "Geometry",
+    "Trial",
     "geometry_of",
-    "measure",
-    "moves_with_image",
-    "reach_of",
     "receptive_radius",
     "seam_error",
     "total_stride",
 ]
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
+Forward = Callable[[Tensor], Tensor]
 
 _FURTHEST_VOX = 256
 _DRAWS = 3
@@ -69,8 +67,7 @@ def geometry_of(spec: NetworkSpec) -> Geometry:
     """Return the geometry of the network that `spec` names; ConfigError when it cannot be run."""
     if spec.name == UNET:
         with one_thread():
-            z, y, x = (_radius_along(axis, spec) for axis in range(3))
-        return Geometry(spec.stride_zyx, (z, y, x))
+            return Geometry(spec.stride_zyx, triple(_radius_along(a, spec) for a in range(3)))
     net, stride = _lively(_thin(spec)), total_stride(spec)
     image = torch.zeros(1, spec.in_channels, *(2 * s for s in stride))
     try:
@@ -79,7 +76,7 @@ def geometry_of(spec: NetworkSpec) -> Geometry:
         net.float()
     dtype = next((p.dtype for p in net.parameters()), torch.float32)
     try:
-        return Geometry(stride, measure(net, spec.in_channels, stride, dtype))
+        return Geometry(stride, Trial(net, spec.in_channels, stride, dtype).radius())
     except RuntimeError as error:
         raise ConfigError(
             f"network.name: {spec.name} cannot read windows of any multiple of its stride {stride} "
@@ -101,109 +98,88 @@ def receptive_radius(spec: NetworkSpec) -> Index3:
     return geometry_of(spec).radius_vox or (0, 0, 0)
 
 
-def measure(
-    forward: Forward, channels: int, stride_zyx: Index3, dtype: torch.dtype = torch.float32
-) -> Index3 | None:
-    """Return the radius of any function from images to logits; None where it has none.
+@dataclass(frozen=True)
+class Trial:
+    """A function from images to logits, tried on noise to see how far it looks.
 
     Weights are taken as they are. Raises RuntimeError, as torch does, when a window of some
     multiple of the stride cannot be read.
     """
-    reach = reach_of(forward, channels, stride_zyx, dtype)
-    moves = reach is not None and moves_with_image(forward, channels, stride_zyx, reach, dtype)
-    return reach if moves else None
+
+    forward: Forward
+    channels: int
+    stride_zyx: Index3
+    dtype: torch.dtype = torch.float32
+
+    def radius(self) -> Index3 | None:
+        """Return how far a logit looks; None where the answer depends on the window."""
+        reach = self.reach()
+        return reach if reach is not None and self.moves(reach) else None
+
+    def reach(self) -> Index3 | None:
+        """Return how far the logits of a stride cell look; None if there is no end to it."""
+        reach: list[int] = []
+        for axis in range(3):
+            found = self._reach_along(axis)
+            if found is None:
+                return None
+            reach.append(found)
+        return triple(reach)
+
+    def moves(self, radius_vox: Index3) -> bool:
+        """Tell whether a window moved by a stride answers the same, a radius from its ends."""
+        return all(self._moves_along(axis, radius) for axis, radius in enumerate(radius_vox))
+
+    def _reach_along(self, axis: int) -> int | None:
+        stride, cells = self.stride_zyx[axis], 4
+        while True:
+            length, start = (2 * cells + 1) * stride, cells * stride
+            first, last = length, -1
+            for image in self._images(axis, length):
+                seen = _seen(self.forward, image, axis, start, stride)
+                if seen:
+                    first, last = min(first, seen[0]), max(last, seen[-1])
+                if first == 0 or last == length - 1:
+                    break
+            if first > 0 and last < length - 1:
+                return max(0, start + stride - 1 - first, last - start)
+            if start >= _FURTHEST_VOX:
+                return None
+            cells *= 2
+
+    @torch.no_grad()
+    def _moves_along(self, axis: int, radius: int) -> bool:
+        stride, dim = self.stride_zyx[axis], 2 + axis
+        length = (2 * -(-radius // stride) + 4) * stride
+        image = next(self._images(axis, length + stride))
+        here = self.forward(image.narrow(dim, 0, length).contiguous())
+        moved = self.forward(image.narrow(dim, stride, length).contiguous())
+        inside = length - 2 * radius - stride
+        here = here.narrow(dim, radius + stride, inside)
+        difference = float((here - moved.narrow(dim, radius, inside)).abs().max())
+        return difference <= _SAME[self.dtype] * max(1.0, float(here.abs().max()))
+
+    def _images(self, axis: int, length: int) -> Iterator[Tensor]:
+        """Yield images of noise, `length` along `axis` and two stride cells across."""
+        shape = [length if a == axis else 2 * s for a, s in enumerate(self.stride_zyx)]
+        generator = torch.Generator().manual_seed(length)
+        for _ in range(_DRAWS):
+            noise = torch.rand((1, self.channels, *shape), generator=generator, dtype=torch.float64)
+            yield (noise + 0.5).to(self.dtype)
 
 
-def reach_of(
-    forward: Forward, channels: int, stride_zyx: Index3, dtype: torch.dtype = torch.float32
-) -> Index3 | None:
-    """Return how far the logits of a stride cell look; None if there is no end to it."""
-    reach: list[int] = []
-    for axis in range(3):
-        found = _reach_of_cell(forward, axis, (channels, *stride_zyx), dtype)
-        if found is None:
-            return None
-        reach.append(found)
-    z, y, x = reach
-    return z, y, x
-
-
-def moves_with_image(
-    forward: Forward,
-    channels: int,
-    stride_zyx: Index3,
-    radius_vox: Index3,
-    dtype: torch.dtype = torch.float32,
-) -> bool:
-    """Tell whether a window moved by one stride gives the moved answer, a radius from its ends."""
-    return all(
-        _moves_along(forward, axis, (channels, *stride_zyx), radius_vox[axis], dtype)
-        for axis in range(3)
-    )
-
-
-def _reach_of_cell(
-    forward: Forward, axis: int, channels_stride: tuple[int, int, int, int], dtype: torch.dtype
-) -> int | None:
-    """Return how far the logits of a stride cell look along `axis`; None if there is no end."""
-    stride = channels_stride[1 + axis]
-    cells = 4
-    while True:
-        length, start = (2 * cells + 1) * stride, cells * stride
-        first, last = length, -1
-        for image in _images(channels_stride, axis, length, dtype):
-            logits = forward(image.requires_grad_())
-            (gradient,) = torch.autograd.grad(logits.narrow(2 + axis, start, stride).sum(), image)
-            others = [a for a in range(5) if a != 2 + axis]
-            seen = gradient.abs().sum(dim=others).nonzero().flatten()
-            if len(seen):
-                first, last = min(first, int(seen[0])), max(last, int(seen[-1]))
-            if first == 0 or last == length - 1:
-                break
-        if first > 0 and last < length - 1:
-            return max(0, start + stride - 1 - first, last - start)
-        if start >= _FURTHEST_VOX:
-            return None
-        cells *= 2
-
-
-@torch.no_grad()
-def _moves_along(
-    forward: Forward,
-    axis: int,
-    channels_stride: tuple[int, int, int, int],
-    radius: int,
-    dtype: torch.dtype,
-) -> bool:
-    stride = channels_stride[1 + axis]
-    length = (2 * -(-radius // stride) + 4) * stride
-    image = next(_images(channels_stride, axis, length + stride, dtype))
-    here = forward(image.narrow(2 + axis, 0, length).contiguous())
-    moved = forward(image.narrow(2 + axis, stride, length).contiguous())
-    inside = length - 2 * radius - stride
-    here = here.narrow(2 + axis, radius + stride, inside)
-    moved = moved.narrow(2 + axis, radius, inside)
-    difference = float((here - moved).abs().max())
-    return difference <= _SAME[dtype] * max(1.0, float(here.abs().max()))
-
-
-def _images(
-    channels_stride: tuple[int, int, int, int], axis: int, length: int, dtype: torch.dtype
-) -> Iterator[torch.Tensor]:
-    """Yield images of noise, `length` along `axis` and two stride cells across."""
-    channels, *stride = channels_stride
-    shape = [length if a == axis else 2 * s for a, s in enumerate(stride)]
-    generator = torch.Generator().manual_seed(length)
-    for _ in range(_DRAWS):
-        noise = torch.rand((1, channels, *shape), generator=generator, dtype=torch.float64)
-        yield (noise + 0.5).to(dtype)
+def _seen(forward: Forward, image: Tensor, axis: int, start: int, length: int) -> list[int]:
+    """Return the voxels along `axis` that logits from `start` on, `length` of them, depend on."""
+    logits = forward(image.requires_grad_()).narrow(2 + axis, start, length)
+    (gradient,) = torch.autograd.grad(logits.sum(), image)
+    others = [a for a in range(5) if a != 2 + axis]
+    return list(gradient.abs().sum(dim=others).nonzero().flatten().tolist())
 
 
 def _thin(spec: NetworkSpec) -> nn.Module:
     """Return the same architecture with two channels a level, where it allows that."""
-    thin = NetworkSpec(
-        spec.dims, spec.in_channels, 2, tuple(2 for _ in spec.widths), spec.strides, 0.0, spec.name
-    )
+    widths = (2,) * len(spec.widths)
+    thin = replace(spec, classes=2, widths=widths, dropout=0.0, script="")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what thin layers lack
@@ -264,12 +240,9 @@ def _radius_along(axis: int, spec: NetworkSpec) -> int:
 
 def _probe(axis: int, spec: NetworkSpec) -> nn.Module:
     """Return a U-Net that strides along `axis` only and in which every path has a weight."""
-    strides: list[Index3] = []
-    for stride in spec.strides:
-        z, y, x = (s if a == axis else 1 for a, s in enumerate(stride))
-        strides.append((z, y, x))
-    widths = tuple(1 for _ in spec.widths)
-    probe = build_network(NetworkSpec(spec.dims, 1, 2, widths, tuple(strides), 0.0))
+    along = (triple(s if a == axis else 1 for a, s in enumerate(stride)) for stride in spec.strides)
+    widths = (1,) * len(spec.widths)
+    probe = build_network(NetworkSpec(spec.dims, 1, 2, widths, tuple(along), 0.0))
     with torch.no_grad():
         for module in probe.modules():
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
@@ -284,11 +257,8 @@ def _reach(probe: nn.Module, axis: int, stride: int, phase: int) -> int:
         shape = [1, 1, 1]
         shape[axis] = (2 * cells + 1) * stride
         at = cells * stride + phase
-        image = torch.ones((1, 1, *shape), dtype=torch.float64, requires_grad=True)
-        logit = probe(image).select(2 + axis, at).sum()
-        (gradient,) = torch.autograd.grad(logit, image)
-        seen = gradient.flatten().nonzero().flatten()
-        first, last = int(seen[0]), int(seen[-1])
+        seen = _seen(probe, torch.ones((1, 1, *shape), dtype=torch.float64), axis, at, 1)
+        first, last = seen[0], seen[-1]
         if first > 0 and last < shape[axis] - 1:
             return max(at - first, last - at)
         cells *= 2

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from raysegclean.nets.batch import Batch
 from raysegclean.voxels.channels import IGNORE
@@ -19,7 +20,7 @@ __all__ = ["batch_confusion", "corrected", "masked_mean", "passes_sieve", "prese
 _TINY = 1e-8
 
 
-def batch_confusion(logits: torch.Tensor, label: torch.Tensor) -> NDArray[np.int64]:
+def batch_confusion(logits: Tensor, label: Tensor) -> NDArray[np.int64]:
     """Return (K, K): voxels with given label i and predicted label j; unlabelled ones left out.
 
     logits: (B, K, Z, Y, X). label: (B, Z, Y, X).
@@ -31,9 +32,7 @@ def batch_confusion(logits: torch.Tensor, label: torch.Tensor) -> NDArray[np.int
     return np.asarray(counts.cpu().numpy(), np.int64)
 
 
-def present_classes(
-    batch: Batch, present: Mapping[str, Sequence[int]], classes: int
-) -> torch.Tensor:
+def present_classes(batch: Batch, present: Mapping[str, Sequence[int]], classes: int) -> Tensor:
     """Return (B, K): the channels that the given label of each sample's whole case holds.
 
     `present` is `HookContext.present`; of a case that it lacks, only what the patch shows is known.
@@ -46,14 +45,7 @@ def present_classes(
     return here.to(batch.label.device)
 
 
-def corrected(
-    prob: torch.Tensor,
-    label: torch.Tensor,
-    *,
-    on: torch.Tensor,
-    present: torch.Tensor,
-    tau: float,
-) -> torch.Tensor:
+def corrected(prob: Tensor, label: Tensor, *, on: Tensor, present: Tensor, tau: float) -> Tensor:
     """Return the labels (B, Z, Y, X) with the network's class where it is sure enough.
 
     prob: (B, K, Z, Y, X). on: (K,) classes that may change. present: (B, K) classes of the case.
@@ -72,7 +64,7 @@ def corrected(
     return torch.where(halved[:, None, None, None], label, new)
 
 
-def passes_sieve(logits: torch.Tensor, label: torch.Tensor, level: float = 0.5) -> torch.Tensor:
+def passes_sieve(logits: Tensor, label: Tensor, level: float = 0.5) -> Tensor:
     """Return (B, Z, Y, X) bool: log p(label) >= mean of log p over {label, predicted, background}.
 
     logits: (B, K, Z, Y, X). Each class counts once, as in `evidence.proposals.score_of`; voxels
@@ -92,7 +84,7 @@ def passes_sieve(logits: torch.Tensor, label: torch.Tensor, level: float = 0.5) 
     return (label == IGNORE) | (excess <= others * math.log((1 - level) / level))
 
 
-def masked_mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+def masked_mean(values: Tensor, where: Tensor) -> Tensor:
     """Return (B,) means of (B, Z, Y, X) over the voxels that are marked; 0 where none is."""
     total = torch.where(where, values, values.new_zeros(())).flatten(1).sum(dim=1)
     return total / where.flatten(1).sum(dim=1).clamp(min=1)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import BlockCounts, CaseInfo, block_grid
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = [
     "ClassBlocks",
@@ -205,8 +205,7 @@ def _place(row: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _shape(table: SamplingTable, number: int) -> Index3:
-    z, y, x = (int(edge) for edge in table.shape_zyx[number])
-    return z, y, x
+    return triple(int(edge) for edge in table.shape_zyx[number])
 
 
 def _block_box(flat: int, shape_zyx: Index3) -> Box:
@@ -226,11 +225,11 @@ def place_patch(
     A class draw needs `label_block_zyx`, the label values in `drawn.block`.
     """
     if drawn.class_value is None:
-        z, y, x = (
+        corner = triple(
             int(u * (max(0, n - p) + 1))
             for u, p, n in zip(drawn.u, patch_zyx, shape_zyx, strict=True)
         )
-        return Box((z, y, x), (z + patch_zyx[0], y + patch_zyx[1], x + patch_zyx[2]))
+        return Box.whole(patch_zyx).moved(corner)
     if label_block_zyx is None or label_block_zyx.shape != drawn.block.shape_zyx:
         got = None if label_block_zyx is None else label_block_zyx.shape
         raise InputError(
@@ -247,8 +246,7 @@ def _class_voxel(drawn: PatchDraw, label_block_zyx: NDArray[Any]) -> Index3:
         inside = np.unravel_index(int(voxels[int(drawn.u[0] * len(voxels))]), shape)
     else:
         inside = tuple(np.intp(u * n) for u, n in zip(drawn.u, shape, strict=True))
-    z, y, x = (int(i) + s for i, s in zip(inside, drawn.block.start_zyx, strict=True))
-    return z, y, x
+    return triple(int(i) + s for i, s in zip(inside, drawn.block.start_zyx, strict=True))
 
 
 def patch_box(center_zyx: Index3, patch_zyx: Index3, shape_zyx: Index3) -> Box:
@@ -257,11 +255,11 @@ def patch_box(center_zyx: Index3, patch_zyx: Index3, shape_zyx: Index3) -> Box:
     Where the case is shorter than the patch the box starts at 0 and sticks out at the far end,
     which is how inference pads too; the caller pads what it cuts (`pad_to_box`).
     """
-    z, y, x = (
+    corner = triple(
         min(max(0, c - p // 2), max(0, n - p))
         for c, p, n in zip(center_zyx, patch_zyx, shape_zyx, strict=True)
     )
-    return Box((z, y, x), (z + patch_zyx[0], y + patch_zyx[1], x + patch_zyx[2]))
+    return Box.whole(patch_zyx).moved(corner)
 
 
 def flip(array: NDArray[Any], flips: tuple[bool, bool, bool]) -> NDArray[Any]:

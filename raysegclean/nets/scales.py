@@ -9,19 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raysegclean.voxels.channels import IGNORE
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 
-__all__ = [
-    "at_scales",
-    "disagreement",
-    "disturbed",
-    "resized",
-    "scaled_shape",
-    "unmoved_statistics",
-]
+__all__ = ["at_scales", "disagreement", "disturbed", "resized", "unmoved_statistics"]
 
 _TINY = 1e-8
 
@@ -37,14 +30,13 @@ def scaled_shape(shape_zyx: Index3, scale: float, stride_zyx: Index3) -> Index3:
     (7, 14, 14)
     """
     strides_somewhere = max(stride_zyx) > 1
-    z, y, x = (
+    return triple(
         edge if stride == 1 and strides_somewhere else max(1, round(edge * scale / stride)) * stride
         for edge, stride in zip(shape_zyx, stride_zyx, strict=True)
     )
-    return z, y, x
 
 
-def resized(values: torch.Tensor, shape_zyx: Index3) -> torch.Tensor:
+def resized(values: Tensor, shape_zyx: Index3) -> Tensor:
     """Return (..., Z, Y, X) linearly interpolated to `shape_zyx`; the corners of voxels stay."""
     for axis, edge in zip((-3, -2, -1), shape_zyx, strict=True):
         if values.shape[axis] != edge:
@@ -53,7 +45,7 @@ def resized(values: torch.Tensor, shape_zyx: Index3) -> torch.Tensor:
     return values
 
 
-def _weights(before: int, after: int) -> torch.Tensor:
+def _weights(before: int, after: int) -> Tensor:
     """Return (before, after): which share of each voxel goes into each new one."""
     at = (torch.arange(after, dtype=torch.float64) + 0.5) * before / after - 0.5
     at = at.clamp(0, before - 1)
@@ -81,12 +73,12 @@ def unmoved_statistics(net: nn.Module) -> Iterator[None]:
 
 def at_scales(
     net: nn.Module,
-    image: torch.Tensor,
+    image: Tensor,
     scales: Sequence[float],
     stride_zyx: Index3,
     *,
     bf16: bool = False,
-) -> tuple[torch.Tensor, ...]:
+) -> tuple[Tensor, ...]:
     """Return float32 logits (B, K, Z, Y, X) of images (B, C, Z, Y, X) seen at each scale.
 
     Without dropout. Gradients flow where they are enabled.
@@ -102,7 +94,7 @@ def at_scales(
     return tuple(found)
 
 
-def disagreement(views: list[torch.Tensor], label: torch.Tensor, rho: float) -> torch.Tensor:
+def disagreement(views: list[Tensor], label: Tensor, rho: float) -> Tensor:
     """Return (B,) sum over views of KL(view || mean of the views), averaged over labelled voxels.
 
     views: logits (B, K, Z, Y, X). Only voxels count whose mean probability exceeds `rho`.
@@ -118,7 +110,7 @@ def disagreement(views: list[torch.Tensor], label: torch.Tensor, rho: float) -> 
     return total / (label != IGNORE).flatten(1).sum(dim=1).clamp(min=1)
 
 
-def disturbed(image: torch.Tensor, step: int, amount: float = 0.1) -> torch.Tensor:
+def disturbed(image: Tensor, step: int, amount: float = 0.1) -> Tensor:
     """Return images (B, C, Z, Y, X) with other gain, level and noise, each N(0, amount^2).
 
     A function of the step, the shape and the device alone; images are normalised, so that `amount`
@@ -126,7 +118,7 @@ def disturbed(image: torch.Tensor, step: int, amount: float = 0.1) -> torch.Tens
     """
     random = torch.Generator(image.device).manual_seed(step)
 
-    def normal(*shape: int) -> torch.Tensor:
+    def normal(*shape: int) -> Tensor:
         return amount * torch.randn(shape, generator=random, device=image.device)
 
     samples = (len(image), 1, 1, 1, 1)

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.nets.memory import forward_bytes_per_voxel
 from raysegclean.nets.networks import forward_checked
-from raysegclean.nets.receptive import Geometry, measure, moves_with_image, reach_of
+from raysegclean.nets.receptive import Geometry, Trial
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.voxels.geometry import Index3
 
@@ -93,17 +93,12 @@ class ScriptFacts:
 class ScriptVoter:
     """A TorchScript module, one pass, always in fp32."""
 
+    name = "torchscript"
     n_passes = 1
 
     def __init__(
-        self,
-        script: Script,
-        spec: NetworkSpec,
-        *,
-        name: str = "torchscript",
-        device: torch.device | str = "cpu",
+        self, script: Script, spec: NetworkSpec, *, device: torch.device | str = "cpu"
     ) -> None:
-        self.name = name
         self.stride_zyx = spec.stride_zyx
         self._script, self._spec = script, spec
         self._device = torch.device(device)
@@ -116,7 +111,7 @@ class ScriptVoter:
         facts = inspect_script(self._script, spec.in_channels, spec.classes, spec.stride_zyx)
         return facts.geometry.radius_vox or (0, 0, 0)
 
-    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
         """Yield the softmax."""
         with torch.no_grad():
             logits = self._forward(window_czyx.to(self._device)[None])
@@ -130,10 +125,10 @@ class _Plain(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """Return whatever the module returns."""
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            logits: torch.Tensor = self.module(image)
+            logits: Tensor = self.module(image)
         return logits
 
 
@@ -153,7 +148,7 @@ def inspect_script(
     else:
         _check(net, channels, classes, stride_zyx)
         try:
-            geometry = Geometry(stride_zyx, measure(net, channels, stride_zyx))
+            geometry = Geometry(stride_zyx, Trial(net, channels, stride_zyx).radius())
         except RuntimeError as error:
             raise _reads_too_little(f"the stride {stride_zyx} of network.strides", error) from error
     return ScriptFacts(geometry, forward_bytes_per_voxel(net, channels, geometry.stride_zyx))
@@ -183,11 +178,12 @@ def _found_geometry(net: nn.Module, channels: int, classes: int) -> Geometry:
                 continue
             _check(net, channels, classes, stride)
             answered = True
-            reach = reach_of(net, channels, stride)
+            trial = Trial(net, channels, stride)
+            reach = trial.reach()
             runs = runs or stride
             if reach is None:
                 break  # a larger stride does not make it look less far
-            if moves_with_image(net, channels, stride, reach):
+            if trial.moves(reach):
                 return Geometry(stride, reach)
         except RuntimeError as error:
             failure = error

@@ -20,14 +20,14 @@ another number of data-parallel ranks, or on GPU.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError
@@ -49,18 +49,15 @@ from raysegclean.nets.unet import NetworkSpec
 from raysegclean.voxels.channels import IGNORE
 
 __all__ = [
-    "Batch",
     "Exchange",
     "LocalExchange",
     "Place",
     "Replicas",
-    "SoleReplica",
     "StepReport",
     "TrainConfig",
     "Trainer",
     "TrainingDiverged",
     "member_seed",
-    "train",
 ]
 
 _WARM_UP = 0.05
@@ -73,7 +70,7 @@ class TrainingDiverged(RaysegcleanError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how to train; lengths in steps.
+    """How long and how to train; lengths in steps, ranges as the config has them.
 
     hook: what the method does while training (hooks.py). loss: one of `losses.LOSSES`. epoch_steps:
     what a hook counts as an epoch. freeze_bn_from: share of the steps after
@@ -96,28 +93,12 @@ class TrainConfig:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        problems = (
-            (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
-            (self.batch < 1, f"batch must be at least 1, got {self.batch}"),
-            (self.peers < 1, f"peers must be at least 1, got {self.peers}"),
-            (self.lr <= 0, f"lr must be positive, got {self.lr}"),
-            (
-                not 0 < self.freeze_bn_from <= 1,
-                f"freeze_bn_from must be in (0, 1], got {self.freeze_bn_from}",
-            ),
-            (
-                self.exchanges == "samples" and self.batch < 2,
-                f"batch must be at least 2 for {self.hook.name} to choose, got {self.batch}",
-            ),
-            (
-                self.exchanges != "nothing" and self.peers < 2,
-                f"hook {self.hook.name} needs at least 2 peers; set peers: 2",
-            ),
-            (self.loss not in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {self.loss}"),
-        )
-        for wrong, message in problems:
-            if wrong:
-                raise ConfigError(f"train: {message}")
+        if self.exchanges == "samples" and self.batch < 2:
+            raise ConfigError(
+                f"train: batch must be at least 2 for {self.hook.name} to choose, got {self.batch}"
+            )
+        if self.exchanges != "nothing" and self.peers < 2:
+            raise ConfigError(f"train: hook {self.hook.name} needs at least 2 peers; set peers: 2")
 
     @property
     def exchanges(self) -> str:
@@ -162,7 +143,7 @@ class StepReport:
 class Exchange(Protocol):
     """Carries lessons between peers."""
 
-    def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    def swap(self, picks: dict[int, Tensor]) -> dict[int, Tensor]:
         """Return, for each peer hosted here, the tensor of the peer before it.
 
         picks: weights (B,) or labels (B, Z, Y, X) of the lesson of each peer hosted here. Peer i
@@ -177,24 +158,16 @@ class LocalExchange:
 
     peers: int
 
-    def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    def swap(self, picks: dict[int, Tensor]) -> dict[int, Tensor]:
         """Return each peer's predecessor's picks."""
         return {peer: picks[(peer - 1) % self.peers] for peer in picks}
 
 
-class Replicas(Protocol):
-    """The data-parallel ranks that train the same peers on different batches."""
+class Replicas:
+    """The data-parallel ranks that train the same peers on different batches; here one alone."""
 
-    def mean_(self, tensors: list[torch.Tensor]) -> None:
+    def mean_(self, tensors: list[Tensor]) -> None:
         """Replace each tensor, in place, by its mean over ranks; every rank gets the same bits."""
-        ...
-
-
-class SoleReplica:
-    """There is one data-parallel rank."""
-
-    def mean_(self, tensors: list[torch.Tensor]) -> None:
-        """Leave the tensors as they are."""
 
 
 @dataclass(frozen=True)
@@ -203,14 +176,9 @@ class Place:
 
     hosted: tuple[int, ...]
     exchange: Exchange
-    replicas: Replicas = field(default_factory=SoleReplica)
+    replicas: Replicas = field(default_factory=Replicas)
     rank: int = 0
     device: str = "cpu"
-
-    @classmethod
-    def alone(cls, peers: int, device: str = "cpu") -> "Place":
-        """Return the place that hosts every peer."""
-        return cls(tuple(range(peers)), LocalExchange(peers), device=device)
 
 
 def member_seed(*numbers: int) -> int:
@@ -238,7 +206,7 @@ class Member:
             if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
 
-    def learn(self, loss: torch.Tensor, lr: float, replicas: Replicas) -> bool:
+    def learn(self, loss: Tensor, lr: float, replicas: Replicas) -> bool:
         """Take one optimiser step down the gradient of `loss`, averaged over replicas.
 
         Return whether the gradient was finite; else nothing was learnt.
@@ -305,7 +273,7 @@ class Trainer:
         """
         self.config = config
         self.fold = fold
-        self.place = place or Place.alone(config.peers)
+        self.place = place or Place(tuple(range(config.peers)), LocalExchange(config.peers))
         self.at_step = 0
         self.draws = spec.name != UNET
         """Whether a network may draw random numbers of its own."""
@@ -372,7 +340,7 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _lessons(self, logits: dict[int, torch.Tensor], batch: Batch) -> dict[int, Lesson]:
+    def _lessons(self, logits: dict[int, Tensor], batch: Batch) -> dict[int, Lesson]:
         """Return what each network hosted here learns: its own lesson, or that of its peer."""
         mine = {peer: self._lesson(peer, logits[peer].detach(), batch) for peer in logits}
         exchanges, swap = self.config.exchanges, self.place.exchange.swap
@@ -384,12 +352,12 @@ class Trainer:
         labels = swap({peer: lesson.label for peer, lesson in mine.items()})
         return {peer: Lesson(labels[peer], weights[peer]) for peer in mine}
 
-    def _lesson(self, peer: int, logits: torch.Tensor, batch: Batch) -> Lesson:
+    def _lesson(self, peer: int, logits: Tensor, batch: Batch) -> Lesson:
         member = self.members[peer]
         with self._keyed_randomness(peer, 1):
             return member.hook.lesson(member.net, logits, batch)
 
-    def _loss(self, peer: int, logits: torch.Tensor, lesson: Lesson, batch: Batch) -> torch.Tensor:
+    def _loss(self, peer: int, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:
         member = self.members[peer]
         with self._keyed_randomness(peer, 2):
             return member.hook.loss(member.net, logits, lesson, batch)
@@ -406,7 +374,7 @@ class Trainer:
             torch.manual_seed(member_seed(*key))
             yield
 
-    def _forward(self, peer: int, image: torch.Tensor) -> torch.Tensor:
+    def _forward(self, peer: int, image: Tensor) -> Tensor:
         net = self.members[peer].net.train(self.at_step < self.config.recalibrate_at)
         key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank)
         bf16 = self.config.precision == "bf16"
@@ -415,7 +383,7 @@ class Trainer:
             dropout_masks(net, key, per_sample=True),
             torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
         ):
-            logits: torch.Tensor = net(image)
+            logits: Tensor = net(image)
         return logits
 
     @torch.no_grad()
@@ -472,11 +440,3 @@ def _kept(lesson: Lesson, batch: Batch) -> float:
     voxels = learnt.flatten(1).sum(dim=1)
     labelled = (batch.label != IGNORE).sum().clamp(min=1)
     return float(voxels[lesson.weights > 0].sum() / labelled)
-
-
-def train(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[StepReport]:
-    """Take every batch in turn, up to the configured number of steps; yield a report for each."""
-    for batch in batches:
-        if trainer.at_step >= trainer.config.steps:
-            return
-        yield trainer.step(batch)

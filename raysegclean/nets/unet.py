@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import ChannelDropout
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 
 __all__ = ["ConvUnit", "NetworkSpec", "UNet", "build", "fold_batchnorm", "plan_strides"]
 
@@ -83,8 +83,7 @@ class NetworkSpec:
     @property
     def stride_zyx(self) -> Index3:
         """Downsampling of the deepest level."""
-        z, y, x = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
-        return z, y, x
+        return triple(math.prod(stride[axis] for stride in self.strides) for axis in range(3))
 
 
 class ConvUnit(nn.Module):
@@ -93,19 +92,17 @@ class ConvUnit(nn.Module):
     def __init__(self, channels: tuple[int, int], kernel_zyx: Index3, stride_zyx: Index3) -> None:
         super().__init__()
         keeps_size = stride_zyx == (1, 1, 1)
-        z, y, x = (k // 2 if keeps_size else 0 for k in kernel_zyx)
-        self.conv: nn.Conv3d = nn.Conv3d(
-            *channels, kernel_zyx, stride_zyx, padding=(z, y, x), bias=False
-        )
+        padding = triple(k // 2 if keeps_size else 0 for k in kernel_zyx)
+        self.conv = nn.Conv3d(*channels, kernel_zyx, stride_zyx, padding, bias=False)
         self.norm: nn.Module = nn.BatchNorm3d(channels[1])
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Map (B, C0, Z, Y, X) to (B, C1, Z / stride, ...)."""
         out = self.norm(_convolved(self.conv, features))
-        return nn.functional.leaky_relu(cast(torch.Tensor, out), _SLOPE, inplace=True)
+        return nn.functional.leaky_relu(cast(Tensor, out), _SLOPE, inplace=True)
 
 
-def _convolved(conv: nn.Conv3d, features: torch.Tensor) -> torch.Tensor:
+def _convolved(conv: nn.Conv3d, features: Tensor) -> Tensor:
     """Return the convolution, at inference on CPU always by oneDNN.
 
     Left alone, PyTorch takes a path six times slower for small inputs of one sample on one thread
@@ -113,14 +110,14 @@ def _convolved(conv: nn.Conv3d, features: torch.Tensor) -> torch.Tensor:
     bits. oneDNN is called here without its gradient.
     """
     if not _can_call_onednn(features):
-        return cast(torch.Tensor, conv(features))
+        return cast(Tensor, conv(features))
     padding = cast(tuple[int, ...], conv.padding)
     return torch.mkldnn_convolution(
         features, conv.weight, conv.bias, padding, conv.stride, conv.dilation, conv.groups
     )
 
 
-def _can_call_onednn(features: torch.Tensor) -> bool:
+def _can_call_onednn(features: Tensor) -> bool:
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if torch.is_grad_enabled() or tracing:
         return False
@@ -142,9 +139,9 @@ class Level(nn.Module):
         )
         self.dropout = ChannelDropout(drop, name)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Map (B, C0, Z, Y, X) to (B, C1, Z, Y, X)."""
-        return cast(torch.Tensor, self.dropout(self.units(features)))
+        return cast(Tensor, self.dropout(self.units(features)))
 
 
 class UNet(nn.Module):
@@ -172,15 +169,15 @@ class UNet(nn.Module):
             self.decoder.append(Level((2 * fine, fine), kernel, spec.dropout, f"decoder{level}"))
         self.head = nn.Conv3d(widths[0], spec.classes, 1)
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """Return logits; raises RuntimeError when an edge is no multiple of the total stride."""
         return self.deepen(self.begin(image))
 
-    def begin(self, image: torch.Tensor) -> torch.Tensor:
+    def begin(self, image: Tensor) -> Tensor:
         """Return the finest features, which no dropout touches: passes can share them."""
-        return cast(torch.Tensor, self.encoder[0](image))
+        return cast(Tensor, self.encoder[0](image))
 
-    def deepen(self, finest: torch.Tensor) -> torch.Tensor:
+    def deepen(self, finest: Tensor) -> Tensor:
         """Return the logits that follow from the finest features."""
         skips = [finest]
         for down, level in zip(self.down, list(self.encoder)[1:], strict=True):
@@ -188,7 +185,7 @@ class UNet(nn.Module):
         features = skips.pop()
         for up, level in zip(reversed(self.up), reversed(self.decoder), strict=True):
             features = level(torch.cat([skips.pop(), up(features)], dim=1))
-        return cast(torch.Tensor, self.head(features))
+        return cast(Tensor, self.head(features))
 
 
 def build(spec: NetworkSpec) -> UNet:
@@ -236,9 +233,9 @@ def plan_strides(
     for _ in range(levels - 1):
         long = [a for a in range(3) if shape[a] >= 2 * _SHORTEST_VOX and (dims == 3 or a)]
         finest = min((spacing[a] for a in long), default=0.0)
-        z, y, x = (2 if a in long and spacing[a] < 2 * finest else 1 for a in range(3))
-        strides.append((z, y, x))
-        for axis, factor in enumerate((z, y, x)):
+        stride = triple(2 if a in long and spacing[a] < 2 * finest else 1 for a in range(3))
+        strides.append(stride)
+        for axis, factor in enumerate(stride):
             spacing[axis] *= factor
             shape[axis] = -(-shape[axis] // factor)
     return tuple(strides)

@@ -18,21 +18,15 @@ scanners, and suit every archive.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.voters import Voter
 from raysegclean.voxels.geometry import Index3
 
-__all__ = [
-    "TRAINED_FLIPS",
-    "VIEWS",
-    "ViewsVoter",
-    "halo_of_views",
-    "parse_views",
-    "resolve_views",
-]
+__all__ = ["ViewsVoter", "halo_of_views", "parse_views", "resolve_views"]
 
-Change = Callable[[torch.Tensor], torch.Tensor]
+Change = Callable[[Tensor], Tensor]
 
 TRAINED_FLIPS = "flips"
 """Stands for a flip along each axis that the network was trained to be flipped along."""
@@ -92,11 +86,11 @@ class ViewsVoter:
         return halo_of_views(self.member.halo_vox, self.views)
 
     @property
-    def head(self) -> torch.nn.Module | None:
+    def head(self) -> nn.Module | None:
         """The last layer of the member's network, which reads the plain window first."""
         return getattr(self.member, "head", None)
 
-    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
         """Yield the member's passes of the plain window, then those of each view."""
         yield from self.member.passes(window_czyx)
         for view in self.views:

@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.networks import begin, deepen, has_dropout, prepare_network, stride_of
 from raysegclean.nets.receptive import receptive_radius
 from raysegclean.nets.unet import NetworkSpec, fold_batchnorm
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 
 __all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter", "head_inputs"]
 
@@ -57,48 +57,15 @@ class Voter(Protocol):
         """How many passes `passes` yields."""
         ...
 
-    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
         """Yield (K, Z, Y, X) float32 probabilities of a float32 window (C, Z, Y, X)."""
         ...
-
-
-class _Network:
-    """A folded network on its device, and its geometry. Takes the network over: it is changed."""
-
-    def __init__(
-        self, net: nn.Module, spec: NetworkSpec, device: torch.device | str, precision: Precision
-    ) -> None:
-        self.net = prepare_network(fold_batchnorm(net), device).requires_grad_(False)
-        self.device = torch.device(device)
-        self.precision = precision
-        self.spec = spec
-        self.stride_zyx = stride_of(net, spec)
-
-    @property
-    def head(self) -> nn.Module | None:
-        """The network's last layer, where it names one."""
-        return getattr(self.net, "head", None)
-
-    def begin(self, window_czyx: torch.Tensor) -> torch.Tensor:
-        """Return the finest features, which are the same in every dropout pass."""
-        with torch.no_grad(), self._autocast():
-            return begin(self.net, window_czyx.to(self.device)[None])
-
-    def finish(self, finest: torch.Tensor) -> torch.Tensor:
-        """Return probabilities (K, Z, Y, X)."""
-        with torch.no_grad():
-            with self._autocast():
-                logits = deepen(self.net, finest)
-            return torch.softmax(logits[0].float(), dim=0)
-
-    def _autocast(self) -> torch.autocast:
-        bf16 = self.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
 
 class NetworkVoter:
     """One network, one pass. The network is folded and moved in place: it is the voter's now."""
 
+    name = "network"
     n_passes = 1
 
     def __init__(
@@ -106,36 +73,55 @@ class NetworkVoter:
         net: nn.Module,
         spec: NetworkSpec,
         *,
-        name: str = "network",
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
     ) -> None:
-        self.name = name
-        self._network = _Network(net, spec, device, precision)
-        self.stride_zyx = self._network.stride_zyx
+        self._net = prepare_network(fold_batchnorm(net), device).requires_grad_(False)
+        self._device = torch.device(device)
+        self._precision = precision
+        self._spec = spec
+        self.stride_zyx = stride_of(net, spec)
 
     @property
     def halo_vox(self) -> Index3:
         """The receptive radius; measured when it is asked for."""
-        return receptive_radius(self._network.spec)
+        return receptive_radius(self._spec)
 
     @property
     def head(self) -> nn.Module | None:
         """The network's last layer, where it names one."""
-        return self._network.head
+        return getattr(self._net, "head", None)
 
-    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
         """Yield the softmax."""
-        yield self._network.finish(self._network.begin(window_czyx))
+        yield self._finish(self._begin(window_czyx))
+
+    def _begin(self, window_czyx: Tensor) -> Tensor:
+        """Return the finest features, which are the same in every dropout pass."""
+        with torch.no_grad(), self._autocast():
+            return begin(self._net, window_czyx.to(self._device)[None])
+
+    def _finish(self, finest: Tensor) -> Tensor:
+        """Return probabilities (K, Z, Y, X)."""
+        with torch.no_grad():
+            with self._autocast():
+                logits = deepen(self._net, finest)
+            return torch.softmax(logits[0].float(), dim=0)
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self._precision == "bf16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=bf16)
 
 
-class DropoutVoter:
+class DropoutVoter(NetworkVoter):
     """Monte Carlo dropout (Gal and Ghahramani 2016) by whole channels.
 
     Pass n drops the channels that (seed, n, layer, channel) name, the same in every window, so a
     pass is one fixed network and tiles of it fit together. What lies before the first dropout
     layer is computed once per window.
     """
+
+    name = "dropout"
 
     def __init__(
         self,
@@ -144,68 +130,55 @@ class DropoutVoter:
         *,
         n_passes: int = 8,
         seed: int = 0,
-        name: str = "dropout",
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
     ) -> None:
         if n_passes < 1 or not has_dropout(net):
             raise ConfigError(
-                f"voter {name!r}: {n_passes} dropout passes of network {spec.name} with dropout "
+                f"voter 'dropout': {n_passes} dropout passes of network {spec.name} with dropout "
                 f"{spec.dropout}; both must be positive, so train with network.dropout: 0.2, and a "
                 "network of your own needs ChannelDropout layers (raysegclean.nets.dropout)"
             )
-        self.name = name
+        super().__init__(net, spec, device=device, precision=precision)
         self.n_passes = n_passes
         self.seed = seed
-        self._network = _Network(net, spec, device, precision)
-        self.stride_zyx = self._network.stride_zyx
 
-    @property
-    def halo_vox(self) -> Index3:
-        """The receptive radius; measured when it is asked for."""
-        return receptive_radius(self._network.spec)
-
-    @property
-    def head(self) -> nn.Module | None:
-        """The network's last layer, where it names one."""
-        return self._network.head
-
-    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
         """Yield the softmax under each set of masks."""
-        finest = self._network.begin(window_czyx)
+        finest = self._begin(window_czyx)
         for number in range(self.n_passes):
             # Not held across the yield: a consumer may stop early or use the network.
-            with dropout_masks(self._network.net, (self.seed, number)):
-                prob = self._network.finish(finest)
+            with dropout_masks(self._net, (self.seed, number)):
+                prob = self._finish(finest)
             yield prob
 
 
 class EnsembleVoter:
     """Several voters as one: all passes of the first, then of the next."""
 
-    def __init__(self, members: Sequence[Voter], *, name: str = "ensemble") -> None:
+    name = "ensemble"
+
+    def __init__(self, members: Sequence[Voter]) -> None:
         if not members:
-            raise ConfigError(f"voter {name!r}: an ensemble needs at least one member")
-        self.name = name
+            raise ConfigError("voter 'ensemble': an ensemble needs at least one member")
         self.members = tuple(members)
         self.n_passes = sum(member.n_passes for member in members)
-        z, y, x = (math.lcm(*s) for s in zip(*(m.stride_zyx for m in members), strict=True))
-        self.stride_zyx: Index3 = (z, y, x)
+        strides = zip(*(member.stride_zyx for member in members), strict=True)
+        self.stride_zyx = triple(math.lcm(*steps) for steps in strides)
 
     @property
     def halo_vox(self) -> Index3:
         """The reach of the member that looks furthest."""
-        z, y, x = (max(reach) for reach in zip(*(m.halo_vox for m in self.members), strict=True))
-        return z, y, x
+        return triple(map(max, zip(*(m.halo_vox for m in self.members), strict=True)))
 
-    def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
         """Yield every member's passes in turn."""
         for member in self.members:
             yield from member.passes(window_czyx)
 
 
 @contextmanager
-def head_inputs(voter: Voter) -> Iterator[list[torch.Tensor]]:
+def head_inputs(voter: Voter) -> Iterator[list[Tensor]]:
     """Give a list that receives what the head of the voter's first network reads: its features.
 
     Only the first pass since the list was last cleared counts, (F, Z, Y, X) float32 of the whole
@@ -214,14 +187,14 @@ def head_inputs(voter: Voter) -> Iterator[list[torch.Tensor]]:
     while isinstance(voter, EnsembleVoter):
         voter = voter.members[0]
     head = getattr(voter, "head", None)
-    if not isinstance(head, torch.nn.Module):
+    if not isinstance(head, nn.Module):
         raise ConfigError(
             f"voter {voter.name!r} has no layer `head`, whose input are the features that this "
             "method compares. Name the last 1x1x1 layer of your network `head`, or use unet."
         )
-    found: list[torch.Tensor] = []
+    found: list[Tensor] = []
 
-    def keep(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         if not found:
             found.append(inputs[0][0].detach().float())
 

@@ -22,14 +22,7 @@ from raysegclean.errors import ConfigError, InputError
 from raysegclean.nets.networks import build_network, is_shipped
 from raysegclean.nets.unet import NetworkSpec
 
-__all__ = [
-    "load_facts",
-    "load_network",
-    "load_state",
-    "save_network",
-    "save_state",
-    "spec_from_dict",
-]
+__all__ = ["load_facts", "load_network", "load_state", "save_network", "save_state"]
 
 _FORMAT = "raysegclean-network-1"
 _DIGEST_BYTES = 16

@@ -23,10 +23,10 @@ from raysegclean.cluster.train_jobs import TrainJob, at_once, missing_networks, 
 from raysegclean.cluster.train_worker import common_step
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
 from raysegclean.events import Events, Lines
+from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.trainer import (
-    Batch,
     LocalExchange,
     Place,
     TrainConfig,

@@ -13,9 +13,10 @@ from raysegclean.errors import ConfigError
 from raysegclean.methods.base import load_method, make_params
 from raysegclean.methods.coteaching.hook import without_largest
 from raysegclean.methods.coteaching.method import COTEACHING
+from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec, make_hook
 from raysegclean.nets.losses import segmentation_loss
-from raysegclean.nets.trainer import Batch, Place, TrainConfig, Trainer
+from raysegclean.nets.trainer import Place, TrainConfig, Trainer
 from raysegclean.voxels.channels import IGNORE
 
 from .training_scenes import SPEC, assert_resumes_alike, run, scene_at, trainer_of

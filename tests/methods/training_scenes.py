@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookSpec, Lesson
-from raysegclean.nets.trainer import Batch, TrainConfig, Trainer
+from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_state
 from raysegclean.voxels.channels import IGNORE

@@ -8,11 +8,12 @@ believes.
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.methods.adele.onset import IouWatch
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
+from raysegclean.nets.hooks import Hook, HookContext, Lesson
 from raysegclean.nets.relabel import batch_confusion, corrected, present_classes
 from raysegclean.nets.scales import at_scales, disagreement
 
@@ -33,7 +34,7 @@ def other_scales(text: str) -> tuple[float, ...]:
     return tuple(scale for scale in scales if scale != 1.0)
 
 
-class AdeleHook(PlainHook):
+class AdeleHook(Hook):
     """Learn what the network itself corrects, class by class from its onset on."""
 
     def __init__(
@@ -54,9 +55,9 @@ class AdeleHook(PlainHook):
         self.watch = IouWatch(
             context.classes, epochs=-(-context.steps // length), epoch_steps=length, ratio=ratio
         )
-        self._others: tuple[torch.Tensor, ...] = ()
+        self._others: tuple[Tensor, ...] = ()
 
-    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:
         """Return the given label, corrected in the classes that are on."""
         # The loss needs the same views with gradients: computing them twice would cost a third.
         with torch.enable_grad():
@@ -75,13 +76,7 @@ class AdeleHook(PlainHook):
         label = corrected(prob, batch.label, on=on, present=present, tau=self.tau)
         return Lesson(label, torch.ones(len(batch.case), device=logits.device))
 
-    def loss(
-        self,
-        net: torch.nn.Module,  # noqa: ARG002
-        logits: torch.Tensor,
-        lesson: Lesson,
-        batch: Batch,
-    ) -> torch.Tensor:
+    def loss(self, net: nn.Module, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:  # noqa: ARG002
         """Return the configured loss, averaged over the scales, and their disagreement."""
         views = [logits.float(), *self._others]
         self._others = ()

@@ -25,11 +25,7 @@ from pydantic.dataclasses import dataclass
 from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.adele.hook import other_scales
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    NetworkParams,
-    NotNegative,
-)
+from raysegclean.methods.params import STRICT, NetworkParams, NotNegative
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 
@@ -59,7 +55,6 @@ class AdeleParams(NetworkParams):
     """Mean probability above which a voxel's scales must agree."""
 
     def __post_init__(self) -> None:
-        """Refuse what values say together."""
         other_scales(self.scales)
 
 
@@ -122,12 +117,4 @@ def _only(decision: CaseDecision, on: frozenset[int]) -> CaseDecision:
     return CaseDecision(decision.case, classes)
 
 
-def _retrains(params: AdeleParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: AdeleParams) -> bool:
-    return params.rule == "default"
-
-
-ADELE = Method("adele", AdeleParams, _voters, _policy, _retrains, _corrects)
+ADELE = Method("adele", AdeleParams, _voters, _policy)

@@ -16,9 +16,7 @@ from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.evidence.voxel_evidence import threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.combine.votes import MAX_LABELS, vote_threshold
-from raysegclean.methods.params import (
-    STRICT,
-)
+from raysegclean.methods.params import STRICT
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision, case_actions
 
 __all__ = ["COMBINE", "CombineParams"]
@@ -86,12 +84,4 @@ def _decide(score: CaseScore, params: CombineParams) -> CaseDecision:
     return CaseDecision(score.case, classes)
 
 
-def _retrains(params: CombineParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: CombineParams) -> bool:  # noqa: ARG001
-    return False
-
-
-COMBINE = Method("combine", CombineParams, _voters, _policy, _retrains, _corrects)
+COMBINE = Method("combine", CombineParams, _voters, _policy)

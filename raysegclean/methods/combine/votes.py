@@ -79,11 +79,11 @@ def count_votes(given_zyx: Channels, labels_zyx: Sequence[Channels], classes: in
     """
     if len(labels_zyx) > MAX_LABELS:
         raise ConfigError(f"labels: at most {MAX_LABELS} labels can vote, got {len(labels_zyx)}.")
-    best, who, predicted = (np.zeros_like(given_zyx) for _ in range(3))
-    predicted[:] = given_zyx
+    none = np.zeros_like(given_zyx)
+    best, who, predicted = none.copy(), none.copy(), given_zyx.copy()
     for label_zyx in labels_zyx:
         same = [other_zyx == label_zyx for other_zyx in labels_zyx]
-        votes = _count(same, given_zyx)
+        votes = sum(same, none)
         wins = (label_zyx != given_zyx) & (label_zyx < classes) & (votes > best)
         mask = sum(one.astype(np.uint8) << bit for bit, one in enumerate(same))
         best[wins], predicted[wins] = votes[wins], label_zyx[wins]
@@ -93,16 +93,9 @@ def count_votes(given_zyx: Channels, labels_zyx: Sequence[Channels], classes: in
         predicted_zyx=predicted,
         votes_zyx=best,
         who_zyx=who,
-        given_votes_zyx=_count([one == given_zyx for one in labels_zyx], given_zyx),
-        background_votes_zyx=_count([one == 0 for one in labels_zyx], given_zyx),
+        given_votes_zyx=sum((one == given_zyx for one in labels_zyx), none),
+        background_votes_zyx=sum((one == 0 for one in labels_zyx), none),
     )
-
-
-def _count(masks_zyx: Sequence[NDArray[np.bool_]], like_zyx: Channels) -> Channels:
-    total = np.zeros_like(like_zyx)
-    for mask_zyx in masks_zyx:
-        total += mask_zyx
-    return total
 
 
 def vote_threshold(agree: int, labels: int) -> float:

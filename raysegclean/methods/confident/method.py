@@ -21,11 +21,7 @@ from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.stats import KINDS, PROB_SCALE, CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    Count,
-    NetworkParams,
-)
+from raysegclean.methods.params import STRICT, Count, NetworkParams
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 
@@ -37,7 +33,6 @@ class ConfidentParams(NetworkParams):
     """Settings of confident learning."""
 
     members: Count = 2
-    """Networks per fold."""
     rule: Literal["default", "cleanlab"] = "default"
 
 
@@ -90,12 +85,4 @@ def _voters(params: ConfidentParams) -> Voters:
     return Voters(members=params.members, score="given_prob" if params.rule == "cleanlab" else "")
 
 
-def _retrains(params: ConfidentParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: ConfidentParams) -> bool:
-    return params.rule == "default"
-
-
-CONFIDENT = Method("confident", ConfidentParams, _voters, _policy, _retrains, _corrects)
+CONFIDENT = Method("confident", ConfidentParams, _voters, _policy)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
+from raysegclean.nets.hooks import Hook, HookContext, Lesson
 from raysegclean.nets.relabel import masked_mean, passes_sieve
 from raysegclean.nets.scales import at_scales, disturbed
 from raysegclean.voxels.channels import IGNORE
@@ -30,7 +31,7 @@ _TINY = 1e-8
 Shares = NDArray[np.float64]
 
 
-class CoresHook(PlainHook):
+class CoresHook(Hook):
     """Confidence regulariser, sieve, and consistency on what was sieved out."""
 
     def __init__(
@@ -51,12 +52,7 @@ class CoresHook(PlainHook):
         self._counts = np.zeros((2, context.classes), np.int64)
         self._passed = np.ones(context.classes)
 
-    def lesson(
-        self,
-        net: torch.nn.Module,  # noqa: ARG002
-        logits: torch.Tensor,
-        batch: Batch,
-    ) -> Lesson:
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:  # noqa: ARG002
         """Return the given label without the voxels that do not pass."""
         passes = passes_sieve(logits, batch.label, self.level)
         self._count(batch, passes)
@@ -67,9 +63,7 @@ class CoresHook(PlainHook):
         dropped = ~passes & learnt[batch.label.clamp(min=0)]
         return Lesson(torch.where(dropped, IGNORE, batch.label), weights)
 
-    def loss(
-        self, net: torch.nn.Module, logits: torch.Tensor, lesson: Lesson, batch: Batch
-    ) -> torch.Tensor:
+    def loss(self, net: nn.Module, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:
         """Return the configured loss with the regulariser, and the consistency."""
         loss = self.context.loss(logits, lesson.label)
         beta = self.beta_at(batch.step)
@@ -102,7 +96,7 @@ class CoresHook(PlainHook):
         most = min(self.beta, _MOST_BETA / float(self.prior.max()))
         return most * min(1.0, max(0.0, ramp))
 
-    def _count(self, batch: Batch, passes: torch.Tensor) -> None:
+    def _count(self, batch: Batch, passes: Tensor) -> None:
         epoch = batch.step // self.context.epoch_steps
         if epoch > self._epoch:
             seen, passed = self._counts

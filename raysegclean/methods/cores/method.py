@@ -32,12 +32,7 @@ from pydantic.dataclasses import dataclass
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    NetworkParams,
-    NotNegative,
-    Share,
-)
+from raysegclean.methods.params import STRICT, NetworkParams, NotNegative, Share
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
@@ -143,12 +138,4 @@ def _ranked(stats: Mapping[str, CaseStats], share: float, classes: int) -> dict[
     }
 
 
-def _retrains(params: CoresParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: CoresParams) -> bool:
-    return params.rule == "default"
-
-
-CORES = Method("cores", CoresParams, _voters, _policy, _retrains, _corrects)
+CORES = Method("cores", CoresParams, _voters, _policy)

@@ -12,7 +12,7 @@ finds out which cases are wrong, and how (`policy.default.decide`).
 from pydantic.dataclasses import dataclass
 
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.params import STRICT, Epoch, Share
+from raysegclean.methods.params import STRICT, EditParams, Epoch, Share
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.default import decide_worst
 
@@ -20,7 +20,7 @@ __all__ = ["COSEG", "CosegParams"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class CosegParams:
+class CosegParams(EditParams):
     """Settings of Co-Seg."""
 
     alpha: Share | None = None
@@ -29,11 +29,7 @@ class CosegParams:
     """Share of cases whose samples a peer passes on while training; `alpha` overrides it."""
     start_epoch: Epoch = 3
     """Epoch, a tenth of the steps, at which the peers begin to choose."""
-    confidence: Share | None = None
-    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
-    null: what the archive's own excess of candidates says."""
     retrain: bool = True
-    """Whether a final network is trained on the cleaned labels."""
 
 
 def _voters(params: CosegParams) -> Voters:
@@ -52,12 +48,4 @@ def _policy(evidence: ArchiveEvidence, params: CosegParams) -> Verdict:
     return Verdict.of(evidence.judged(params.confidence))
 
 
-def _retrains(params: CosegParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: CosegParams) -> bool:
-    return params.alpha is None
-
-
-COSEG = Method("coseg", CosegParams, _voters, _policy, _retrains, _corrects)
+COSEG = Method("coseg", CosegParams, _voters, _policy, corrects=lambda params: params.alpha is None)

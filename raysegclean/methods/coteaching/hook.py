@@ -3,16 +3,17 @@
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import Exchanges, HookContext, Lesson, PlainHook
+from raysegclean.nets.hooks import Exchanges, Hook, HookContext, Lesson
 from raysegclean.nets.losses import voxel_entropy
 from raysegclean.voxels.channels import IGNORE
 
 __all__ = ["CoteachingHook", "without_largest"]
 
 
-class CoteachingHook(PlainHook):
+class CoteachingHook(Hook):
     """The voxels that this network explains best are its peer's lesson."""
 
     exchanges: ClassVar[Exchanges] = "voxels"
@@ -24,12 +25,11 @@ class CoteachingHook(PlainHook):
         ramp_epochs: float = 3.0,
         by_class: bool = True,
     ) -> None:
-        """Take the method's settings."""
         super().__init__(context)
         self.forget, self.by_class = forget, by_class
         self.ramp_steps = ramp_epochs * context.epoch_steps
 
-    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:
         """Return the given label with `IGNORE` where it is explained worst."""
         plain = super().lesson(net, logits, batch)
         share = self.forget_at(batch.step)
@@ -54,9 +54,7 @@ def _count(share: float, voxels: int) -> int:
     return int(share * voxels + 1e-9)
 
 
-def without_largest(
-    label: torch.Tensor, cost: torch.Tensor, group: torch.Tensor, drops: list[int]
-) -> torch.Tensor:
+def without_largest(label: Tensor, cost: Tensor, group: Tensor, drops: list[int]) -> Tensor:
     """Return `label` with `IGNORE` at the `drops[g]` voxels of each group g that cost the most.
 
     label, cost, group: one shape; voxels whose group is not in `drops` are left alone. Of equal

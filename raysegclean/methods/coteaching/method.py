@@ -15,24 +15,20 @@ Not guaranteed: that dropped voxels are wrong. `forget` is the noise rate, which
 as known. The published loss is divided twice by the number of kept voxels; here it is once.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    NotNegative,
-    Share,
-)
+from raysegclean.methods.params import STRICT, EditParams, NotNegative
 from raysegclean.nets.hooks import HookSpec
 
 __all__ = ["COTEACHING", "CoteachingParams"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class CoteachingParams:
+class CoteachingParams(EditParams):
     """Settings of Co-teaching."""
 
     forget: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -41,11 +37,6 @@ class CoteachingParams:
     """Epochs, each a tenth of the steps, over which that share grows from 0 (T_k)."""
     rule: Literal["default", "published"] = "default"
     """Which voxels are ranked together: those of one class, or all of a batch."""
-    confidence: Share | None = None
-    """Least confidence with which a candidate replaces a label in a flagged case (default rule);
-    null: what the archive's own excess of candidates says."""
-    retrain: bool = False
-    """Whether a final network is trained on the cleaned labels."""
 
 
 def _voters(params: CoteachingParams) -> Voters:
@@ -62,12 +53,4 @@ def _policy(evidence: ArchiveEvidence, params: CoteachingParams) -> Verdict:
     return Verdict.of(evidence.judged(params.confidence))
 
 
-def _retrains(params: CoteachingParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: Any) -> bool:  # noqa: ARG001
-    return True
-
-
-COTEACHING = Method("coteaching", CoteachingParams, _voters, _policy, _retrains, _corrects)
+COTEACHING = Method("coteaching", CoteachingParams, _voters, _policy, corrects=lambda _: True)

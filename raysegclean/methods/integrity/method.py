@@ -47,8 +47,4 @@ def _decide(score: CaseScore, findings: list[Finding], values: tuple[int, ...]) 
     return CaseDecision(score.case, classes)
 
 
-def _no(params: IntegrityParams) -> bool:  # noqa: ARG001
-    return False
-
-
-INTEGRITY = Method("integrity", IntegrityParams, _voters, _policy, _no, _no)
+INTEGRITY = Method("integrity", IntegrityParams, _voters, _policy)

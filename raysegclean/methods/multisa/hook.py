@@ -8,11 +8,11 @@ outlines. Not guaranteed: that presence is enough to find a structure that never
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
+from raysegclean.nets.hooks import Hook, HookContext, Lesson
 from raysegclean.voxels.channels import IGNORE
 
 __all__ = ["PresenceHook", "presence_loss"]
@@ -20,7 +20,7 @@ __all__ = ["PresenceHook", "presence_loss"]
 _NEVER = -1e4
 
 
-class PresenceHook(PlainHook):
+class PresenceHook(Hook):
     """Learn which classes each field of each slice holds, and nothing of where in it.
 
     Cases whose given label is empty teach nothing when they are the ones to be labelled.
@@ -37,12 +37,7 @@ class PresenceHook(PlainHook):
         super().__init__(context)
         self.fields, self.sharpness, self.skips_empty = fields, sharpness, skips_empty
 
-    def lesson(
-        self,
-        net: nn.Module,  # noqa: ARG002
-        logits: torch.Tensor,
-        batch: Batch,
-    ) -> Lesson:
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:  # noqa: ARG002
         """Return the given label, without the cases that are to be labelled."""
         label = batch.label
         if self.skips_empty:
@@ -51,20 +46,12 @@ class PresenceHook(PlainHook):
             label[torch.tensor(empty, device=label.device)] = IGNORE
         return Lesson(label, torch.ones(len(batch.case), device=logits.device))
 
-    def loss(
-        self,
-        net: nn.Module,  # noqa: ARG002
-        logits: torch.Tensor,
-        lesson: Lesson,
-        batch: Batch,  # noqa: ARG002
-    ) -> torch.Tensor:
+    def loss(self, net: nn.Module, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:  # noqa: ARG002
         """Return the loss of presence; `train.loss` compares voxels and is not used."""
         return presence_loss(logits, lesson.label, self.fields, self.sharpness)
 
 
-def presence_loss(
-    logits: torch.Tensor, label: torch.Tensor, fields: int, sharpness: float
-) -> torch.Tensor:
+def presence_loss(logits: Tensor, label: Tensor, fields: int, sharpness: float) -> Tensor:
     """Return (B,) binary cross-entropies of presence, logits (B, K, Z, Y, X), labels (B, Z, Y, X).
 
     The evidence of class k is its logit above background's. A region's score is its soft maximum
@@ -85,7 +72,7 @@ def presence_loss(
     return torch.stack(slices).mean(dim=0) + patch
 
 
-def _fields(grid: torch.Tensor, fields: int) -> list[torch.Tensor]:
+def _fields(grid: Tensor, fields: int) -> list[Tensor]:
     """Cut (B, K, Z, Y, X) into fields along y and x; fewer where an axis is short."""
     rows = torch.tensor_split(grid, min(fields, grid.shape[3]), dim=3)
     return [
@@ -94,19 +81,17 @@ def _fields(grid: torch.Tensor, fields: int) -> list[torch.Tensor]:
 
 
 def _region_loss(
-    evidence: torch.Tensor,
-    held: torch.Tensor,
-    known: torch.Tensor,
+    evidence: Tensor,
+    held: Tensor,
+    known: Tensor,
     dims: tuple[int, ...],
     sharpness: float,
-) -> torch.Tensor:
+) -> Tensor:
     """Return (B,) losses of regions that are what `dims` leave of (B, K, Z, Y, X)."""
     voxels = known.sum(dim=dims)
     soft_max = torch.logsumexp(sharpness * evidence, dim=dims)
     score = (soft_max - voxels.clamp(min=1).float().log()) / sharpness
-    present = held.any(dim=dims[-1])
-    for dim in reversed(dims[:-1]):
-        present = present.any(dim=dim)
-    loss = F.binary_cross_entropy_with_logits(score, present.float(), reduction="none")
+    present = held.any(dim=dims).float()
+    loss = F.binary_cross_entropy_with_logits(score, present, reduction="none")
     told = (voxels > 0).float()
     return (loss * told).flatten(1).sum(dim=1) / told.expand_as(loss).flatten(1).sum(1).clamp(min=1)

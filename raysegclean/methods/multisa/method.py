@@ -22,20 +22,12 @@ from pydantic.dataclasses import dataclass
 from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.multisa.localisation import Localisation
-from raysegclean.methods.params import (
-    STRICT,
-    Count,
-    Positive,
-    Share,
-)
+from raysegclean.methods.params import STRICT, Count, Positive, Share
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.policy.apply import Actions
 from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
 
 __all__ = ["MULTISA", "MultisaParams"]
-
-_NETWORK = "multisa"
-_HOOK = "presence"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,12 +53,12 @@ class MultisaParams:
 
 def _voters(params: MultisaParams) -> Voters:
     hook = HookSpec.of(
-        _HOOK,
+        "presence",
         fields=params.fields,
         sharpness=params.sharpness,
         skips_empty=params.rule == "pseudo",
     )
-    return Voters(members=params.members, hook=hook, network=_NETWORK)
+    return Voters(members=params.members, hook=hook, network="multisa")
 
 
 def _policy(evidence: ArchiveEvidence, params: MultisaParams) -> Verdict:
@@ -98,8 +90,4 @@ def _to_propose(score: CaseScore, witness: Localisation) -> list[int]:
     return [channel for channel in score.classes if witness.has_learnt(score.fold, channel)]
 
 
-def _never(_: MultisaParams) -> bool:
-    return False
-
-
-MULTISA = Method("multisa", MultisaParams, _voters, _policy, _never, _never)
+MULTISA = Method("multisa", MultisaParams, _voters, _policy)

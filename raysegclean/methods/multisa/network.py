@@ -18,14 +18,14 @@ import math
 from itertools import product
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raysegclean.nets.scales import resized
 from raysegclean.nets.unet import ConvUnit, NetworkSpec
 from raysegclean.voxels.geometry import Index3
 
-__all__ = ["LocalAttention", "MultisaNet", "build"]
+__all__ = ["LocalAttention", "MultisaNet"]
 
 _REACH: Index3 = (1, 2, 2)
 """Cells of a pooled grid that attention looks at to each side."""
@@ -42,7 +42,7 @@ class LocalAttention(nn.Module):
         self.query = nn.Conv3d(channels, size, 1)
         self.key = nn.Conv3d(channels, size, 1)
 
-    def forward(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor, values: Tensor) -> Tensor:
         """Return `values` (B, K, Z, Y, X) averaged by what `features` (B, C, Z, Y, X) resemble.
 
         Cells beyond the grid are not looked at.
@@ -61,7 +61,7 @@ class LocalAttention(nn.Module):
             out = out + weight[:, None] * near
         return out
 
-    def _near(self, grid: torch.Tensor) -> list[torch.Tensor]:
+    def _near(self, grid: Tensor) -> list[Tensor]:
         """Return the grid as seen from each cell by every neighbour; zero beyond its ends."""
         z, y, x = self.reach_zyx
         padded = F.pad(grid, (x, x, y, y, z, z))
@@ -98,7 +98,7 @@ class MultisaNet(nn.Module):
             before = width
         self.background = nn.Parameter(torch.zeros(1))
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """Return the logits."""
         layers, features = [], image
         z, y, x = image.shape[2:]
@@ -111,8 +111,3 @@ class MultisaNet(nn.Module):
         stacked = torch.stack(layers).mean(dim=0)
         background = self.background.to(stacked).expand(stacked[:, :1].shape)
         return torch.cat([background, stacked], dim=1)
-
-
-def build(spec: NetworkSpec) -> MultisaNet:
-    """Return a fresh network with weights from the global random state of torch."""
-    return MultisaNet(spec)

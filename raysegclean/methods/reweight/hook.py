@@ -3,11 +3,12 @@
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
 from raysegclean.errors import InputError
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import HookContext, Lesson, Loss, PlainHook
+from raysegclean.nets.hooks import Hook, HookContext, Lesson, Loss
 from raysegclean.nets.losses import segmentation_loss, voxel_entropy
 from raysegclean.nets.scales import unmoved_statistics
 from raysegclean.voxels.channels import IGNORE
@@ -15,18 +16,17 @@ from raysegclean.voxels.channels import IGNORE
 __all__ = ["ReweightHook", "averaging_one", "helpfulness"]
 
 
-class ReweightHook(PlainHook):
+class ReweightHook(Hook):
     """Learn each voxel as far as it helps on the batch's trusted patches."""
 
     needs_trusted: ClassVar[bool] = True
 
     def __init__(self, context: HookContext, rule: str = "default", start_epoch: int = 3) -> None:
-        """Take the method's settings."""
         super().__init__(context)
         self.published = rule == "published"
         self.start_step = 0 if self.published else start_epoch * context.epoch_steps
 
-    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:
         """Return the given label and, from the start epoch on, a weight for every voxel.
 
         Raises InputError for a batch without trusted patches.
@@ -42,9 +42,7 @@ class ReweightHook(PlainHook):
             weights = averaging_one(weights, batch.label, self.context.classes)
         return Lesson(plain.label, plain.weights, weights)
 
-    def loss(
-        self, net: torch.nn.Module, logits: torch.Tensor, lesson: Lesson, batch: Batch
-    ) -> torch.Tensor:
+    def loss(self, net: nn.Module, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:
         """Return the weighted loss of each sample, and the configured one where none has weights.
 
         As published, the mean over samples is the sum of weighted cross-entropies of the batch.
@@ -58,7 +56,7 @@ class ReweightHook(PlainHook):
         return len(cost) * cost.flatten(1).sum(dim=1)
 
 
-def averaging_one(weights: torch.Tensor, label: torch.Tensor, classes: int) -> torch.Tensor:
+def averaging_one(weights: Tensor, label: Tensor, classes: int) -> Tensor:
     """Return the weights scaled to average 1 over the voxels of each given class.
 
     All of one shape. A class whose weights are all 0 keeps them; so do voxels of no class.
@@ -72,7 +70,7 @@ def averaging_one(weights: torch.Tensor, label: torch.Tensor, classes: int) -> t
     return scaled
 
 
-def helpfulness(net: torch.nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
+def helpfulness(net: nn.Module, batch: Batch, loss: Loss) -> Tensor:
     """Return (B, Z, Y, X) >= 0: how fast a step on each voxel lowers `loss` on `batch.clean`.
 
     Up to a factor common to all voxels; 0 where the label is `IGNORE`. The network is left as it
@@ -83,10 +81,10 @@ def helpfulness(net: torch.nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
         raise InputError("reweight: the batch brings no trusted patches; set `trusted:`")
     weights = {name: value.detach() for name, value in net.named_parameters()}
 
-    def clean_loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    def clean_loss(weights: dict[str, Tensor]) -> Tensor:
         return loss(functional_call(net, weights, (clean.image,)), clean.label).mean()
 
-    def costs(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    def costs(weights: dict[str, Tensor]) -> Tensor:
         return voxel_entropy(functional_call(net, weights, (batch.image,)), batch.label)
 
     with unmoved_statistics(net), torch.enable_grad():

@@ -22,16 +22,12 @@ wrong in a way that no trusted case resembles. The public code passes trusted ma
 belong.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    Epoch,
-    NetworkParams,
-)
+from raysegclean.methods.params import STRICT, Epoch, NetworkParams
 from raysegclean.nets.hooks import HookSpec
 
 __all__ = ["REWEIGHT", "ReweightParams"]
@@ -48,11 +44,7 @@ class ReweightParams(NetworkParams):
 
 
 def _voters(params: ReweightParams) -> Voters:
-    hook = HookSpec.of(
-        "reweight",
-        rule=params.rule,
-        start_epoch=params.start_epoch,
-    )
+    hook = HookSpec.of("reweight", rule=params.rule, start_epoch=params.start_epoch)
     return Voters(members=params.members, hook=hook)
 
 
@@ -60,20 +52,6 @@ def _policy(evidence: ArchiveEvidence, params: ReweightParams) -> Verdict:
     return Verdict.of(evidence.judged(params.confidence))
 
 
-def _retrains(params: ReweightParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: Any) -> bool:  # noqa: ARG001
-    return True
-
-
 REWEIGHT = Method(
-    "reweight",
-    ReweightParams,
-    _voters,
-    _policy,
-    _retrains,
-    _corrects,
-    needs_trusted=True,
+    "reweight", ReweightParams, _voters, _policy, corrects=lambda _: True, needs_trusted=True
 )

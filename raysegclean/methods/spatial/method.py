@@ -29,11 +29,7 @@ from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, of_key
 from raysegclean.evidence.second_pass import CaseQuery, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    Count,
-    Share,
-)
+from raysegclean.methods.params import STRICT, Count, Share
 from raysegclean.methods.spatial.bias import (
     BiasReviser,
     Height,
@@ -75,25 +71,22 @@ class SpatialParams:
     """Whether a final network is trained on the cleaned labels."""
 
     def __post_init__(self) -> None:
-        """Refuse what values say together."""
-        _check_pattern(self.site)
+        try:
+            groups = re.compile(self.site).groups if self.site else 1
+        except re.error as error:
+            raise ConfigError(
+                f"params.site: {self.site!r} is no regular expression: {error}."
+            ) from error
+        if groups != 1:
+            raise ConfigError(
+                f"params.site: expected a regular expression with one group, such as ^([^-]+)-, "
+                f"got {self.site!r} with {groups}."
+            )
 
     def site_of(self, case: str) -> str:
         """Return the site of a case; all cases in which the pattern finds none are one site."""
         found = re.search(self.site, case) if self.site else None
         return str(found[1]) if found else ""
-
-
-def _check_pattern(site: str) -> None:
-    try:
-        groups = re.compile(site).groups if site else 1
-    except re.error as error:
-        raise ConfigError(f"params.site: {site!r} is no regular expression: {error}.") from error
-    if groups != 1:
-        raise ConfigError(
-            f"params.site: expected a regular expression with one group, such as ^([^-]+)-, "
-            f"got {site!r} with {groups}."
-        )
 
 
 def _policy(evidence: ArchiveEvidence, params: SpatialParams) -> Verdict | Asking:
@@ -268,14 +261,4 @@ def _voters(params: SpatialParams) -> Voters:
     return Voters(members=0 if params.rule == "shift" else params.members)
 
 
-def _retrains(params: SpatialParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: SpatialParams) -> bool:
-    return params.rule == "default"
-
-
-SPATIAL = Method(
-    "spatial", SpatialParams, _voters, _policy, _retrains, _corrects, needs_trusted=True
-)
+SPATIAL = Method("spatial", SpatialParams, _voters, _policy, needs_trusted=True)

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from raysegclean.methods.transition.matrix import Samples, estimate
 from raysegclean.methods.transition.reservoir import BAND_EDGES_MM, depth_bands
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
+from raysegclean.nets.hooks import Hook, HookContext, Lesson
 from raysegclean.nets.scales import unmoved_statistics
 from raysegclean.voxels.channels import IGNORE
 
@@ -39,7 +40,7 @@ _LEAST_RIGHT = 0.5
 """Above it a matrix can be inverted: its diagonal outweighs the rest of each row."""
 
 
-class TransitionHook(PlainHook):
+class TransitionHook(Hook):
     """Corrects the loss for labels that are flipped, at rates that are estimated or given."""
 
     def __init__(
@@ -57,19 +58,19 @@ class TransitionHook(PlainHook):
         super().__init__(context)
         self.forward, self.divergence, self.rows = loss == "forward", divergence, rows
         self._gathered: list[Rows] = []
-        self._transition: torch.Tensor | None = None
-        self._matrices: torch.Tensor | None = None
+        self._transition: Tensor | None = None
+        self._matrices: Tensor | None = None
         if flip:
             others = flip / (context.classes - 1)
             even = torch.eye(context.classes, dtype=torch.float64) * (1 - flip - others) + others
             self._know(even[None])
 
-    def _know(self, transition: torch.Tensor) -> None:
+    def _know(self, transition: Tensor) -> None:
         """Correct the loss by T (bands, C, C) from now on; inverted once, not every step."""
         self._transition = transition
         self._matrices = transition.transpose(1, 2) if self.forward else _inverses(transition)
 
-    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:
         """Return the given label; gather features of its voxels, or estimate T from them."""
         epoch = batch.step // self.context.epoch_steps
         if self._transition is None and epoch == GATHERING_EPOCH:
@@ -80,9 +81,7 @@ class TransitionHook(PlainHook):
             self._gathered = []
         return super().lesson(net, logits, batch)
 
-    def loss(
-        self, net: torch.nn.Module, logits: torch.Tensor, lesson: Lesson, batch: Batch
-    ) -> torch.Tensor:
+    def loss(self, net: nn.Module, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:
         """Return the configured loss of T^T p, or the means of T^-1 applied to -log p."""
         if self._matrices is None:
             return super().loss(net, logits, lesson, batch)
@@ -99,7 +98,7 @@ class TransitionHook(PlainHook):
         space = (1, -3, -2, -1)
         return torch.where(given, corrected, 0.0).sum(dim=space) / given.sum(dim=space).clamp(min=1)
 
-    def _bands(self, batch: Batch) -> torch.Tensor:
+    def _bands(self, batch: Batch) -> Tensor:
         """Return the bands of depth (B, Z, Y, X) within the given label of each patch."""
         label = torch.where(batch.label == IGNORE, _UNLABELLED, batch.label).cpu().numpy()
         spacings = [self.context.spacing_mm[case] for case in batch.case]
@@ -109,7 +108,7 @@ class TransitionHook(PlainHook):
         ]
         return torch.from_numpy(np.stack(bands).astype(np.int64)).to(batch.label.device)
 
-    def _drawn(self, features: torch.Tensor, batch: Batch) -> list[Rows]:
+    def _drawn(self, features: Tensor, batch: Batch) -> list[Rows]:
         """Return some voxels of every patch, as many of each band, drawn by step and sample."""
         bands = torch.where(batch.label == IGNORE, -1, self._bands(batch)).flatten(1).cpu()
         label, features = batch.label.flatten(1), features.flatten(2)
@@ -133,7 +132,7 @@ class TransitionHook(PlainHook):
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self._gathered = [
-            {name: v.cpu() if isinstance(v, torch.Tensor) else v for name, v in rows.items()}
+            {name: v.cpu() if isinstance(v, Tensor) else v for name, v in rows.items()}
             for rows in state["gathered"]
         ]
         if state["transition"] is not None:
@@ -144,10 +143,10 @@ class TransitionHook(PlainHook):
         return {"transition": self.state()["transition"]}
 
 
-def _features(net: torch.nn.Module, image: torch.Tensor, *, bf16: bool) -> torch.Tensor:
+def _features(net: nn.Module, image: Tensor, *, bf16: bool) -> Tensor:
     """Return what the network's last layer reads of an image, (B, F, Z, Y, X) float32."""
-    found: list[torch.Tensor] = []
-    head: torch.nn.Module = net.head  # type: ignore[assignment]  # a network without is refused
+    found: list[Tensor] = []
+    head: nn.Module = net.head  # type: ignore[assignment]  # a network without is refused
     handle = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     try:
         with unmoved_statistics(net), torch.autocast(image.device.type, torch.bfloat16, bf16):
@@ -157,7 +156,7 @@ def _features(net: torch.nn.Module, image: torch.Tensor, *, bf16: bool) -> torch
     return found[0].detach().float()
 
 
-def _estimated(gathered: Sequence[Rows], classes: int, divergence: str) -> torch.Tensor:
+def _estimated(gathered: Sequence[Rows], classes: int, divergence: str) -> Tensor:
     """Return T (bands, C, C); identities where too little was gathered."""
     if not gathered:
         return torch.eye(classes, dtype=torch.float64).repeat(_BANDS, 1, 1)
@@ -173,16 +172,16 @@ def _estimated(gathered: Sequence[Rows], classes: int, divergence: str) -> torch
     return torch.from_numpy(found.transition)
 
 
-def _inverses(transition: torch.Tensor) -> torch.Tensor:
+def _inverses(transition: Tensor) -> Tensor:
     """Return T^-1 per band; the identity where labels of some class are more often wrong."""
     right = transition.diagonal(dim1=1, dim2=2) > _LEAST_RIGHT
     eye = torch.eye(transition.shape[1], dtype=transition.dtype)
     safe = torch.where(right.all(dim=1)[:, None, None], transition, eye)
-    inverses: torch.Tensor = torch.linalg.inv(safe)
+    inverses: Tensor = torch.linalg.inv(safe)
     return inverses
 
 
-def _applied(matrices: torch.Tensor, values: torch.Tensor, bands: torch.Tensor) -> torch.Tensor:
+def _applied(matrices: Tensor, values: Tensor, bands: Tensor) -> Tensor:
     """Return M v per voxel, with the matrix of its band.
 
     matrices: (bands, C, C). values: (B, C, Z, Y, X). bands: (B, Z, Y, X).

@@ -28,17 +28,7 @@ from raysegclean.methods.transition.reservoir import BAND_EDGES_MM, band_halo_vo
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.signed_distance import Spacing
 
-__all__ = [
-    "Consensus",
-    "Estimate",
-    "PosteriorReviser",
-    "Samples",
-    "consensus",
-    "estimate",
-    "feature_weights",
-    "neighbour_labels",
-    "solve",
-]
+__all__ = ["Estimate", "PosteriorReviser", "Samples", "estimate"]
 
 Matrix = NDArray[np.float64]
 
@@ -174,11 +164,11 @@ def _triples(samples: Samples) -> NDArray[np.int64]:
     return np.concatenate(triples)
 
 
-def consensus(samples: Samples, *, seed: int = 0, divergence: str = "tv") -> NDArray[np.int64]:
+def consensus(samples: Samples, divergence: str) -> NDArray[np.int64]:
     """Return the triples of several rounds, each over a random part of the rows of one band."""
     found = []
     for number in range(ROUNDS):
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([0, number])
         size = min(ROUND_ROWS, int(0.9 * len(samples.given)))
         part = samples.where(np.sort(rng.permutation(len(samples.given))[:size]))
         weighted = np.empty_like(part.features)
@@ -225,19 +215,13 @@ def solve(counts: Consensus) -> tuple[Matrix, Matrix]:
     return prior.numpy(), transition.numpy()
 
 
-def estimate(
-    samples: Samples,
-    *,
-    classes: int,
-    bands: int = len(BAND_EDGES_MM) + 1,
-    seed: int = 0,
-    divergence: str = "tv",
-) -> Estimate:
+def estimate(samples: Samples, *, classes: int, divergence: str = "tv") -> Estimate:
     """Return T per band; identity rows where a class has fewer than `MIN_ROWS` voxels.
 
     Up to six classes are solved together. Of more, each class is solved with background and the
     four classes that its neighbours are most often given, which is where its labels go.
     """
+    bands = len(BAND_EDGES_MM) + 1
     transition = np.stack([np.eye(classes)] * bands)
     rows = np.zeros((bands, classes), np.int64)
     for band in range(bands):
@@ -246,7 +230,7 @@ def estimate(
         present = np.flatnonzero(rows[band] >= MIN_ROWS)
         if len(present) < 2 or not len(mine.given):
             continue
-        triples = consensus(mine, seed=seed, divergence=divergence)
+        triples = consensus(mine, divergence)
         if len(present) <= MAX_JOINT_CLASSES:
             _solve_group(transition[band], triples, present, present)
         else:

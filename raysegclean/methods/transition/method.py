@@ -23,10 +23,7 @@ from pydantic.dataclasses import dataclass
 from raysegclean.evidence.second_pass import CaseQuery, Revision
 from raysegclean.identity import digest
 from raysegclean.methods.base import ArchiveEvidence, Asking, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    Count,
-)
+from raysegclean.methods.params import STRICT, Count
 from raysegclean.methods.transition.matrix import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.nets.hooks import HookSpec
@@ -152,20 +149,4 @@ def _voters(params: TransitionParams) -> Voters:
     return Voters(members=params.members, hook=hook)
 
 
-def _retrains(params: TransitionParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: TransitionParams) -> bool:
-    return params.rule == "default"
-
-
-TRANSITION = Method(
-    "transition",
-    TransitionParams,
-    _voters,
-    _policy,
-    _retrains,
-    _corrects,
-    needs_features=True,
-)
+TRANSITION = Method("transition", TransitionParams, _voters, _policy, needs_features=True)

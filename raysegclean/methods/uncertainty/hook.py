@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.dropout import dropout_masks
-from raysegclean.nets.hooks import HookContext, Lesson, PlainHook
+from raysegclean.nets.hooks import Hook, HookContext, Lesson
 from raysegclean.nets.networks import begin, deepen, has_dropout
 from raysegclean.nets.scales import unmoved_statistics
 from raysegclean.voxels.channels import IGNORE
@@ -31,7 +32,7 @@ from raysegclean.voxels.channels import IGNORE
 __all__ = ["RelabelHook", "relabelled", "start_epoch"]
 
 
-class RelabelHook(PlainHook):
+class RelabelHook(Hook):
     """Learn the given label where the network is uncertain or agrees, and else its prediction."""
 
     def __init__(
@@ -55,7 +56,7 @@ class RelabelHook(PlainHook):
         self._voxels: list[int] = []
         self._epochs: list[int] = []
 
-    def lesson(self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch) -> Lesson:
+    def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:
         """Return the given label, relabelled from the start epoch on."""
         plain = super().lesson(net, logits, batch)
         epoch = batch.step // self.context.epoch_steps
@@ -82,9 +83,7 @@ class RelabelHook(PlainHook):
         """The mean uncertainty of each epoch in which it was measured."""
         return [total / max(1, n) for total, n in zip(self._sums, self._voxels, strict=True)]
 
-    def _ask(
-        self, net: torch.nn.Module, logits: torch.Tensor, batch: Batch
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _ask(self, net: nn.Module, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the aleatoric uncertainty and the predicted channel, each (B, Z, Y, X)."""
         prob = torch.softmax(logits.float(), dim=1)
         total, squares, passes = prob, prob.square(), 1
@@ -101,7 +100,7 @@ class RelabelHook(PlainHook):
         aleatoric = (total - squares).sum(dim=1).clamp(min=0) / (2 * passes)
         return aleatoric, total.argmax(dim=1)
 
-    def _note(self, epoch: int, uncertainty: torch.Tensor, label: torch.Tensor) -> None:
+    def _note(self, epoch: int, uncertainty: Tensor, label: Tensor) -> None:
         if not self._epochs or self._epochs[-1] != epoch:
             self._epochs.append(epoch)
             self._sums.append(0.0)
@@ -146,12 +145,12 @@ def start_epoch(means: Sequence[float]) -> int | None:
 
 
 def relabelled(
-    label: torch.Tensor,
-    predicted: torch.Tensor,
-    uncertainty: torch.Tensor,
+    label: Tensor,
+    predicted: Tensor,
+    uncertainty: Tensor,
     rule: Literal["safe", "published"],
     delta: float,
-) -> torch.Tensor:
+) -> Tensor:
     """Return the label to learn; all arguments and the result are (B, Z, Y, X).
 
     published: binary labels are flipped where U > delta, whatever is predicted. safe: the

@@ -21,13 +21,7 @@ from raysegclean.evidence.proposals import Score
 from raysegclean.evidence.stats import CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, MAX_UNCERTAINTY
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.methods.params import (
-    STRICT,
-    Count,
-    Epoch,
-    NetworkParams,
-    Positive,
-)
+from raysegclean.methods.params import STRICT, Count, Epoch, NetworkParams, Positive
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views
 from raysegclean.policy.apply import Actions
@@ -50,7 +44,6 @@ class UncertaintyParams(NetworkParams):
     """Settings of uncertainty relabelling."""
 
     members: Count = 2
-    """Networks per fold."""
     voters: Literal["ensemble", "dropout", "tta"] = "ensemble"
     passes: Count = 8
     """Dropout passes per network, for `voters: dropout`."""
@@ -69,7 +62,6 @@ class UncertaintyParams(NetworkParams):
     """Dropout passes that this takes; the one that is learnt from counts."""
 
     def __post_init__(self) -> None:
-        """Refuse what values say together."""
         if not parse_views(self.views) and self.voters == "tta":
             raise ConfigError("params.views: expected at least one view for voters: tta, got none.")
         most = MAX_BINARY if self.rule == "published" else MAX_UNCERTAINTY
@@ -136,24 +128,8 @@ def solve_delta(totals: CaseStats) -> float | None:
     return float((int(net.argmax()) + 1) / LEVELS * MAX_UNCERTAINTY)
 
 
-def _retrains(params: UncertaintyParams) -> bool:
-    return params.retrain
-
-
-def _corrects(params: UncertaintyParams) -> bool:
-    return params.rule == "default"
-
-
 def _binary_only(params: UncertaintyParams) -> str:
     return "rule: published" if params.rule == "published" else ""
 
 
-UNCERTAINTY = Method(
-    "uncertainty",
-    UncertaintyParams,
-    _voters,
-    _policy,
-    _retrains,
-    _corrects,
-    binary_only=_binary_only,
-)
+UNCERTAINTY = Method("uncertainty", UncertaintyParams, _voters, _policy, binary_only=_binary_only)
