@@ -88,7 +88,7 @@ def _stays(error: Exception) -> bool:
 
 def _reason(error: Exception, sessions: set[Path]) -> str:
     """Return why a start failed: what Ray raised, and with what its processes ended."""
-    said = str(error).partition("\n")[0].rstrip(".")
+    said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     for session in sessions:
         logs = session / "logs"
         for file in (logs / "raylet.out", logs / "gcs_server.out"):

@@ -53,24 +53,27 @@ def rates(scenes: list[Scene]) -> np.ndarray:
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def test_a_network_estimates_how_often_the_labels_that_it_learns_are_wrong():
-    # T reads what features cannot tell as noise of the label: narrower networks, or less learnt
-    # by the fourth epoch, would leave it to the seed how far off T is.
-    wider = replace(SPEC, widths=(8, 12))
-    trainer = trainer_of(HookSpec.of(HOOK, rows=6000), STEPS, spec=wider)
-    lessons = list(run(trainer, 4 * STEPS // 10 + 1, salted))
-    found = np.array(trainer.members[0].hook.report()["transition"])
-    gathering = [scene for scene, _ in lessons[3 * STEPS // 10 : 4 * STEPS // 10]]
-    expected = rates(gathering)
+def test_networks_estimate_how_often_the_labels_that_they_learn_are_wrong():
+    # What a network cannot tell by the fourth epoch passes for noise of the label, up to .06 by
+    # luck, so three are averaged (.02 off): .25 off where they are half as wide.
+    steps = 4 * STEPS // 10 + 1
+    found = []
+    for seed in (5, 6, 7):
+        spec = replace(SPEC, widths=(8, 12))
+        trainer = trainer_of(HookSpec.of(HOOK, rows=3000), STEPS, spec=spec, seed=seed)
+        scenes = [scene for scene, _ in run(trainer, steps, salted)]
+        found.append(trainer.members[0].hook.report()["transition"])
+    expected = rates(scenes[3 * STEPS // 10 : 4 * STEPS // 10])
     assert expected[1, 0] > 0.2
-    np.testing.assert_allclose(found[0], expected, atol=0.06)
-    np.testing.assert_allclose(found.sum(axis=2), 1, atol=1e-3)
-    assert np.array_equal(found[3], np.eye(3)), "nothing lies so deep in these patches"
+    np.testing.assert_allclose(np.mean(found, axis=0)[0], expected, atol=0.06)
+    np.testing.assert_allclose(np.sum(found, axis=3), 1, atol=1e-3)
+    nothing_lies_so_deep = np.array(found)[:, 3]
+    assert np.array_equal(nothing_lies_so_deep, [np.eye(3)] * 3)
 
 
 def test_until_t_is_known_the_network_learns_as_it_would_without_it():
-    plain, forward = (trainer_of(spec, STEPS) for spec in (HookSpec(), HookSpec.of(HOOK)))
-    until = 4 * STEPS // 10
+    plain, forward = (trainer_of(spec, 40) for spec in (HookSpec(), HookSpec.of(HOOK)))
+    until = 16
     for one in (plain, forward):
         list(run(one, until, salted))
         assert one.at_step == until
@@ -81,7 +84,7 @@ def test_until_t_is_known_the_network_learns_as_it_would_without_it():
 @pytest.mark.parametrize("loss", ["forward", "backward"])
 def test_a_resumed_training_goes_on_with_what_was_gathered_and_with_t(loss):
     spec = HookSpec.of(HOOK, rows=2000, loss=loss)
-    assert_resumes_alike(spec, 80, [27, 60], salted)
+    assert_resumes_alike(spec, 40, [14, 30], salted)  # gathers at 12 to 15
 
 
 def banded(loss: str, transition: np.ndarray) -> TransitionHook:
