@@ -18,7 +18,7 @@ from grid import METHODS, SCENARIOS
 from running import Key, clean_here, config_of, label_of
 from winners import chooses
 
-from raysegclean.cluster.connection import connect
+from raysegclean.cluster.executor import open_executor
 from raysegclean.cluster.predict import Predictor, VoteJob
 from raysegclean.cluster.train_groups import train_group
 from raysegclean.cluster.train_jobs import TrainJob
@@ -76,7 +76,6 @@ def _plan(key: Key, archive: Archive) -> RunPlan:
 def _trained(archive: Archive, plan: RunPlan, label: str, cases: Sequence[str]) -> str:
     infos = tuple(build_index(archive, cases, require_label=label))
     versions = [(info.case, info.label(label).version) for info in infos]
-    connect()
     job = TrainJob(
         key=digest("held out", versions, plan.train, plan.network),
         run_uri=str(FOLDER / "networks"),
@@ -92,7 +91,7 @@ def _trained(archive: Archive, plan: RunPlan, label: str, cases: Sequence[str]) 
         flips=plan.flips,
         cpus=THREADS,
     )
-    ((network,),) = train_group(job)
+    ((network,),) = train_group(job, open_executor("ray"))
     return network
 
 

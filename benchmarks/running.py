@@ -43,9 +43,11 @@ from grid import (
 )
 
 from raysegclean.cluster.connection import connect
+from raysegclean.cluster.executor import open_executor
 from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError
 from raysegclean.evaluate.score import ScoreRow, score_archive
+from raysegclean.events import Events, Lines
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.identity import digest
 from raysegclean.methods.base import load_method, make_params
@@ -315,7 +317,8 @@ def _train_voters(config: Config) -> None:
     lock = RunLock(run.store, job="benchmark")
     epoch = lock.acquire()
     try:
-        session = begin(config, run, prepared, connect(), (epoch, lock.check, log.info))
+        job = (epoch, lock.check, Events(Lines()))
+        session = begin(config, run, prepared, open_executor("ray"), job)
         train(session, prepared.infos)
     finally:
         lock.release()

@@ -1,11 +1,15 @@
-"""All that imports Ray: the work of a run on workers, and how they are reached.
+"""The work of a run, and who does it: all that imports Ray, and what this process does without.
 
 Thin wrappers: what is computed comes from `voxels`, `nets`, `evidence` and `policy`. A worker tells
 the driver small records; what is durable it commits to the ledger first.
 
+- `executor`: what the driver asks of whoever works
+- `driver`: what the driver has to work with, and how it ends
+- `local_executor`: all of it in this process, without Ray
+- `ray_executor`: all of it on a cluster
 - `connection`: getting on a cluster, or making one of this machine
 - `local_ray`: the start of a Ray on this machine, tried again
-- `passes`: one pass over the archive: items in, reports out
+- `passes`: one pass over the archive on Ray Data: items in, reports out
 - `worker`: an item on a worker: load, compute, write, commit
 - `attempts`: shards that kill their worker
 - `predict`: reading windows, asking voters
@@ -16,8 +20,11 @@ the driver small records; what is durable it commits to the ledger first.
 - `apply`: new labels, shard by shard
 - `train_groups`: groups of networks, each to its end
 - `train_jobs`: what is trained, cut into jobs
-- `train_worker`: what runs inside a training worker
-- `patch_feed`: patches in the order of steps
+- `train_loop`: the loop of one training process
+- `ray_trainings`: trainings on Ray Train
+- `train_worker`: the loop in a worker of Ray Train
+- `patches`: training patches, cut from the archive
+- `patch_feed`: patches in the order of steps, on Ray Data
 - `exchange`: peers and ranks in different processes
 - `training_progress`: where a training is
 - `search`: values that only training can tell
@@ -26,15 +33,16 @@ the driver small records; what is durable it commits to the ledger first.
 DOOR = (
     "apply",
     "connection",
+    "driver",
+    "executor",
     "label_votes",
-    "passes",
     "predict",
     "propose",
     "search",
     "second_pass",
     "train_groups",
     "train_jobs",
-    "train_worker",
+    "train_loop",
     "training_progress",
 )
 """Modules that other rooms may import."""

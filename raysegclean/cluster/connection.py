@@ -10,28 +10,24 @@ process, and is never somebody else's: a Ray that happens to run on this host is
 import logging
 import math
 import os
-import platform
 import secrets
-import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysegclean.cluster import local_ray
+from raysegclean.cluster.driver import ClusterFacts, end_on_sigterm
 from raysegclean.errors import UnfitEnvironment
 
 __all__ = [
-    "ClusterFacts",
+    "actor_here",
     "can_grow",
     "cluster_share",
     "connect",
@@ -70,24 +66,6 @@ _AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _share: ContextVar[int] = ContextVar("raysegclean_cluster_share", default=1)
 
 
-@dataclass(frozen=True)
-class ClusterFacts:
-    """What there is to work with at the moment of connecting.
-
-    cpus, gpus: logical slots of all nodes that are up, divided by those who share the cluster
-    (`shared_by`). device_model: the accelerator where there is one, else the processor; part of
-    the numeric class. started_here: whether to shut it down.
-    """
-
-    cpus: float
-    gpus: float
-    nodes: int
-    node_memory_bytes: int
-    has_bf16: bool
-    started_here: bool
-    device_model: str
-
-
 def connect(
     *,
     gpus_needed: float = 0,
@@ -115,9 +93,7 @@ def connect(
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     data_rules()
-    # Ray sets its own handler while it starts, so ours comes after.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _on_sigterm)
+    end_on_sigterm()  # Ray sets its own handler while it starts, so ours comes after
     _await_nodes({"CPU": 1.0, "GPU": gpus_needed}, wait_s, started_here)
     return _facts(started_here)
 
@@ -223,7 +199,6 @@ def _facts(started_here: bool) -> ClusterFacts:
         node_memory_bytes=node_memory_bytes(),
         has_bf16=bool(total.get("GPU")) and not _WITHOUT_BF16 & _accelerators(nodes),
         started_here=started_here,
-        device_model=_device_model(nodes),
     )
 
 
@@ -233,28 +208,20 @@ def live_nodes() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
+def actor_here(kind: type) -> Any:
+    """Start an actor on this node, the driver's; it needs no CPU slot."""
+    here = ray.get_runtime_context().get_node_id()
+    affinity = NodeAffinitySchedulingStrategy(here, soft=False)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=affinity).remote()
+
+
 def _resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]  # no types in Ray
-
-
-def _device_model(nodes: list[dict[str, Any]]) -> str:
-    models = sorted(_accelerators(nodes))
-    return ", ".join(models) if models else _processor()
 
 
 def _accelerators(nodes: list[dict[str, Any]]) -> set[str]:
     name = "ray.io/accelerator-type"
     return {node["Labels"][name] for node in nodes if name in node.get("Labels", {})}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _await_nodes(needed: dict[str, float], wait_s: float, started_here: bool) -> None:
@@ -291,7 +258,3 @@ def _too_small(needed: dict[str, float], why: str) -> str:
         f"{have.get('GPU', 0):g} GPUs and {have.get('CPU', 0):g} CPUs {why}. Set "
         "resources.train.gpus and resources.relabel.gpus to 0, or use nodes with GPUs."
     )
-
-
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise SystemExit(128 + signum)

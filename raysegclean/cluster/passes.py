@@ -9,10 +9,10 @@ torch takes longer than a pass over a small archive. A process keeps the stage o
 GPUs they go to actors, which give the device's memory back at the end of the pass.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -20,42 +20,19 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
 from raysegclean import errors
-from raysegclean.cluster.attempts import start_attempts, starting
+from raysegclean.cluster.attempts import RayAttempts
 from raysegclean.cluster.connection import can_grow, live_nodes
+from raysegclean.cluster.executor import PassJob, PassResources, StageFactory
 from raysegclean.cluster.predict import device_numerics
 from raysegclean.cluster.worker import ItemReport, ShardStage, run_item
 from raysegclean.errors import InputError, RaysegcleanError, UnfitEnvironment
-from raysegclean.events import Events, Lines
+from raysegclean.events import Events
 from raysegclean.evidence.records import ShardRecord
 from raysegclean.nets.voters import Precision
 from raysegclean.planning.items import Item
 from raysegclean.store.run import RunFolder
 
-__all__ = ["PassJob", "PassResources", "StageFactory", "ask_worker", "remaining", "run_pass"]
-
-StageFactory = Callable[[Any], ShardStage[Any, Any]]
-
-
-class PassJob(Protocol):
-    """What the jobs of all passes have."""
-
-    @property
-    def keys(self) -> Mapping[str, str]:
-        """Case -> the key that is recorded with each of its shards."""
-        ...
-
-
-@dataclass(frozen=True)
-class PassResources:
-    """What one pass takes of the cluster: at most so many `actors`."""
-
-    actors: int
-    cpus: float = 1.0
-    gpus: float = 0.0
-    memory_bytes: int | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    at_least: int = 1
-    """Actors that a pass on GPUs begins with."""
+__all__ = ["ask_worker", "run_pass"]
 
 
 class ItemSource(Datasource):
@@ -88,7 +65,7 @@ class _Work:
     factory: StageFactory
     job: Any
     ledger: tuple[str, str, int]
-    attempts: Any
+    attempts: RayAttempts
 
 
 class _Worker:
@@ -116,7 +93,7 @@ class _Worker:
 
     @cached_property
     def _stage(self) -> ShardStage[Any, Any]:
-        with starting(self._work.attempts):
+        with self._work.attempts.starting():
             return self._work.factory(self._job)
 
     @cached_property
@@ -138,19 +115,13 @@ def _work_here(batch: dict[str, Any], work: _Work) -> dict[str, Any]:
     return _kept[name](batch)
 
 
-def remaining(items: Sequence[Item], done: set[str]) -> list[Item]:
-    """Return the items without the shards in `done`, and without items that became empty."""
-    cut = (item.without(done) for item in items)
-    return [item for item in cut if item.tasks]
-
-
 def run_pass(
     factory: StageFactory,
     job: PassJob,
     items: Sequence[Item],
     ledger: tuple[str, str, int],
     resources: PassResources,
-    events: Events | None = None,
+    events: Events,
 ) -> Generator[ItemReport, None, None]:
     """Do all items and yield each one's report as it comes in.
 
@@ -170,11 +141,11 @@ def run_pass(
         compute=TaskPoolStrategy(size=1),
     )
     size = max(1, min(resources.actors, len(items)))
-    work = _Work(factory, ray.put(job), ledger, start_attempts())
+    work = _Work(factory, ray.put(job), ledger, RayAttempts.start())
     stream = source.map_batches(batch_size=1, **_workers(work, size, resources))
     waiting = partial(_waiting, resources)
     try:
-        with (events or Events(Lines())).watched(ledger[1], waiting) as heard:
+        with events.watched(ledger[1], waiting) as heard:
             for row in stream.iter_rows():
                 heard()
                 report = ItemReport.from_json(row["report"])
@@ -183,7 +154,7 @@ def run_pass(
                     raise getattr(errors, kind, InputError)(text)
                 yield report
     finally:
-        ray.kill(work.attempts)  # which the kept processes would keep, too
+        work.attempts.stop()
 
 
 def _waiting(resources: PassResources) -> str:

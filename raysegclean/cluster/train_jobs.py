@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raysegclean.cluster.connection import can_grow, cluster_share
-from raysegclean.cluster.train_worker import common_step
+from raysegclean.cluster.train_loop import common_step
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
@@ -95,7 +94,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class Training:
-    """One training of Ray Train."""
+    """One training: some networks of a fold."""
 
     fold: int
     members: tuple[int, ...]
@@ -148,11 +147,10 @@ def _in_step(
     return [tuple(together) for _, together in sorted(by_step.items())]
 
 
-def check_fits(job: TrainJob, unit: Training) -> None:
-    """Refuse a unit that could never start, or whose readers could not."""
-    world, (cpus, gpus) = unit.world(job), cluster_share()
-    too_big = world * job.cpus + _READER_SLOTS > cpus or world * job.gpus > gpus
-    if too_big and not can_grow():
+def check_fits(job: TrainJob, unit: Training, share: tuple[float, float]) -> None:
+    """Refuse a unit that could never start, or whose readers could not, in a share of slots."""
+    world, (cpus, gpus) = unit.world(job), share
+    if world * job.cpus + _READER_SLOTS > cpus or world * job.gpus > gpus:
         raise UnfitEnvironment(
             f"training: {world} worker(s) with {job.cpus:g} CPU and {job.gpus:g} GPU each, and "
             f"{_READER_SLOTS:g} CPU for reading, do not fit into {cpus:g} CPU and {gpus:g} GPU. "

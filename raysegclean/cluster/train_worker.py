@@ -1,103 +1,29 @@
-"""What runs inside a training worker: read, step, note, save; to be read aloud.
-
-The loop owns nothing that a restart could lose. Every `checkpoint_every` steps each network's
-state is put into the run folder, one object per network and step, and the last two are kept; a
-worker that starts takes the newest step that all its networks have and goes on from there. So a
-killed worker, a killed driver and a lost node are one code path, on files and on object stores,
-and a training may go on with its networks in one process that began with them in two ranks.
-
-Guaranteed on CPU: the weights of an interrupted training are those of an undisturbed one, bit for
-bit (see `nets.trainer`); each data-parallel rank gets back the memory of its own hooks.
-"""
+"""A training worker of Ray Train: the loop, its feed from Ray Data, and its place among ranks."""
 
 import os
-import re
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from itertools import repeat
+from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
-from numpy.typing import NDArray
-from torch import distributed
 
-from raysegclean.cluster.exchange import MeshExchange, MeshReplicas, PeerMesh
-from raysegclean.cluster.patch_feed import PatchSource, Rows, stream_rows
-from raysegclean.cluster.training_progress import Fault, Progress
+from raysegclean.cluster.exchange import PeerMesh
+from raysegclean.cluster.patch_feed import stream_rows
+from raysegclean.cluster.patches import Rows
+from raysegclean.cluster.train_loop import Host, TrainLoop, WorkerPlan
+from raysegclean.cluster.training_progress import Fault
 from raysegclean.errors import ConfigError, InputError, RunOver
-from raysegclean.nets.batch import Batch
 from raysegclean.nets.numerics import fix_numerics, usable_gpu
-from raysegclean.nets.trainer import (
-    LocalExchange,
-    Place,
-    StepReport,
-    TrainConfig,
-    Trainer,
-    TrainingDiverged,
-)
-from raysegclean.nets.unet import NetworkSpec
-from raysegclean.nets.weights import load_state, save_network, save_state
-from raysegclean.store.lock import check_term
-from raysegclean.store.objects import Store
+from raysegclean.nets.trainer import TrainingDiverged
 
-__all__ = ["WorkerPlan", "common_step", "model_key", "run_worker"]
+__all__ = ["run_worker"]
 
-NOTE_S = 2.0
-KEPT_CHECKPOINTS = 2
 PREEMPTION_STEPS = 50
 """Steps between two looks for a notice: each is a barrier of about 4 ms over all ranks."""
 
 _FATAL = (ConfigError, InputError, RunOver, TrainingDiverged)
-_CHECKPOINT = re.compile(r"fold(\d+)-net(\d+)-step(\d+)\.pt$")
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """What one trainer does: some networks of one fold, in one process or one rank each."""
-
-    key: str
-    checkpoints: str
-    """Folder in the run folder."""
-    term: int
-    """Of the run's lock: who finds another one writes nothing more."""
-    run_uri: str
-    fold: int
-    members: tuple[int, ...]
-    split: bool
-    """Whether each network has ranks of its own."""
-    network: NetworkSpec
-    config: TrainConfig
-    gpus: float = 0
-    readers: int | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Plain values that are saved beside the weights."""
-
-
-def model_key(key: str, fold: int, member: int) -> str:
-    """Return where a finished network is kept in the run folder."""
-    return f"models/{key}/fold{fold}-net{member}.pt"
-
-
-def common_step(store: Store, folder: str, fold: int, members: tuple[int, ...]) -> int:
-    """Return the newest step that every one of `members` has a checkpoint of, 0 if none."""
-    return max(set.intersection(*(_steps(store, folder, fold, net) for net in members)))
-
-
-def _steps(store: Store, folder: str, fold: int, member: int) -> set[int]:
-    steps = {0}
-    for info in store.list(folder):
-        found = _CHECKPOINT.search(info.key)
-        if found and (int(found[1]), int(found[2])) == (fold, member):
-            steps.add(int(found[3]))
-    return steps
-
-
-def _checkpoint_key(plan: WorkerPlan, member: int, step: int) -> str:
-    return f"{plan.checkpoints}/fold{plan.fold}-net{member}-step{step}.pt"
 
 
 def run_worker(config: dict[str, Any]) -> None:
@@ -107,203 +33,31 @@ def run_worker(config: dict[str, Any]) -> None:
     would meet again are told to the board, and then the other ranks are brought down too.
     """
     plan: WorkerPlan = ray.get(config["plan"])
-    board = config["board"]
+    board, source = config["board"], config["source"]
     if ray.get(board.fault.remote(plan.fold)) is not None:
         return
     fix_numerics(plan.config.threads)
+    alone = ray.train.get_context().get_world_size() == 1
+
+    def rows(steps: range, rank: int, ranks: int) -> Iterator[Rows]:
+        return stream_rows(source, steps, rank=rank, ranks=ranks, readers=plan.readers)
+
     try:
-        _Worker(plan, config["source"], board).run()
+        device, peers = _device(plan), len(plan.members) if plan.split else 1
+        host = Host(
+            rows=rows,
+            note=board.post.remote,
+            warn=partial(board.warn.remote, plan.fold),
+            device=device,
+            mesh=None if alone else PeerMesh.make(peers, device),
+            notice=_Notice().came,
+        )
+        TrainLoop(plan, ray.get(source), host).run()
     except _FATAL as error:
         fault = Fault(plan.fold, type(error).__name__, str(error))
         ray.get(board.fail.remote(fault))
-        if ray.train.get_context().get_world_size() > 1:
+        if not alone:
             raise
-
-
-class _Worker:
-    """One rank: its networks, its feed and its checkpoints."""
-
-    def __init__(self, plan: WorkerPlan, source: "ray.ObjectRef[PatchSource]", board: Any) -> None:
-        self.plan = plan
-        self.source = source
-        self.board = board
-        self.store = Store.open(plan.run_uri)
-        self.device = _device(plan)
-        self.damaged: set[int] = set()
-        self.mesh = self._mesh()
-        cases: PatchSource = ray.get(source)
-        self.trainer = Trainer(
-            plan.network,
-            plan.config,
-            fold=plan.fold,
-            place=_place(plan, self.mesh, self.device),
-            present=cases.present,
-            spacing_mm=cases.spacing_mm,
-        )
-        self.resume()
-
-    def _mesh(self) -> PeerMesh | None:
-        if ray.train.get_context().get_world_size() == 1:
-            return None
-        return PeerMesh.make(len(self.plan.members) if self.plan.split else 1, self.device)
-
-    @property
-    def speaks(self) -> bool:
-        """Whether this rank tells the board how far training is."""
-        return self.mesh is None or (self.mesh.peer == 0 and self.mesh.rank == 0)
-
-    @property
-    def saves(self) -> bool:
-        """Whether this rank writes its networks; data-parallel ranks hold the same ones."""
-        return self.mesh is None or self.mesh.rank == 0
-
-    def resume(self) -> None:
-        """Load the newest checkpoint that all networks of the plan have."""
-        plan = self.plan
-        step = torch.tensor([common_step(self.store, plan.checkpoints, plan.fold, plan.members)])
-        if self.mesh is not None:
-            step = step.to(self.device)
-            distributed.broadcast(step, 0)  # a checkpoint may have appeared between two lists
-        self.started_at = int(step)
-        if self.started_at == 0:
-            return
-        keys = [_checkpoint_key(plan, net, self.started_at) for net in self.trainer.members]
-        states = [load_state(self.store.get(key), device=self.device) for key in keys]
-        peers = {name: peer for state in states for name, peer in state["peers"].items()}
-        rank = self.mesh.rank if self.mesh else 0
-        for peer in peers.values():
-            peer["hook"] = peer["hook"][rank % len(peer["hook"])]
-        self.trainer.load({"step": self.started_at, "peers": peers})
-
-    def run(self) -> None:
-        """Train from where the checkpoint is to the last step, then save the networks."""
-        steps = range(self.trainer.at_step, self.plan.config.steps)
-        notes = _Notes(self.plan, steps.stop)
-        notice = _Notice()
-        for batch in self.batches(steps):
-            report = self.trainer.step(batch)
-            done = batch.step + 1
-            if self.speaks:
-                notes.see(report, self.board)
-            every = self.plan.config.checkpoint_every
-            due = done < steps.stop and (done % every == 0 or notice.came(done))
-            if due and not self.ranks_differ(done):
-                self.save()
-        self.finish()
-
-    def ranks_differ(self, done: int) -> bool:
-        """Tell whether each data-parallel rank has statistics of its own, which none can resume."""
-        config = self.plan.config
-        alone = self.mesh is None or self.mesh.ranks == 1
-        return not alone and config.recalibrate_at < done < config.frozen_at
-
-    def batches(self, steps: range) -> Iterator[Batch]:
-        """Yield the batch of each step: read by peer 0, handed over to the others."""
-        mesh, source = self.mesh, ray.get(self.source)
-        cases = source.cases
-        rank, ranks = (mesh.rank, mesh.ranks) if mesh else (0, 1)
-        if mesh is None or mesh.peer == 0:
-            readers = self.plan.readers
-            rows = stream_rows(self.source, steps, rank=rank, ranks=ranks, readers=readers)
-            read: Iterator[Batch] = (self.batch(row, source) for row in rows)
-        else:
-            read = repeat(_blank(source, rank, ranks, self.device), len(steps))
-        for batch in read:
-            yield mesh.hand_over(batch, cases) if mesh and mesh.peers > 1 else batch
-
-    def batch(self, rows: Rows, source: PatchSource) -> Batch:
-        """Bring rows to this rank's device; warn once of each damaged case.
-
-        Raises InputError when not one case, or not one trusted case, is left to learn from.
-        """
-        for number, fault in zip(rows["case"].tolist(), rows["fault"], strict=True):
-            if fault and number not in self.damaged:
-                self.damaged.add(number)
-                self.board.warn.remote(self.plan.fold, fault)
-                self._check_left(source, fault)
-        trusted = rows["trusted"] == 1
-        batch = self._tensors(rows, ~trusted, source.cases)
-        if source.clean is None:
-            return batch
-        return replace(batch, clean=self._tensors(rows, trusted, source.cases))
-
-    def _check_left(self, source: PatchSource, fault: str) -> None:
-        own = len(source.table.cases)
-        for kind, numbers in (("", range(own)), ("trusted ", range(own, len(source.cases)))):
-            if numbers and self.damaged.issuperset(numbers):
-                raise InputError(f"training fold {self.plan.fold}: no {kind}case is left. {fault}")
-
-    def _tensors(self, rows: Rows, chosen: NDArray[np.bool_], cases: tuple[str, ...]) -> Batch:
-        return Batch(
-            image=torch.tensor(rows["image"][chosen], device=self.device),
-            label=torch.tensor(rows["label"][chosen], dtype=torch.int64, device=self.device),
-            case=[cases[number] for number in rows["case"][chosen]],
-            step=int(rows["step"][0]),
-            uniform=[bool(flag) for flag in rows["uniform"][chosen]],
-        )
-
-    def save(self) -> None:
-        """Put a checkpoint of each network here, then drop all but the last two.
-
-        Later ones are of a training that other networks could not follow, and go first.
-        """
-        state = self.trainer.state()
-        memories = {name: self._memories(peer["hook"]) for name, peer in state["peers"].items()}
-        if not self.saves:
-            return
-        check_term(self.store, self.plan.term)
-        for member in self.trainer.members:
-            peer = state["peers"][str(member)] | {"hook": memories[str(member)]}
-            own = {"step": state["step"], "peers": {str(member): peer}}
-            key = _checkpoint_key(self.plan, member, state["step"])
-            self.store.put(key, save_state(own))
-            known = _steps(self.store, self.plan.checkpoints, self.plan.fold, member) - {0}
-            kept = sorted(step for step in known if step <= state["step"])[-KEPT_CHECKPOINTS:]
-            for old in known.difference(kept):
-                self.store.delete(_checkpoint_key(self.plan, member, old))
-
-    def _memories(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the hook's state of every data-parallel rank; all of them call this."""
-        return [mine] if self.mesh is None else self.mesh.of_all_ranks(mine)
-
-    def finish(self) -> None:
-        """Put the finished networks; the driver removes the checkpoints once it has seen them."""
-        if not self.saves:
-            return
-        check_term(self.store, self.plan.term)
-        for number, member in self.trainer.members.items():
-            facts = {"fold": self.plan.fold, "member": number, "report": member.hook.report()}
-            data = save_network(member.net, self.plan.network, self.plan.facts | facts)
-            self.store.put(model_key(self.plan.key, self.plan.fold, number), data)
-
-
-class _Notes:
-    """Notes for the board, every few seconds: the step, and the mean loss since the last one."""
-
-    def __init__(self, plan: WorkerPlan, steps: int) -> None:
-        self.plan = plan
-        self.steps = steps
-        self.losses: list[float] = []
-        self.last_s = float("-inf")
-        self.node = ray.get_runtime_context().get_node_id()
-
-    def see(self, report: StepReport, board: Any) -> None:
-        """Take one step's report; post a note when it is time."""
-        now = time.monotonic()
-        self.losses.extend(report.losses.values())
-        if now - self.last_s < NOTE_S and report.step + 1 < self.steps:
-            return
-        note = Progress(
-            fold=self.plan.fold,
-            members=self.plan.members,
-            step=report.step + 1,
-            steps=self.steps,
-            loss=sum(self.losses) / len(self.losses) if self.losses else None,
-            pid=os.getpid(),
-            node=self.node,
-        )
-        board.post.remote(note)
-        self.losses, self.last_s = [], now
 
 
 class _Notice:
@@ -333,28 +87,3 @@ def _device(plan: WorkerPlan) -> torch.device:
 
     device: torch.device = get_device()
     return device
-
-
-def _blank(source: PatchSource, rank: int, ranks: int, device: torch.device) -> Batch:
-    """Return a batch to receive into: one of the shapes, types and device of a real one."""
-    count, patch = len(range(rank, source.batch, ranks)), source.patch_zyx
-    return Batch(
-        image=torch.empty((count, source.channels, *patch), device=device),
-        label=torch.empty((count, *patch), dtype=torch.int64, device=device),
-        case=[source.cases[0]] * count,
-        step=0,
-        clean=_blank(source.clean, rank, ranks, device) if source.clean else None,
-    )
-
-
-def _place(plan: WorkerPlan, mesh: PeerMesh | None, device: torch.device) -> Place:
-    local = LocalExchange(plan.config.peers)
-    if mesh is None:
-        return Place(plan.members, local, device=str(device))
-    return Place(
-        hosted=(plan.members[mesh.peer],) if plan.split else plan.members,
-        exchange=MeshExchange(mesh) if plan.split else local,
-        replicas=MeshReplicas(mesh),
-        rank=mesh.rank,
-        device=str(device),
-    )

@@ -1,17 +1,17 @@
 """How a training tells the driver where it is.
 
-A small actor on the driver's node, the board, takes notes from the workers and hands them over when
-the driver asks. Notes are for people and for giving up early; nothing that must survive goes
-through here, so losing the board costs a few lines of log.
+On a cluster a small actor on the driver's node, the board, takes notes from the workers and hands
+them over when the driver asks. Notes are for people and for giving up early; nothing that must
+survive goes through here, so losing the board costs a few lines of log.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from raysegclean.events import Events
 
-__all__ = ["Board", "Fault", "Progress", "start_board"]
+__all__ = ["Board", "Fault", "Progress", "Told"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,37 @@ class Progress:
     steps: int
     loss: float | None
     pid: int
-    node: str
 
     @property
     def part(self) -> str:
         """Which networks these are, in words."""
         names = " and ".join(str(member) for member in self.members)
         return f"fold {self.fold}, network{'s' if len(self.members) > 1 else ''} {names}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told of a training: those who listen to its stage, and who takes every note."""
+
+    stage: str
+    events: Events
+    on_note: Callable[[Progress], None] | None = None
+
+    @contextmanager
+    def under_way(self, steps: int) -> Iterator[Callable[[Progress], None]]:
+        """Tell start and end of `steps` of all networks; yields what takes the notes."""
+        with self.events.stage(self.stage, steps, "steps") as stage:
+
+            def note(one: Progress) -> None:
+                if self.on_note is not None:
+                    self.on_note(one)
+                stage.at(one.step, part=one.part, total=one.steps, loss=one.loss)
+
+            yield note
+
+    def warn(self, fold: int, message: str) -> None:
+        """Warn of a case that could not be read, and is not learnt from."""
+        self.events.warn(self.stage, f"fold {fold} goes on without case {message}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,7 @@ class Board:
 
     def __init__(self) -> None:
         self._notes: list[Progress] = []
-        self._warnings: list[str] = []
+        self._warnings: list[tuple[int, str]] = []
         self._faults: dict[int, Fault] = {}
 
     def post(self, note: Progress) -> None:
@@ -55,8 +79,8 @@ class Board:
         self._notes.append(note)
 
     def warn(self, fold: int, message: str) -> None:
-        """Take a warning: a case that could not be read, and is not learnt from."""
-        self._warnings.append(f"fold {fold} goes on without case {message}")
+        """Take a warning of a case that could not be read."""
+        self._warnings.append((fold, message))
 
     def fail(self, fault: Fault) -> None:
         """Remember why a fold cannot be trained; the first reason stays."""
@@ -66,15 +90,8 @@ class Board:
         """Return why a fold cannot be trained, or None."""
         return self._faults.get(fold)
 
-    def drain(self) -> tuple[list[Progress], list[str]]:
+    def drain(self) -> tuple[list[Progress], list[tuple[int, str]]]:
         """Return the notes and the warnings since the last call."""
         taken = self._notes, self._warnings
         self._notes, self._warnings = [], []
         return taken
-
-
-def start_board() -> Any:
-    """Start the board on this node; it needs no CPU slot."""
-    here = ray.get_runtime_context().get_node_id()
-    affinity = NodeAffinitySchedulingStrategy(here, soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=affinity).remote()

@@ -2,38 +2,34 @@
 
 A stage says how to load, compute and write one shard; everything that a cluster adds is here, once:
 the next shard is read and the last one written while the present one is computed, every shard is
-begun at the attempts actor, an error costs its own shard and no other, and what was written is
+begun in the records of attempts, an error costs its own shard and no other, and what was written is
 committed to the ledger every few seconds, after the objects and never before. After a worker died,
 what it had begun is done first, each shard alone.
 """
 
-import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
-import ray
 from pydantic import TypeAdapter
 
-from raysegclean.cluster.attempts import MAX_BEGINS
 from raysegclean.errors import InputError, RunOver, UnfitEnvironment, told
 from raysegclean.evidence.records import FailedShard, ShardRecord
 from raysegclean.planning.items import Item, ShardTask
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.lock import check_term
 
-__all__ = ["ItemReport", "ShardStage", "run_item"]
-
-log = logging.getLogger("raysegclean")
+__all__ = ["MAX_BEGINS", "Attempts", "ItemReport", "ShardStage", "run_item"]
 
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
 FLUSH_S = 5.0
+MAX_BEGINS = 3
 
 
 class ShardStage(Protocol[Loaded, Result]):
@@ -49,6 +45,26 @@ class ShardStage(Protocol[Loaded, Result]):
 
     def write(self, task: ShardTask, result: Result) -> ShardRecord:
         """Write whole objects and return the ledger's record, of the stage's kind."""
+        ...
+
+
+class Attempts(Protocol):
+    """Whom a worker tells what it begins and ends, because it may die in between."""
+
+    def begin(self, shard: str) -> int:
+        """Record a begin of `shard`; return which begin without an end this is."""
+        ...
+
+    def end(self, shards: list[str], *, committed: bool) -> None:
+        """Close shards that were committed, or that failed with an error of their own."""
+        ...
+
+    def past(self, shards: list[str]) -> tuple[set[str], set[str]]:
+        """Return which of `shards` this pass has committed, and which it began without an end."""
+        ...
+
+    def broken(self, error: Exception) -> None:
+        """Leave, because the GPU is broken and every later shard would fail of it; no return."""
         ...
 
 
@@ -113,7 +129,7 @@ def run_item(
     stage: ShardStage[Any, Any],
     item: Item,
     ledger: Ledger[ShardRecord],
-    attempts: Any,
+    attempts: Attempts,
     keys: Mapping[str, str],
 ) -> ItemReport:
     """Do all shards of `item`, commit what was written, and report what failed and why.
@@ -124,20 +140,18 @@ def run_item(
     report = ItemReport(item.name)
     # After a crash Ray hands out the whole item again, with what is committed of it.
     names = [task.name for task in item.tasks]
-    committed, suspects = ray.get(attempts.past.remote(names))
+    committed, suspects = attempts.past(names)
     if suspects:  # a worker may have died between its commit and telling of it
         found = {
             record.task
             for record in ledger.of_item(item.name)
             if record.key == keys[record.case] and record.task in names
         }
-        ray.get(attempts.end.remote(sorted(found), True))
+        attempts.end(sorted(found), committed=True)
         committed, suspects = committed | found, suspects - found
     report.done.extend(name for name in names if name in committed)
 
-    def on_done(shards: list[str]) -> None:
-        ray.get(attempts.end.remote(shards, True))
-
+    on_done = partial(attempts.end, committed=True)
     work = _Work(stage, attempts, _Commits(ledger, item.name, report, on_done))
     left = item.without(committed).tasks
     for task in left:
@@ -148,22 +162,15 @@ def run_item(
     return report
 
 
-def _leave_broken_device(error: Exception) -> None:
-    """End this process where its GPU context is broken: every later shard would fail in it too.
-
-    Ray starts it again, and a shard that breaks three of them is quarantined.
-    """
-    if type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error):
-        log.error("a GPU worker ends, because its device is broken: %s", told(error))
-        os._exit(1)
+def _breaks_device(error: Exception) -> bool:
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
 class _Work:
     """One item under way."""
 
-    def __init__(self, stage: ShardStage[Any, Any], attempts: Any, commits: _Commits) -> None:
+    def __init__(self, stage: ShardStage[Any, Any], attempts: Attempts, commits: _Commits) -> None:
         self._stage, self._attempts, self._commits = stage, attempts, commits
-        self._node = ray.get_runtime_context().get_node_id()
 
     def run(self, tasks: Sequence[ShardTask]) -> None:
         """Load, compute and write the shards side by side; commit all of them at the end."""
@@ -176,7 +183,8 @@ class _Work:
                     result = self._stage.compute(task, loaded)
                     self._commits.report.compute_s += time.perf_counter() - before
                 except Exception as error:  # noqa: BLE001  (one bad case never stops the others)
-                    _leave_broken_device(error)
+                    if _breaks_device(error):
+                        self._attempts.broken(error)
                     self._fail(task, error)
                     continue
                 self._collect(writing)
@@ -197,7 +205,7 @@ class _Work:
 
     def _load(self, task: ShardTask) -> Any:
         """Begin the shard, then read it: what kills the worker from here on is on record."""
-        if ray.get(self._attempts.begin.remote(task.name, self._node)) > MAX_BEGINS:
+        if self._attempts.begin(task.name) > MAX_BEGINS:
             raise _Quarantined(
                 f"shard {task.name}: the worker died {MAX_BEGINS} times while it worked on this "
                 "shard (out of memory, or a crash in a library). Lower relabel.tile_zyx, look at "
@@ -210,7 +218,7 @@ class _Work:
 
         Raises RunOver when another driver has taken the run over.
         """
-        committed, _ = ray.get(self._attempts.past.remote([task.name]))
+        committed, _ = self._attempts.past([task.name])
         if task.name in committed:
             return None
         check_term(self._commits.ledger.store, self._commits.ledger.term)
@@ -239,4 +247,4 @@ class _Work:
         )
         # A quarantined shard stays begun, so that no later worker tries it again.
         if not isinstance(error, _Quarantined):
-            ray.get(self._attempts.end.remote([task.name], False))
+            self._attempts.end([task.name], committed=False)

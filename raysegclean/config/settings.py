@@ -191,8 +191,12 @@ class RelabelResources(_Section):
 
 
 class Resources(_Section):
-    """What the run may take of the cluster; auto takes what the cluster has."""
+    """What the run may take of the cluster; auto takes what the cluster has.
 
+    `executor: local` works in this process, without Ray, one thing after the other.
+    """
+
+    executor: Literal["ray", "local"] = _setting("ray, or local for this process alone", "ray")
     train: TrainResources = _setting("settings of training", TrainResources())
     relabel: RelabelResources = _setting("settings of relabelling", RelabelResources())
 
@@ -419,6 +423,8 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
     if own and strides != "auto" and len(strides) != len(widths) - 1:
         text = f"expected {len(widths) - 1} triples for {len(widths)} widths; got {len(strides)}."
         found.append((("network", "strides"), text))
+    if config.resources.executor == "local":
+        found += _beyond_local(config)
     if config.search is not None and not config.search.space:
         text = (
             f"expected a parameter of {config.method} with values to try. Name one, or drop search."
@@ -431,6 +437,15 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
     )
     found.extend((path, _NO_WITH_USERS) for path, uri in _uris(config) if _WITH_USER.match(uri))
     return found
+
+
+def _beyond_local(config: Config) -> Iterable[tuple[KeyPath, str]]:
+    if config.search is not None:
+        text = "local cannot search, because trials are processes of Ray. Set ray, or drop search."
+        yield ("resources", "executor"), text
+    if config.resources.train.workers not in ("auto", 1):
+        text = "local is one worker. Set executor: ray, or workers to 1."
+        yield ("resources", "train", "workers"), text
 
 
 _WITH_USER = re.compile(r"[A-Za-z0-9+.-]+://[^/]*@")

@@ -14,7 +14,7 @@ import torch
 
 from raysegclean.errors import UnfitEnvironment
 
-__all__ = ["fix_numerics", "numeric_class", "one_thread", "usable_gpu"]
+__all__ = ["fix_numerics", "numeric_class", "numerics_put_back", "one_thread", "usable_gpu"]
 
 
 def fix_numerics(threads: int = 1) -> None:
@@ -36,14 +36,23 @@ def fix_numerics(threads: int = 1) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread, for work so small that threads would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def numerics_put_back() -> Iterator[None]:
+    """Put back afterwards the threads and the kernels that `fix_numerics` chooses inside."""
+    threads, fixed = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(fixed, warn_only=warns)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread, for work so small that threads would only wait."""
+    with numerics_put_back():
+        torch.set_num_threads(1)
+        yield
 
 
 def numeric_class(device: torch.device | str = "cpu", precision: str = "fp32") -> dict[str, str]:

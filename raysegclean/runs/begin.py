@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from raysegclean.cluster.connection import ClusterFacts
+from raysegclean.cluster.driver import ClusterFacts
+from raysegclean.cluster.executor import Executor
 from raysegclean.config.settings import Config
 from raysegclean.events import Events
 from raysegclean.planning.plan import RunPlan, names_file, split_usable, with_current_cases
@@ -29,11 +30,11 @@ def begin(
     config: Config,
     run: RunFolder,
     prepared: Prepared,
-    facts: ClusterFacts,
+    executor: Executor,
     job: Job,
 ) -> Session:
     """Freeze the plan at the first start, or take the frozen one; refuse another run's folder."""
-    term, still_ours, events = job
+    (term, still_ours, events), facts = job, executor.facts
     plan, before = _planned(prepared, config, facts), run.resolved()
     frozen = run.freeze(
         {
@@ -63,7 +64,7 @@ def begin(
         method=prepared.method,
         params=prepared.params,
         term=term,
-        facts=facts,
+        executor=executor,
         began_on_gpu=bool(frozen.get("gpu")),
         still_ours=still_ours,
         events=events,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 
-from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
+from raysegclean.cluster.executor import Executor, open_executor
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.events import Events, Lines
@@ -27,7 +27,6 @@ from raysegclean.runs.judge import judge
 from raysegclean.runs.metrics import kept_metrics
 from raysegclean.runs.preflight import prepare
 from raysegclean.runs.propose import propose
-from raysegclean.runs.search import with_searched_params
 from raysegclean.runs.session import Session
 from raysegclean.runs.train import retrain, train
 from raysegclean.store.lock import RunLock
@@ -71,17 +70,20 @@ def clean(
     prepared = prepare(config)
     lock = RunLock(run.store, job=f"{os.uname().nodename}-{os.getpid()}")
     term = lock.acquire()
-    facts: ClusterFacts | None = None
+    executor: Executor | None = None
     session: Session | None = None
     events = events or Events(Lines())
     records = ExitStack()
     try:
         run.store.sweep()
-        facts = connect(gpus_needed=gpus_needed(config))
+        kind = config.resources.executor
+        executor = open_executor(kind, gpus_needed=gpus_needed(config))
         if config.search is not None:
+            from raysegclean.runs.search import with_searched_params  # imports Ray
+
             config = with_searched_params(config, run, events, lock.check)
             prepared = prepare(config)
-        session = begin(config, run, prepared, facts, (term, lock.check, events))
+        session = begin(config, run, prepared, executor, (term, lock.check, events))
         records.enter_context(kept_metrics(run.store, events, lock.check))
         if take_back is not None:
             note_undone(run, take_back)
@@ -95,8 +97,8 @@ def clean(
         records.close()
         with suppress(UnfitEnvironment):  # a full disk; the error that is under way says it
             lock.release()
-        if facts is not None:
-            shutdown_if_ours(facts)
+        if executor is not None:
+            executor.close()
 
 
 def _note_failure(run: RunFolder, lock: RunLock, error: BaseException) -> None:

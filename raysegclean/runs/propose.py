@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from raysegclean.cluster.executor import PassResources
 from raysegclean.cluster.label_votes import LabelVoteStage
-from raysegclean.cluster.passes import PassResources, ask_worker
 from raysegclean.cluster.predict import VoteJob
 from raysegclean.cluster.propose import MeasureStage, ProposeStage
 from raysegclean.evidence.records import MeasureRecord, ProposeRecord
@@ -86,7 +86,10 @@ def relabel_resources(session: Session, kind: PassKind) -> PassResources:
 
 def _memory_bytes(session: Session, kind: PassKind, *, gpu: bool) -> int:
     """Return what is kept free for a worker; auto: no more than one of the nodes has."""
-    wanted, most = session.config.resources.relabel.memory_gb, session.facts.node_memory_bytes
+    wanted, most = (
+        session.config.resources.relabel.memory_gb,
+        session.facts.node_memory_bytes,
+    )
     if wanted != "auto":
         return int(wanted * 2**30)
     needed = worker_bytes(session.plan, kind, gpu=gpu)
@@ -124,6 +127,6 @@ def _numerics(session: Session, resources: PassResources) -> dict[str, str]:
     frozen = session.run.read_json("numerics.json")
     if frozen is None:
         train = session.plan.train
-        frozen = ask_worker(resources, train.threads, train.precision)
+        frozen = session.executor.ask_worker(resources, train.threads, train.precision)
         session.run.write_json("numerics.json", frozen)
     return dict(frozen)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from raysegclean.cluster.connection import cluster_share, connect
+from raysegclean.cluster.connection import cluster_share
+from raysegclean.cluster.executor import open_executor
 from raysegclean.cluster.search import Report, Trial, candidates, search, trials_at_once
 from raysegclean.cluster.training_progress import Progress
 from raysegclean.config.settings import Config, Search, make_config
@@ -183,7 +184,7 @@ class Objective:
         config = trial_config(whole, params, trial_uri(self.run, params))
         prepared = prepare(config)
         job = (0, _never_taken, Events(Lines()))
-        session = begin(config, RunFolder(config.run), prepared, connect(), job)
+        session = begin(config, RunFolder(config.run), prepared, open_executor("ray"), job)
         session.fail(session.unusable)
         _adopt_equal(session, [trial_uri(self.run, trial.params) for trial in _trials(whole)])
         models = train(session, prepared.infos, on_note=_Marks(report))

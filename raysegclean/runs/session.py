@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from raysegclean.cluster.connection import ClusterFacts
-from raysegclean.cluster.passes import PassJob, PassResources, StageFactory, remaining, run_pass
+from raysegclean.cluster.driver import ClusterFacts
+from raysegclean.cluster.executor import Executor, PassJob, PassResources, StageFactory
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.events import Events
@@ -42,7 +42,7 @@ class Session:
     method: Method
     params: Any
     term: int
-    facts: ClusterFacts
+    executor: Executor
     began_on_gpu: bool
     """Whether there was a GPU at the first start: then `gpus: auto` means one in later ones, too,
     for which an autoscaler is waited for."""
@@ -55,6 +55,11 @@ class Session:
     """Case -> why."""
     unfit: set[str] = field(default_factory=set)
     """Failed cases of which the environment is to blame, as a full disk."""
+
+    @property
+    def facts(self) -> ClusterFacts:
+        """What the executor has to work with."""
+        return self.executor.facts
 
     def gpus(self, wanted: float | str) -> float:
         """Return the GPUs of a worker; auto: one where there are or were some."""
@@ -116,7 +121,8 @@ class Session:
     ) -> dict[str, R]:
         """Do what the ledger lacks of `stage` for the cases in `keys`; return all its records."""
         done = self.records(stage, kind, keys)
-        items = remaining(self.items(keys), set(done))
+        left_over = (item.without(set(done)) for item in self.items(keys))
+        items = [item for item in left_over if item.tasks]
         if done:
             left = sum(len(item.tasks) for item in items)
             self.events.say(stage, f"{len(done)} shards were committed before, {left} are left")
@@ -125,7 +131,7 @@ class Session:
         ledger = (self.run.uri, stage, self.term)
         cases = _Cases(keys, self.items(keys), items)
         told = self.events.stage(stage, len(keys), "cases", done=cases.done)
-        passed = run_pass(factory, job, items, ledger, resources, self.events)
+        passed = self.executor.run_pass(factory, job, items, ledger, resources, self.events)
         with told as progress, closing(passed) as reports:
             for report in reports:
                 self.still_ours()

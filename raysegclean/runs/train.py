@@ -6,7 +6,7 @@ from typing import Any
 
 from raysegclean.cluster.train_groups import train_group
 from raysegclean.cluster.train_jobs import TrainJob
-from raysegclean.cluster.train_worker import model_key
+from raysegclean.cluster.train_loop import model_key
 from raysegclean.cluster.training_progress import Progress
 from raysegclean.errors import InputError
 from raysegclean.evidence.cases import CaseInfo
@@ -43,7 +43,7 @@ def train(
         return _lent(session, session.config.models)
     folds = _folds(session)
     job = _job(session, infos, label=plan.label, key=session.train_key, folds=folds)
-    keys = train_group(job, session.events, on_note=on_note)
+    keys = train_group(job, session.executor, session.events, on_note=on_note)
     return tuple(tuple(names) for names in keys)
 
 
@@ -93,8 +93,8 @@ def retrain(session: Session) -> str:
     versions = [(info.case, info.label(label).version) for info in infos]
     key = "final-" + digest("final", session.train_key, versions)
     job = _job(session, infos, label=label, key=key, folds=(tuple(i.case for i in infos),))
-    alone = replace(job.train, peers=1, hook=PLAIN_HOOK)
-    ((network,),) = train_group(replace(job, train=alone), session.events, stage="retrain")
+    job = replace(job, train=replace(job.train, peers=1, hook=PLAIN_HOOK))
+    ((network,),) = train_group(job, session.executor, session.events, stage="retrain")
     session.run.write_state(final_network=network)
     return network
 

@@ -7,7 +7,8 @@ import pytest
 import ray
 
 from raysegclean.cluster import patch_feed as stream
-from raysegclean.cluster.patch_feed import LabelView, PatchSource, StepSource, stream_rows
+from raysegclean.cluster.patch_feed import StepSource, stream_rows
+from raysegclean.cluster.patches import LabelView, PatchSource
 from raysegclean.nets.sampling import build_table, draw, place_patch
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.voxels.channels import IGNORE

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.cluster import search as module
+from raysegclean.cluster.connection import connect
+from raysegclean.cluster.ray_executor import ray_executor
 from raysegclean.cluster.search import SearchFailed, candidates, search, trials_at_once
 from raysegclean.cluster.train_groups import train_group
 from raysegclean.cluster.train_jobs import TrainJob
@@ -228,7 +230,9 @@ class Trains:
 
     def __call__(self, params, report):
         config = replace(self.job.train, hook=HookSpec.of("coseg", keep=params["keep"]))
-        keys = train_group(replace(self.job, key=f"keep{params['keep']}", train=config))
+        keys = train_group(
+            replace(self.job, key=f"keep{params['keep']}", train=config), ray_executor(connect())
+        )
         report(params["keep"], 1)
         return params["keep"] + len(keys)
 

@@ -19,7 +19,7 @@ from raysegclean.cluster.second_pass import (
     ReviseStage,
     read_answer,
 )
-from raysegclean.cluster.train_worker import model_key
+from raysegclean.cluster.train_loop import model_key
 from raysegclean.errors import InputError
 from raysegclean.evidence.second_pass import Answer, PredictedBlock
 from raysegclean.nets.weights import load_network

@@ -14,13 +14,14 @@ import pytest
 import ray.train
 import torch
 
-from raysegclean.cluster import exchange
+from raysegclean.cluster import exchange, train_loop, train_worker
 from raysegclean.cluster import train_groups as module
-from raysegclean.cluster import train_worker as train_loop
+from raysegclean.cluster.connection import connect
 from raysegclean.cluster.exchange import PeerMesh
-from raysegclean.cluster.train_groups import train_group
+from raysegclean.cluster.local_executor import local_executor
+from raysegclean.cluster.ray_executor import ray_executor
 from raysegclean.cluster.train_jobs import TrainJob, at_once, missing_networks, trainings_of
-from raysegclean.cluster.train_worker import common_step
+from raysegclean.cluster.train_loop import common_step
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
 from raysegclean.events import Events, Lines
 from raysegclean.nets.batch import Batch
@@ -51,6 +52,10 @@ COSEG = TrainConfig(
     seed=5,
 )
 MEMBERS = replace(COSEG, hook=PLAIN_HOOK)
+
+
+def train_group(job, events=None, **options):
+    return module.train_group(job, ray_executor(connect()), events, **options)
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ def batch_of(source, step, rank=0, ranks=1):
 def undisturbed(job, fold):
     """The weights of each network, trained here: no Ray, no stream, no checkpoint."""
     fix_numerics(job.train.threads)
-    source = module._source(job, fold)
+    source = module.patch_source(job, fold)
     trainer = Trainer(job.network, job.train, fold=fold)
     for step in range(job.train.steps):
         trainer.step(batch_of(source, step))
@@ -115,7 +120,7 @@ class Averaged:
 def averaged_by_hand(job):
     """The weights of each network, as two data-parallel ranks train it."""
     fix_numerics(job.train.threads)
-    source, averaged = module._source(job, 0), Averaged()
+    source, averaged = module.patch_source(job, 0), Averaged()
     # Built one after the other: fresh weights come from torch's global generator.
     peers = tuple(range(job.train.peers))
     local = LocalExchange(len(peers))
@@ -195,6 +200,30 @@ def test_a_killed_worker_changes_no_bit_and_the_other_fold_does_not_notice(job, 
     assert train_group(job) == keys
     assert time.monotonic() - began < 5, "finished networks were trained again"
     assert {info.key: info for info in store.list("models")} == written
+
+
+def test_networks_that_teach_each_other_learn_the_same_in_this_process(job):
+    """Without the `cluster` of the others."""
+    lines, executor = [], local_executor()
+    job = replace(job, train=replace(COSEG, steps=40), placement="ranks")
+    keys = module.train_group(job, executor, Events(Lines(lines.append, every_s=0)))
+    executor.close()
+    for fold in (0, 1):
+        assert_bit_equal(job, fold, keys[fold])
+    assert lines[-1].startswith("train: 80/80 steps")
+
+
+def test_a_fold_that_cannot_be_trained_in_this_process_does_not_keep_the_others(job):
+    executor = local_executor()
+    lost = tuple(replace(info, case=f"lost{n}") for n, info in enumerate(job.cases[:3]))
+    cases, folds = (*lost, *job.cases[3:]), (("lost0", "lost1", "lost2"), FOLDS[1])
+    config = replace(COSEG, peers=1, hook=HookSpec(), steps=4)
+    with pytest.raises(InputError, match="fold 0: no case is left"):
+        module.train_group(replace(job, cases=cases, folds=folds, train=config), executor)
+    executor.close()
+    assert [info.key for info in Store.open(job.run_uri).list("models")] == [
+        "models/abc/fold1-net0.pt"
+    ]
 
 
 @pytest.mark.slow
@@ -299,7 +328,7 @@ def expert_job(job, balls, tmp_path):
 
 
 def test_a_fold_learns_from_the_trusted_cases_of_its_own_training_side_alone(expert_job, balls):
-    first, second = (module._source(expert_job, fold) for fold in (0, 1))
+    first, second = (module.patch_source(expert_job, fold) for fold in (0, 1))
     assert first.clean.table.cases == ("case1",)
     assert second.clean.table.cases == ("case3", "case4")
     assert first.clean.seed not in (first.seed, second.clean.seed, second.seed)
@@ -313,15 +342,15 @@ def test_a_fold_learns_from_the_trusted_cases_of_its_own_training_side_alone(exp
 
 
 def test_a_hook_that_asks_for_nothing_gets_no_trusted_patches(expert_job):
-    assert module._source(replace(expert_job, train=COSEG), 0).clean is None
+    assert module.patch_source(replace(expert_job, train=COSEG), 0).clean is None
 
 
 def test_a_fold_without_trusted_cases_cannot_learn_from_them(expert_job):
     bare = replace(expert_job, folds=(("case0", "case2"), ("case3",)))
     with pytest.raises(InputError, match=r"fold 0: none of its 2 training cases has a trusted"):
-        module._source(bare, 0)
+        module.patch_source(bare, 0)
     with pytest.raises(InputError, match="trusted"):
-        module._source(replace(expert_job, trusted_label=None), 0)
+        module.patch_source(replace(expert_job, trusted_label=None), 0)
 
 
 @pytest.mark.slow
@@ -347,7 +376,7 @@ class TwoRanks:
 
 def test_the_trusted_patches_are_handed_over_with_the_batch(expert_job, monkeypatch):
     monkeypatch.setattr(exchange, "distributed", TwoRanks())
-    source = module._source(expert_job, 0)
+    source = module.patch_source(expert_job, 0)
     batch = batch_of(source, 7)
     meshes = [
         PeerMesh(SimpleNamespace(get_group=lambda _, peer=peer: peer), 2, 1) for peer in (0, 1)
@@ -398,11 +427,11 @@ def test_a_notice_that_a_node_goes_away_saves_once_and_is_looked_for_now_and_the
     notices = iter([None, Notice(7), Notice(7), Notice(9), Notice(None), None])
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices))
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
-    look = train_loop._Notice()
+    look = train_worker._Notice()
     came = [step for step in range(1, 301) if look.came(step)]
     assert came == [100, 200, 250]
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    assert not any(train_loop._Notice().came(step) for step in range(1, 301))
+    assert not any(train_worker._Notice().came(step) for step in range(1, 301))
 
 
 def test_a_training_that_leaves_no_slot_to_read_with_is_refused(job, cluster):
@@ -429,7 +458,7 @@ def test_no_checkpoint_is_written_while_ranks_measure_statistics_of_their_own(ra
     config = TrainConfig(steps=120, freeze_bn_from=80 / 120)
     assert (config.recalibrate_at, config.frozen_at) == (80, 86)
     worker = SimpleNamespace(mesh=SimpleNamespace(ranks=ranks), plan=SimpleNamespace(config=config))
-    assert train_loop._Worker.ranks_differ(worker, done) is differ
+    assert train_loop.TrainLoop.ranks_differ(worker, done) is differ
 
 
 def test_a_checkpoint_that_was_just_written_is_kept_and_later_ones_go(tmp_path):
@@ -445,7 +474,7 @@ def test_a_checkpoint_that_was_just_written_is_kept_and_later_ones_go(tmp_path):
         saves=True,
         _memories=lambda mine: [mine],
     )
-    train_loop._Worker.save(worker)
+    train_loop.TrainLoop.save(worker)
     assert train_loop.common_step(store, plan.checkpoints, 0, (0,)) == 100
     assert train_loop._steps(store, plan.checkpoints, 0, 0) == {0, 50, 100}
 

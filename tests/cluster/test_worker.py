@@ -6,14 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import ray
 
 from raysegclean.cluster import passes
-from raysegclean.cluster.attempts import start_attempts
-from raysegclean.cluster.passes import PassResources, run_pass
+from raysegclean.cluster.attempts import RayAttempts
+from raysegclean.cluster.executor import PassResources
+from raysegclean.cluster.passes import run_pass
 from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.cluster.worker import run_item
 from raysegclean.errors import RunOver, UnfitEnvironment
+from raysegclean.events import Events
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.records import ShardRecord
 from raysegclean.planning.items import Item, ShardTask
@@ -48,14 +49,14 @@ class Stage:
 
 @pytest.fixture
 def attempts(cluster):
-    actor = start_attempts()
-    yield actor
-    ray.kill(actor)
+    started = RayAttempts.start()
+    yield started
+    started.stop()
 
 
 def test_a_shard_that_another_worker_committed_meanwhile_is_not_written(tmp_path, attempts):
     late = TASKS[1].name
-    stage = Stage({late: lambda: ray.get(attempts.end.remote([late], True))})
+    stage = Stage({late: lambda: attempts.end([late], committed=True)})
     ledger = RunFolder(str(tmp_path)).ledger("propose", ShardRecord)
     report = run_item(stage, Item("item", TASKS), ledger, attempts, KEYS)
     others = [task.name for task in TASKS if task.name != late]
@@ -70,7 +71,7 @@ def test_a_shard_whose_worker_died_between_its_commit_and_telling_of_it_is_not_d
 ):
     ledger = RunFolder(str(tmp_path)).ledger("propose", ShardRecord)
     first = TASKS[0]
-    ray.get(attempts.begin.remote(first.name, ray.get_runtime_context().get_node_id()))
+    attempts.begin(first.name)
     record = ShardRecord(first.name, first.case, KEYS["a"])
     ledger.commit("item", 7, 0, [record])
     ledger.commit("item", 8, 0, [replace(record, task=TASKS[2].name, key="of an earlier round")])
@@ -79,7 +80,7 @@ def test_a_shard_whose_worker_died_between_its_commit_and_telling_of_it_is_not_d
     report = run_item(stage, Item("item", TASKS), ledger, attempts, KEYS)
     assert stage.written == [task.name for task in TASKS[1:]]
     assert sorted(report.done) == [task.name for task in TASKS]
-    assert ray.get(attempts.past.remote([first.name])) == ({first.name}, set())
+    assert attempts.past([first.name]) == ({first.name}, set())
 
 
 def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, attempts):
@@ -112,7 +113,7 @@ def test_a_worker_whose_gpu_is_broken_ends_and_blames_no_case(tmp_path, attempts
     ledger = RunFolder(str(tmp_path)).ledger("propose", ShardRecord)
     with pytest.raises(Ended):
         run_item(Stage({TASKS[0].name: broken}), Item("item", TASKS), ledger, attempts, KEYS)
-    ((name,), begun) = (TASKS[:1], ray.get(attempts.past.remote([TASKS[0].name]))[1])
+    ((name,), begun) = (TASKS[:1], attempts.past([TASKS[0].name])[1])
     assert begun == {name.name}, "it must be on record, or it is tried for ever"
 
 
@@ -129,6 +130,7 @@ def test_workers_that_no_machine_here_could_hold_are_refused_and_not_waited_for(
                 [Item("item", TASKS)],
                 (str(tmp_path), "propose", 0),
                 resources,
+                Events(),
             )
         )
 

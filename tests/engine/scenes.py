@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from raysegclean.cluster.train_worker import model_key
+from raysegclean.cluster.train_loop import model_key
 from raysegclean.config.settings import Config, make_config
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
@@ -28,6 +28,16 @@ LABEL = "organs"
 NETWORK = {"widths": [4, 8], "strides": [[1, 2, 2]], "dropout": 0.2}
 BY_INTENSITY = {"name": "tests.engine.scenes:by_intensity", "widths": [4], "strides": []}
 """The network that `teach` teaches."""
+
+
+@dataclass
+class Chosen:
+    """What fixtures choose for the configs of their tests."""
+
+    executor: str = "ray"
+
+
+chosen = Chosen()
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ def config_for(archive: Archive, run: str | Path, **changes: Any) -> Config:
         "network": NETWORK,
         "train": {"steps": 8, "batch": 2, "patch_zyx": [8, 16, 16]},
         "params": {},
+        "resources": {"executor": chosen.executor},
     }
     for name, value in changes.items():
         place, *rest = name.split("__")

@@ -24,7 +24,7 @@ import psutil
 import pytest
 import zarr
 
-from raysegclean.cluster.attempts import MAX_BEGINS
+from raysegclean.cluster.worker import MAX_BEGINS
 from raysegclean.config.settings import Config
 from raysegclean.errors import InputError, RunConflict, UnfitEnvironment
 from raysegclean.events import Events, Lines
@@ -48,6 +48,7 @@ SAFE = {
     "relabel__shard_vox": 64,
     "relabel__max_change": 1.0,
     "resources__relabel": {"actors": 1},
+    "resources__executor": "local",
 }
 OUT = f"{LABEL}_clean"
 
@@ -199,8 +200,12 @@ class Aftermath:
     """The archive as it was before it was spoilt."""
 
 
-@pytest.fixture(scope="module")
-def aftermath(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Aftermath:
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+def aftermath(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Aftermath:
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
     root = tmp_path_factory.mktemp("bad")
     scenes = [Scene(name, SHAPE, SPACING) for name in (*GOOD, *NAMES)]
     archive = write_archive(root / "archive", scenes)
@@ -215,7 +220,13 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Af
     for spoil in AFTER_THE_INDEX:
         spoil(root / "archive" / f"{spoil.__name__}.ome.zarr")
     before = fingerprint(archive)
-    config = config_for(archive, root / "run", **SAFE, train__steps=4, max_failed=1.0)
+    config = config_for(
+        archive,
+        root / "run",
+        **SAFE | {"resources__executor": request.param},
+        train__steps=4,
+        max_failed=1.0,
+    )
     return Aftermath(archive, config, clean(config), before, root / "spare")
 
 
@@ -340,7 +351,6 @@ def three(tmp_path: Path) -> tuple[Archive, str]:
     return archive, lend_networks(config_for(archive, "unused", **SAFE), tmp_path / "lender")
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_an_output_that_cannot_be_written_is_an_unfit_environment(
     three: tuple[Archive, str], tmp_path: Path
 ) -> None:
@@ -357,7 +367,6 @@ def test_an_output_that_cannot_be_written_is_an_unfit_environment(
     assert fingerprint(archive) == before
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_too_many_bad_cases_stop_the_run_before_it_computes(
     three: tuple[Archive, str], tmp_path: Path
 ) -> None:
@@ -370,7 +379,6 @@ def test_too_many_bad_cases_stop_the_run_before_it_computes(
     assert not outputs(config)
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_folders_and_labels_of_another_run_are_refused_and_left_alone(
     three: tuple[Archive, str], tmp_path: Path
 ) -> None:
@@ -443,7 +451,6 @@ def fill(disk: Path) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_full_disk_in_mid_write_publishes_nothing_and_goes_on_when_there_is_space(
     tmp_path: Path,
 ) -> None:
@@ -480,7 +487,6 @@ def test_a_full_disk_in_mid_write_publishes_nothing_and_goes_on_when_there_is_sp
         assert outputs(config) == outputs(calm)
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_full_disk_under_the_run_folder_is_told_too(tmp_path: Path) -> None:
     scenes = [Scene(f"case{n}", SHAPE, SPACING) for n in range(4)]
     archive = write_archive(tmp_path / "archive", scenes)
@@ -552,6 +558,7 @@ def test_a_case_that_kills_its_worker_is_quarantined_and_the_others_finish(tmp_p
     scenes = [Scene(f"case{n}", SHAPE, SPACING) for n in range(6)]
     archive = write_archive(tmp_path / "archive", scenes)
     slow = SAFE | {"params": {"voters": "dropout", "passes": 8, **SAFE["params"]}}
+    slow["resources__executor"] = "ray"
     lender = lend_networks(config_for(archive, "unused", **slow), tmp_path / "lender")
     before = fingerprint(archive)
     config = config_for(archive, tmp_path / "run", models=lender, **slow)

@@ -1,4 +1,4 @@
-"""Rough outlines in an archive are blended with the networks', on any workers alike."""
+"""Rough outlines in an archive are blended with the networks', by either executor alike."""
 
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,13 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     return archive
 
 
-def config_of(archive: Archive, run: Path, actors: int, **changes: Any) -> Config:
+def config_of(archive: Archive, run: Path, executor: str = "local", **changes: Any) -> Config:
     settings = {
         "method": "uncertainty",
         "network": BY_INTENSITY,
         "relabel__shard_vox": 64,
-        "resources__relabel": {"actors": actors},
+        "resources__executor": executor,
+        "resources__relabel": {"actors": 4},
         "output": {"label": run.name},
         **changes,
     }
@@ -59,12 +60,12 @@ def config_of(archive: Archive, run: Path, actors: int, **changes: Any) -> Confi
 def test_rough_cases_come_nearer_to_the_truth_and_others_stay(
     archive: Archive, tmp_path: Path
 ) -> None:
-    lender = lend_networks(config_of(archive, tmp_path / "lent", 1), tmp_path / "lender")
-    teach(config_of(archive, tmp_path / "lent", 1), lender, archive)
+    lender = lend_networks(config_of(archive, tmp_path / "lent"), tmp_path / "lender")
+    teach(config_of(archive, tmp_path / "lent"), lender, archive)
     published = []
-    for actors, tile in ((1, [16, 16, 16]), (4, [16, 32, 80])):
+    for executor, tile in (("local", [16, 16, 16]), ("ray", [16, 32, 80])):
         config = config_of(
-            archive, tmp_path / f"run{actors}", actors, models=lender, relabel__tile_zyx=tile
+            archive, tmp_path / executor, executor, models=lender, relabel__tile_zyx=tile
         )
         assert clean(config).exit_code == 0
         published.append(outputs(config))

@@ -12,7 +12,7 @@ from raysegclean.store.run import RunFolder
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs, write_archive
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("local_executor")
 
 SCENES = tuple(Scene(f"c{n}", (8, 20, 24), (2.0, 1.0, 1.0)) for n in range(5))
 BLANK = Scene("blank", (8, 20, 24), (2.0, 1.0, 1.0))

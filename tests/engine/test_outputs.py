@@ -19,7 +19,7 @@ from raysegclean.store.run import RunFolder
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_archive
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("local_executor")
 
 SCENES = (
     Scene("big", (30, 100, 70), (2.5, 1.0, 1.0)),
@@ -39,7 +39,7 @@ def _digests(archive: Archive, case: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def cleaned(
-    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+    local_executor: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Archive, Config, dict[str, dict[str, str]]]:
     folder = tmp_path_factory.mktemp("outputs")
     archive = write_archive(folder / "archive", SCENES)
@@ -111,21 +111,22 @@ def test_the_run_folder_tells_what_happened_to_every_class_of_every_case(cleaned
 
 
 @pytest.mark.slow
-def test_two_hundred_tiny_cases_have_the_same_bytes_on_one_and_four_workers(
-    tmp_path: Path,
+def test_two_hundred_tiny_cases_have_the_same_bytes_here_and_on_four_workers(
+    tmp_path: Path, ray_cluster: None
 ) -> None:
     scenes = [Scene(f"tiny{n:03d}", (5 + n % 3, 9 + n % 7, 11 + n % 5)) for n in range(200)]
     archive = write_archive(tmp_path / "archive", scenes)
     settings = {"method": "coseg", "params": {"retrain": False}, "relabel__max_change": 1.0}
     lender = lend_networks(config_for(archive, tmp_path / "x", **settings), tmp_path / "lender")
     results = []
-    for actors in (1, 4):
+    for executor in ("local", "ray"):
         config = config_for(
             archive,
-            tmp_path / f"run{actors}",
+            tmp_path / executor,
             models=lender,
-            output={"label": f"clean{actors}"},
-            resources__relabel={"actors": actors},
+            output={"label": f"clean-{executor}"},
+            resources__executor=executor,
+            resources__relabel={"actors": 4},
             **settings,
         )
         assert clean(config).exit_code == 0

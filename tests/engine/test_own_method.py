@@ -37,7 +37,7 @@ def test_the_page_shows_the_file_and_the_file_is_short() -> None:
     assert len(shown.splitlines()) <= 60
 
 
-@pytest.mark.usefixtures("on_path", "ray_cluster")
+@pytest.mark.usefixtures("on_path", "local_executor")
 def test_an_own_method_cleans_the_worst_cases_and_no_other(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a", SCENES)
     settings = {

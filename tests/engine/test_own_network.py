@@ -20,7 +20,7 @@ from raysegclean.store.run import RunFolder
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_archive
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("local_executor")
 
 SCENES = (
     Scene("big", (20, 90, 70), (3.0, 1.0, 1.0)),
@@ -48,19 +48,20 @@ def _config(archive: Archive, run: Path, **changes: Any) -> Config:
 
 
 @pytest.mark.slow
-def test_averaged_windows_publish_the_same_bytes_on_any_shards_and_workers(
-    archive: Archive, tmp_path: Path
+def test_averaged_windows_publish_the_same_bytes_on_any_shards_and_executor(
+    archive: Archive, tmp_path: Path, ray_cluster: None
 ) -> None:
     first = _config(archive, tmp_path / "lender", network=WINDOWED)
     lender = lend_networks(first, tmp_path / "lender")
     results = []
-    for actors, shard in ((1, 64), (2, 128)):
+    for executor, shard in (("local", 64), ("ray", 128)):
         config = _config(
             archive,
-            tmp_path / f"run{actors}",
+            tmp_path / executor,
             network=WINDOWED,
             models=lender,
-            resources__relabel={"actors": actors},
+            resources__executor=executor,
+            resources__relabel={"actors": 2},
             relabel__shard_vox=shard,
         )
         report = clean(config)

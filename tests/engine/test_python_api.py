@@ -39,7 +39,6 @@ def test_an_archive_goes_out_comes_in_is_corrupted_checked_and_scored(
     assert min(row.dice for row in report.rows) < 1
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_run_is_planned_made_looked_at_proved_and_taken_back(
     archive: Archive, tmp_path: Path
 ) -> None:
@@ -51,6 +50,7 @@ def test_a_run_is_planned_made_looked_at_proved_and_taken_back(
     config.write_text(
         f"archive: {archive.store.uri}\nlabel: {LABEL}\nrun: {tmp_path / 'run'}\ngroup: case\n"
         "method: combine\nparams: {labels: moved moved_too}\nrelabel: {max_change: 1.0}\n"
+        "resources: {executor: local}\n"
     )
     changed = {"output.label": "001"}  # text that YAML alone would keep so only in quotes
     assert rsc.plan(config, changed).cases == 3

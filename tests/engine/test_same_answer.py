@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raysegclean.cluster.proposal_folder import ProposalFolder
-from raysegclean.cluster.train_worker import model_key
+from raysegclean.cluster.train_loop import model_key
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
 from raysegclean.events import Events, Lines

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysegclean.cluster.connection import ClusterFacts, connect, shutdown_if_ours
+from raysegclean.cluster.connection import connect, shutdown_if_ours
+from raysegclean.cluster.local_executor import local_executor
 from raysegclean.config.settings import Config
 from raysegclean.errors import RunConflict
 from raysegclean.events import Events, Lines
@@ -82,11 +83,10 @@ def test_trials_that_differ_after_training_share_one_training(
     begun = lend_networks(config, tmp_path / "b")
     lacking = next(RunFolder(begun).store.list("models")).key
     RunFolder(begun).store.delete(lacking)
-    facts = ClusterFacts(4.0, 0.0, 1, 1 << 30, False, False, "")
     said: list[str] = []
     here = config.with_settings({"run": str(tmp_path / "c")})
     job = (0, lambda: None, Events(Lines(said.append)))
-    session = begin(here, RunFolder(here.run), prepare(here), facts, job)
+    session = begin(here, RunFolder(here.run), prepare(here), local_executor(), job)
     _adopt_equal(session, [session.run.uri, begun, str(tmp_path / "none")])
     assert not said
     _adopt_equal(session, [session.run.uri, begun, done])

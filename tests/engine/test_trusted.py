@@ -156,9 +156,12 @@ def test_given_and_trusted_labels_are_not_written(biased: Biased, alone: Config)
     assert {case: biased.labels(case) for case in biased.before} == biased.before
 
 
-def test_four_workers_correct_to_the_same_bytes(biased: Biased, alone: Config) -> None:
+def test_four_workers_and_this_process_correct_to_the_same_bytes(
+    biased: Biased, alone: Config
+) -> None:
     four = biased.run("four", resources__relabel={"actors": 4})
-    assert outputs(four) == outputs(alone)
+    here = biased.run("here", resources__executor="local")
+    assert outputs(four) == outputs(alone) == outputs(here)
 
 
 def test_cases_in_one_shard_are_corrected_as_in_several(biased: Biased, alone: Config) -> None:

@@ -24,6 +24,8 @@ from raysegclean.store.run import RunFolder
 
 from .scenes import LABEL, Scene, config_for, outputs, write_archive
 
+pytestmark = pytest.mark.usefixtures("local_executor")
+
 VOTES = ("by_one", "by_two", "by_three")
 SCENES = (
     Scene("big", (20, 150, 91), (3.0, 1.0, 1.0)),
@@ -71,7 +73,6 @@ def _expected(archive: Archive, case: str, agree: int) -> np.ndarray:
     return new
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_labels_vote_and_reasons_record_who(archive: Archive, tmp_path: Path) -> None:
     config = _config(archive, tmp_path / "voted")
     assert clean(config).exit_code == 0
@@ -94,14 +95,13 @@ def test_labels_vote_and_reasons_record_who(archive: Archive, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_one_and_three_workers_other_shards_and_a_resume_publish_the_same(
-    archive: Archive, tmp_path: Path
+def test_either_executor_other_shards_and_a_resume_publish_the_same(
+    archive: Archive, tmp_path: Path, ray_cluster: None
 ) -> None:
     results = []
-    for name, actors, shard in (("one", 1, 64), ("three", 3, 128)):
-        changes = {"relabel__shard_vox": shard, "resources__relabel": {"actors": actors}}
-        config = _config(archive, tmp_path / name, **changes)
+    for executor, shard in (("local", 64), ("ray", 128)):
+        changes = {"relabel__shard_vox": shard, "resources__executor": executor}
+        config = _config(archive, tmp_path / executor, **changes)
         clean(config)
         said: list[str] = []
         clean(config, Events(Lines(said.append)))
@@ -111,7 +111,6 @@ def test_one_and_three_workers_other_shards_and_a_resume_publish_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
 def test_undo_of_one_vote_and_of_all_votes(archive: Archive, tmp_path: Path) -> None:
     config = _config(archive, tmp_path / "undone")
     clean(config)
@@ -131,7 +130,6 @@ def test_undo_of_one_vote_and_of_all_votes(archive: Archive, tmp_path: Path) -> 
         assert not any(reasons)
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_case_that_lacks_a_vote_fails_alone_and_a_new_vote_is_counted_again(
     tmp_path: Path,
 ) -> None:
@@ -158,7 +156,6 @@ def test_a_case_that_lacks_a_vote_fails_alone_and_a_new_vote_is_counted_again(
     np.testing.assert_array_equal(archive.label("odd1", "clean").read_all(), given)
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_class_that_all_votes_give_to_its_neighbour_is_held_for_a_person(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a", SCENES[1:3])
     for case in archive.case_ids():
@@ -174,7 +171,6 @@ def test_a_class_that_all_votes_give_to_its_neighbour_is_held_for_a_person(tmp_p
     assert all("no given voxel of the class would remain" in row["why"] for row in held)
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_case_that_joined_a_finished_run_can_be_undone_alone(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a", SCENES[1:3])
     config = _config(archive, tmp_path / "joined", params={"labels": "by_one by_two", "agree": 2})
@@ -230,7 +226,6 @@ def _dice(label: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * ((label > 0) & (truth > 0)).sum() / ((label > 0).sum() + (truth > 0).sum()))
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_the_bias_of_one_site_is_undone_there_and_no_network_is_trained(tmp_path: Path) -> None:
     archive = Archive.open(tmp_path / "a")
     spacing = (2.0, 2.0, 2.0)
@@ -259,7 +254,6 @@ def test_the_bias_of_one_site_is_undone_there_and_no_network_is_trained(tmp_path
             np.testing.assert_array_equal(kept, archive.label(case, LABEL).read_all())
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_integrity_as_a_method_says_what_check_says_and_changes_nothing(tmp_path: Path) -> None:
     archive = Archive.open(tmp_path / "a")
     for number in range(12):

@@ -22,7 +22,7 @@ import sys
 from raysegclean.planning.items import ShardTask
 from raysegclean.cluster.predict import VoteJob
 from raysegclean.cluster.propose import ProposeStage
-from raysegclean.cluster.train_worker import model_key
+from raysegclean.cluster.train_loop import model_key
 from raysegclean.runs.pipeline import clean
 from raysegclean.planning.plan import RunPlan
 from raysegclean.store.run import RunFolder

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysegclean.cluster.connection import ClusterFacts
+from raysegclean.cluster.driver import ClusterFacts
+from raysegclean.cluster.ray_executor import ray_executor
 from raysegclean.errors import ConfigError, InputError, RunConflict
 from raysegclean.events import Events
 from raysegclean.methods.base import Method
@@ -179,11 +180,11 @@ def test_a_run_that_began_on_gpus_asks_for_them_when_it_goes_on(
     archive: Archive, tmp_path: Path
 ) -> None:
     config = config_for(archive, tmp_path / "run")
-    with_gpu = ClusterFacts(4.0, 1.0, 1, 1 << 33, True, False, "A100")
+    with_gpu = ClusterFacts(4.0, 1.0, 1, 1 << 33, True, False)
     without = replace(with_gpu, gpus=0.0, has_bf16=False)
     job = (1, lambda: None, lambda _: None)
-    first = begin(config, RunFolder(config.run), prepare(config), with_gpu, job)
-    again = begin(config, RunFolder(config.run), prepare(config), without, job)
+    first = begin(config, RunFolder(config.run), prepare(config), ray_executor(with_gpu), job)
+    again = begin(config, RunFolder(config.run), prepare(config), ray_executor(without), job)
     assert first.plan == again.plan
     assert again.plan.train.precision == "bf16"
     assert [again.gpus(wanted) for wanted in ("auto", 0.0, 0.5)] == [1.0, 0.0, 0.5]
@@ -193,9 +194,9 @@ def test_precision_is_left_at_32_bits_where_a_gpu_only_emulates_16(
     archive: Archive, tmp_path: Path
 ) -> None:
     config = config_for(archive, tmp_path / "run")
-    facts = ClusterFacts(4.0, 1.0, 1, 1 << 33, False, False, "T4")
+    facts = ClusterFacts(4.0, 1.0, 1, 1 << 33, False, False)
     job = (1, lambda: None, lambda _: None)
-    session = begin(config, RunFolder(config.run), prepare(config), facts, job)
+    session = begin(config, RunFolder(config.run), prepare(config), ray_executor(facts), job)
     assert session.plan.train.precision == "fp32"
     assert session.gpus("auto") == 1.0
 
