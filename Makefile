@@ -41,7 +41,7 @@ test-slow: $(STAMP)  ## Run the slow tests only
 
 test-numeric: $(STAMP)  ## Run what trains or measures as on a CPU of before 2013
 	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default \
-	  $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m 'numeric and not slow' $(ARGS)
+	  $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m 'numeric and not slow' -k 'not resume' $(ARGS)
 
 lint: $(STAMP)  ## Check style and format
 	$(BIN)/ruff check .
