@@ -17,6 +17,7 @@ from raysegclean.cluster.propose import ProposeStage
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, RunOver, UnfitEnvironment
 from raysegclean.events import Event, Events, Lines
+from raysegclean.nets.weights import load_network
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.undo import undo
 from raysegclean.runs.verify import verify
@@ -76,7 +77,7 @@ class Left:
 
     published: Mapping[str, tuple[bytes, bytes]]
     tables: Mapping[str, list[dict[str, Any]]]
-    networks: Mapping[str, bytes]
+    networks: Mapping[str, tuple[Any, ...]]
     frozen: Mapping[str, Any]
     actions: Any
     failed: Any
@@ -85,7 +86,11 @@ class Left:
     def of(cls, config: Config) -> "Left":
         run, names = RunFolder(config.run), ("cases", "changes", "evidence")
         frozen = run.resolved() or {}
-        networks = {info.key: run.store.get(info.key) for info in run.store.list("models")}
+        networks = {}
+        for info in run.store.list("models"):
+            net, spec, facts = load_network(run.store.get(info.key))
+            weights = {name: value.numpy().tobytes() for name, value in net.state_dict().items()}
+            networks[info.key] = (weights, spec, facts)
         return cls(
             published=outputs(config),
             tables={name: run.read_table(f"{name}.parquet") for name in names},
@@ -204,6 +209,7 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(
 
 ALONE = """
 import sys, torch
+from raysegclean.nets.weights import load_network
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.undo import undo
 from raysegclean.config.settings import make_config
