@@ -99,9 +99,7 @@ def block_components(
                 f"A block at {box.start_zyx} must have the shape of its box {box.shape_zyx}, "
                 f"got {array.shape}; pass the block without halo."
             )
-    inner = bounding_box(key_zyx != 0)
-    if inner is None:
-        return _nothing(box)
+    inner = bounding_box(key_zyx != 0) or Box.whole((1, 1, 1))  # one voxel, and no component
     ids_zyx, count = cc3d.connected_components(
         np.ascontiguousarray(key_zyx[inner.slices]), connectivity=6, return_N=True
     )
@@ -147,20 +145,6 @@ def merge_components(blocks: Iterable[BlockComponents]) -> list[Component]:
     links = coo_array((np.ones(len(edges), np.bool_), edges.T), shape=(total, total))
     count, owner = connected_components(links, directed=False)
     return _joined(parts, owner, count)
-
-
-def _nothing(box: Box) -> BlockComponents:
-    corners = np.zeros((0, 3), np.int64)
-    return BlockComponents(
-        box=box,
-        key=np.zeros(0, np.uint64),
-        sums=np.zeros((0, 2), np.int64),
-        low_zyx=corners,
-        high_zyx=corners,
-        anchor_zyx=corners,
-        face_start=np.zeros(7, np.int64),
-        face=np.zeros((0, 2), np.int32),
-    )
 
 
 def _first_positions(
