@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -21,7 +21,7 @@ CODE = [*FILES, *sorted((ROOT / "benchmarks").glob("*.py"))]
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # A room may import itself and the rooms above it in this list; rooms on one line do not know each
-# other. What it may import of them stands in their `DOOR`; a room without one is open.
+# other. What it may import of them stands in their `DOOR`.
 LEVELS = [
     {"errors", "events", "names", "identity", "render", "__init__"},
     {"dependencies"},
@@ -87,15 +87,6 @@ def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
             yield node
 
 
-def files_of(room: str) -> set[str]:
-    return {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
-
-
-def doors_of(room: str) -> Collection[str]:
-    """Return the modules that other rooms may import: the room's `DOOR`, without one all files."""
-    return getattr(import_module(f"raysegclean.{room}"), "DOOR", files_of(room))
-
-
 @every_file
 def test_imports_run_one_way(path: Path) -> None:
     mine = room_of(path)
@@ -120,7 +111,7 @@ def test_rooms_are_entered_by_their_doors(path: Path) -> None:
         parts = module.split(".")
         if parts[0] == "raysegclean" and len(parts) > 2 and parts[1] != mine:
             inner = ".".join(parts[2:])
-            if inner not in doors_of(parts[1]):
+            if inner not in import_module(f"raysegclean.{parts[1]}").DOOR:
                 wrong.append(f"{path.name}:{line} imports {module}")
     assert not wrong, f"not in the DOOR of their room: {wrong}"
 
@@ -128,12 +119,13 @@ def test_rooms_are_entered_by_their_doors(path: Path) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_names_its_files_and_every_door_is_used(room: str) -> None:
     page = import_module(f"raysegclean.{room}")
-    files = files_of(room)
+    folder = PACKAGE / room
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     named = set(re.findall(r"^- `(\w+)`:", page.__doc__ or "", re.MULTILINE))
     assert named == files, f"{room}: the page names {named ^ files} otherwise than the folder"
     outside = [path for path in CODE if room_of(path) != room]
     used = {module for path in outside for module, _ in imports_of(path)}
-    unused = [door for door in doors_of(room) if f"raysegclean.{room}.{door}" not in used]
+    unused = [door for door in page.DOOR if f"raysegclean.{room}.{door}" not in used]
     assert not unused, f"{room}: nobody enters by {unused}"
 
 

@@ -12,3 +12,16 @@ Values and how they merge. Nothing here decides (`policy`), predicts (`nets`) or
 - `records`: what a worker tells the driver of a shard, per stage
 - `second_pass`: what a policy may ask of chosen cases, with probabilities in hand
 """
+
+DOOR = (
+    "case_scores",
+    "cases",
+    "proposals",
+    "records",
+    "robust",
+    "second_pass",
+    "stats",
+    "table",
+    "voxel_evidence",
+)
+"""Modules that other rooms may import."""

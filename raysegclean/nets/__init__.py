@@ -23,3 +23,26 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 - `voters`: class probabilities of a window
 - `inference`: windows with halos, whose answer is that of the whole volume
 """
+
+DOOR = (
+    "batch",
+    "dropout",
+    "hooks",
+    "inference",
+    "losses",
+    "memory",
+    "networks",
+    "normalise",
+    "numerics",
+    "receptive",
+    "relabel",
+    "sampling",
+    "scales",
+    "torchscript",
+    "trainer",
+    "unet",
+    "views",
+    "voters",
+    "weights",
+)
+"""Modules that other rooms may import."""

@@ -7,3 +7,11 @@ Pure decisions from the config and the index: windows, patches, folds, memory, i
 - `worker_memory`: how much memory a worker takes
 - `items`: the rows that are scheduled
 """
+
+DOOR = (
+    "items",
+    "network_plan",
+    "plan",
+    "worker_memory",
+)
+"""Modules that other rooms may import."""

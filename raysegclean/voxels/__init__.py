@@ -15,3 +15,18 @@ policies, files or Ray. What works on blocks says which halo makes it exact.
 - `hashing`: a random order of voxels that no cut changes
 - `packing`: small arrays as text for records
 """
+
+DOOR = (
+    "boxes",
+    "channels",
+    "components",
+    "contour_offset",
+    "contour_shift",
+    "geometry",
+    "hashing",
+    "packing",
+    "regions",
+    "signed_distance",
+    "surface",
+)
+"""Modules that other rooms may import."""
