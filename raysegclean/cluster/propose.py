@@ -21,8 +21,9 @@ from raysegclean.nets.inference import Seams
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.objects import Store
-from raysegclean.voxels.contour_offset import OffsetSums, boundary_sums, offset_halo_vox
+from raysegclean.voxels.contour_offset import boundary_sums, offset_halo_vox
 from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.offset_sums import OffsetSums
 
 __all__ = [
     "MeasureStage",

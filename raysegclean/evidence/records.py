@@ -6,7 +6,7 @@ Counts that become megabytes of arrays stay packed as text until their case is j
 from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 
-from raysegclean.voxels.contour_offset import OffsetSums
+from raysegclean.voxels.offset_sums import OffsetSums
 
 __all__ = [
     "ApplyRecord",

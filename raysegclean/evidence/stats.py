@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.voxel_evidence import LEVELS, Evidence
-from raysegclean.voxels.contour_offset import OffsetSums
+from raysegclean.voxels.offset_sums import OffsetSums
 from raysegclean.voxels.packing import arrays_to_text, text_to_arrays
 
 __all__ = ["KINDS", "NATS_SCALE", "PROB_SCALE", "CaseStats", "block_stats", "case_score"]

@@ -16,7 +16,7 @@ from raysegclean.qc.label_statistics import BlockStatistics, LabelStatistics, la
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.session import Session
 from raysegclean.runs.train import hook_reports
-from raysegclean.voxels.contour_offset import OffsetSums
+from raysegclean.voxels.offset_sums import OffsetSums
 
 __all__ = ["StatsByCase", "case_offsets", "gather", "learning_notes", "voter_notes"]
 

@@ -8,6 +8,7 @@ policies, files or Ray. What works on blocks says which halo makes it exact.
 - `channels`: label values to channels and back, padding, the ignored value
 - `signed_distance`: distances to the boundary of a class
 - `contour_offset`: how far one boundary lies off another, as sums
+- `offset_sums`: those sums
 - `contour_shift`: a boundary moved inwards or outwards
 - `surface`: distances between surfaces, in mm
 - `components`: connected parts of a case that no worker sees whole
@@ -24,6 +25,7 @@ DOOR = (
     "contour_shift",
     "geometry",
     "hashing",
+    "offset_sums",
     "packing",
     "regions",
     "signed_distance",

@@ -4,9 +4,7 @@ Sums are integers, so that they merge in any order; with a halo of `offset_halo_
 for its core just what the whole case gives.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from scipy import ndimage
 
 from raysegclean.errors import ConfigError
 from raysegclean.voxels.geometry import Box, Index3, triple
+from raysegclean.voxels.offset_sums import OFFSET_STEPS, OffsetSums
 from raysegclean.voxels.signed_distance import (
     Spacing,
     axis_ratios,
@@ -23,9 +22,8 @@ from raysegclean.voxels.signed_distance import (
     signed_distance,
 )
 
-__all__ = ["OFFSET_LIMIT_VOX", "OffsetSums", "along_band", "boundary_sums", "offset_halo_vox"]
+__all__ = ["OFFSET_LIMIT_VOX", "along_band", "boundary_sums", "offset_halo_vox"]
 
-_OFFSET_STEPS = 256
 _BAND_VOX = 1.0
 _SMOOTH_VOX, _SMOOTH_REACH_VOX = 1.5, 4
 _FAR_VOX, _LEAST_WEIGHT = 4.0, 1e-3
@@ -65,75 +63,6 @@ def along_band(
     near = np.clip(offset_zyx, -_FAR_VOX, _FAR_VOX) * inside
     mean = blurred(near) / np.maximum(blurred(inside), np.float32(_LEAST_WEIGHT))
     return np.asarray(mean, np.float32)
-
-
-_Sums = tuple[int, int, int, int, int]
-_NONE: _Sums = (0, 0, 0, 0, 0)
-
-
-def _added(one: _Sums, other: _Sums) -> _Sums:
-    a, b, c, d, e = (x + y for x, y in zip(one, other, strict=True))
-    return a, b, c, d, e
-
-
-@dataclass(frozen=True)
-class OffsetSums:
-    """How far the given boundary lies outside the predicted one: a mergeable record per class.
-
-    `sums[c] = (boundary, near, total, squares, fine)`: the number of predicted boundary voxels, and
-    of those that the given label comes near to; over these the sum of q, of q * q, and of r * r,
-    where q is the offset of one voxel in steps of 1/256 voxel, and r is what it differs by from the
-    offsets around it (`along_band`). Integers, so that merging is exact, associative and
-    commutative.
-    """
-
-    sums: Mapping[int, _Sums]
-
-    @classmethod
-    def zero(cls, classes: Sequence[int]) -> "OffsetSums":
-        """Return the neutral element for these classes."""
-        return cls({int(value): _NONE for value in classes})
-
-    def merge(self, other: "OffsetSums") -> "OffsetSums":
-        """Return the record of both parts together."""
-        merged = dict(self.sums)
-        for value, theirs in other.sums.items():
-            merged[value] = _added(merged.get(value, _NONE), theirs)
-        return OffsetSums(merged)
-
-    def boundary_vox(self, *classes: int) -> int:
-        """Return the number of predicted boundary voxels of these classes together."""
-        return self._together(classes)[0]
-
-    def mean_vox(self, *classes: int) -> float:
-        """Return the mean offset in voxels of the finest axis; positive: the given label is larger.
-
-        NaN where the given label comes near to nothing that is predicted, or nothing is predicted.
-        """
-        _, near, total, _, _ = self._together(classes)
-        return total / (near * _OFFSET_STEPS) if near else float("nan")
-
-    def spread_vox(self, *classes: int) -> float:
-        """Return the standard deviation of the offset along the boundary; NaN without voxels."""
-        _, near, _, squares, _ = self._together(classes)
-        if not near:
-            return float("nan")
-        variance = squares / (near * _OFFSET_STEPS**2) - self.mean_vox(*classes) ** 2
-        return sqrt(max(0.0, variance))
-
-    def roughness_vox(self, *classes: int) -> float:
-        """Return the spread of the offset from place to place, what varies slowly taken out.
-
-        Networks draw smooth outlines, so this is how rough the given one is; NaN without voxels.
-        """
-        _, near, _, _, fine = self._together(classes)
-        return sqrt(fine / (near * _OFFSET_STEPS**2)) if near else float("nan")
-
-    def _together(self, classes: Sequence[int]) -> _Sums:
-        together = _NONE
-        for value in classes:
-            together = _added(together, self.sums.get(value, _NONE))
-        return together
 
 
 def boundary_sums(
@@ -183,7 +112,7 @@ def boundary_sums(
 
     near_n, class_n = counted(near), counted(nearest)
     steps_n, rough_n = (
-        np.rint(counted(part) * _OFFSET_STEPS).astype(np.int64) for part in (offset, fine)
+        np.rint(counted(part) * OFFSET_STEPS).astype(np.int64) for part in (offset, fine)
     )
     result = {}
     for value in classes:

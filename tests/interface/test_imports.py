@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("version", 0, {"numpy", "pydantic"}),
         ("clean clean.yaml --set train.stpes=1", 2, {"numpy", "torch"}),
-        ("status run", 0, {"pandas", "torch", "scipy", "tensorstore", "pydantic"}),
+        ("status run", 0, {"pandas", "torch", "scipy", "tensorstore"}),
         ("plan clean.yaml", 0, {"pandas"}),
         ("verify run", 2, set()),
         ("export archive out --label organs", 0, {"torch", "pandas", "pydantic"}),

@@ -16,7 +16,7 @@ from raysegclean.evidence.records import (
 )
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
-from raysegclean.voxels.contour_offset import OffsetSums
+from raysegclean.voxels.offset_sums import OffsetSums
 
 
 def _records(*shards, by=""):
