@@ -6,7 +6,6 @@ the driver small records; what is durable it commits to the ledger first.
 - `executor`: what the driver asks of whoever works
 - `driver`: what the driver has to work with, and how it ends
 - `local_executor`: all of it in this process, without Ray
-- `ray_executor`: all of it on a cluster
 - `connection`: getting on a cluster, or making one of this machine
 - `local_ray`: the start of a Ray on this machine, tried again
 - `passes`: one pass over the archive on Ray Data: items in, reports out

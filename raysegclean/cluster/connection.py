@@ -66,19 +66,12 @@ _AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _share: ContextVar[int] = ContextVar("raysegclean_cluster_share", default=1)
 
 
-def connect(
-    *,
-    gpus_needed: float = 0,
-    wait_s: float = 1800,
-    verbose: bool = False,
-    dashboard: bool = False,
-) -> ClusterFacts:
+def connect(*, gpus_needed: float = 0, wait_s: float = 1800) -> ClusterFacts:
     """Join the cluster that `RAY_ADDRESS` names, or start a Ray on this machine; idempotent.
 
     `gpus_needed` are the GPUs that the config demands at once. Where they, or any CPU to work
     with, are not there yet, the autoscaler of a joined cluster is asked for them and has `wait_s`
-    to bring them. `verbose` lets what workers print through. `dashboard` starts Ray's dashboard,
-    on the loopback address, for a Ray started here.
+    to bring them.
 
     Raises UnfitEnvironment when the cluster cannot be reached or has too few GPUs.
     """
@@ -87,9 +80,9 @@ def connect(
         started_here = os.environ.get("RAY_ADDRESS", "") in ("", "local")
         _prepare_environment(one_machine=started_here)
         if started_here:
-            local_ray.start(verbose=verbose, dashboard=dashboard)
+            local_ray.start()
         else:
-            _join(verbose)
+            _join()
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     data_rules()
@@ -174,13 +167,13 @@ def _prepare_environment(*, one_machine: bool) -> None:
         logging.getLogger(_AUTH_LOGGER).setLevel(logging.ERROR)
 
 
-def _join(verbose: bool) -> None:
+def _join() -> None:
     address = os.environ["RAY_ADDRESS"]
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself would knock for many minutes
             socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
-        ray.init(log_to_driver=verbose, logging_level=logging.WARNING, configure_logging=False)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
     except Exception as error:  # Ray raises bare ones
         reason = str(error).partition("\n")[0]
         raise UnfitEnvironment(
@@ -191,13 +184,14 @@ def _join(verbose: bool) -> None:
 
 
 def _facts(started_here: bool) -> ClusterFacts:
-    nodes, total, users = live_nodes(), _resources(), _share.get()
+    nodes, (cpus, gpus) = live_nodes(), cluster_share()
+    kinds = {node.get("Labels", {}).get("ray.io/accelerator-type") for node in nodes}
     return ClusterFacts(
-        cpus=total.get("CPU", 0.0) / users,
-        gpus=total.get("GPU", 0.0) / users,
+        cpus=cpus,
+        gpus=gpus,
         nodes=len(nodes),
         node_memory_bytes=node_memory_bytes(),
-        has_bf16=bool(total.get("GPU")) and not _WITHOUT_BF16 & _accelerators(nodes),
+        has_bf16=gpus > 0 and not _WITHOUT_BF16 & kinds,
         started_here=started_here,
     )
 
@@ -217,11 +211,6 @@ def actor_here(kind: type) -> Any:
 
 def _resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]  # no types in Ray
-
-
-def _accelerators(nodes: list[dict[str, Any]]) -> set[str]:
-    name = "ray.io/accelerator-type"
-    return {node["Labels"][name] for node in nodes if name in node.get("Labels", {})}
 
 
 def _await_nodes(needed: dict[str, float], wait_s: float, started_here: bool) -> None:

@@ -6,6 +6,7 @@ key depends on it: a run that one began the other goes on with. Nothing here imp
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from raysegclean.cluster.driver import ClusterFacts
@@ -22,6 +23,7 @@ __all__ = [
     "PassResources",
     "StageFactory",
     "open_executor",
+    "ray_executor",
 ]
 
 StageFactory = Callable[[Any], ShardStage[Any, Any]]
@@ -33,7 +35,6 @@ class PassJob(Protocol):
     @property
     def keys(self) -> Mapping[str, str]:
         """Case -> the key that is recorded with each of its shards."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ def open_executor(kind: Literal["ray", "local"], *, gpus_needed: float = 0.0) ->
 
         return local_executor(gpus_needed)
     from raysegclean.cluster.connection import connect
-    from raysegclean.cluster.ray_executor import ray_executor
 
     return ray_executor(connect(gpus_needed=gpus_needed))
+
+
+def ray_executor(facts: ClusterFacts) -> Executor:
+    """Return the executor on the cluster that `connect` told the facts of."""
+    from raysegclean.cluster.connection import shutdown_if_ours
+    from raysegclean.cluster.passes import ask_worker, run_pass
+    from raysegclean.cluster.ray_trainings import train_missing
+
+    return Executor(facts, run_pass, ask_worker, train_missing, partial(shutdown_if_ours, facts))

@@ -27,28 +27,31 @@ log = logging.getLogger("raysegclean.cluster")
 
 _PAUSES_S = (5.0, 15.0)
 _OBJECT_STORE_BYTES = 2 << 30
-_LOOPBACK = "127.0.0.1"
 _FATAL = re.compile(r"^\[[^]]* [CF] [^]]*\] \(\w+\) \S+ +(.*)", re.MULTILINE)
 """A line of Ray's C++ logs with which a process ended: [time level ids] (process) file: text."""
 _APOLOGY = re.compile(r"An unexpected system state .*work with you to fix it\. ")
 
 
-def start(*, verbose: bool, dashboard: bool) -> None:
-    """Start a Ray on this machine; `verbose` lets what workers print through.
+def start() -> None:
+    """Start a Ray on this machine.
 
     Raises UnfitEnvironment when three starts have failed, or one in a way that stays.
     """
     for pause_s in (*_PAUSES_S, None):
         known = _sessions()
         try:
-            _init(verbose, dashboard)
+            _init()
         except Exception as error:  # Ray raises bare ones
             failed = _sessions() - known
             reason = _reason(error, failed)
             ray.shutdown()
             _end_processes_of(failed)
             if pause_s is None or _stays(error):
-                raise UnfitEnvironment(_message(reason)) from error
+                raise UnfitEnvironment(
+                    f"Ray cannot be started on this machine: {reason}. It needs about 1 GB of "
+                    "memory, a writable temporary folder (set RAY_TMPDIR to another one), and "
+                    "processors that are not all busy with something else."
+                ) from error
             log.warning("Ray did not start, and is tried again in %g s: %s", pause_s, reason)
             time.sleep(pause_s)
         else:
@@ -61,14 +64,14 @@ def slots() -> int:
     return max(4, 2 * (cores or 1))
 
 
-def _init(verbose: bool, dashboard: bool) -> None:
+def _init() -> None:
     ray.init(
         address="local",
         num_cpus=slots(),
         object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=dashboard,
-        dashboard_host=_LOOPBACK,
-        log_to_driver=verbose,
+        include_dashboard=False,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
         logging_level=logging.WARNING,
         configure_logging=False,
     )
@@ -106,11 +109,3 @@ def _end_processes_of(sessions: set[Path]) -> None:
             command = file.read_bytes()
             if any(name in command for name in names):
                 os.kill(int(file.parent.name), signal.SIGKILL)
-
-
-def _message(reason: str) -> str:
-    return (
-        f"Ray cannot be started on this machine: {reason}. It needs about 1 GB of memory, a "
-        "writable temporary folder (set RAY_TMPDIR to another one), and processors that are not "
-        "all busy with something else."
-    )

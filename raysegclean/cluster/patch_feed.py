@@ -73,7 +73,7 @@ class StepSource(Datasource):
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # no types in Ray
-        size = max(1, min(_BLOCK_STEPS, _BLOCK_BYTES // (self.patch_bytes * self.rows_per_step)))
+        size = _steps_per_block(self.patch_bytes * self.rows_per_step)
         self.bounds = [*range(self.steps.start, self.steps.stop, size), self.steps.stop]
 
     def __len__(self) -> int:
@@ -144,8 +144,12 @@ def stream_rows(
             yield batch
 
 
+def _steps_per_block(step_bytes: int) -> int:
+    return max(1, min(_BLOCK_STEPS, _BLOCK_BYTES // step_bytes))
+
+
 def _stretches(steps: range, step_bytes: int) -> Sequence[range]:
     """Split a long training into datasets whose planning stays small."""
-    size = max(1, min(_BLOCK_STEPS, _BLOCK_BYTES // step_bytes)) * _BLOCKS_PER_DATASET
+    size = _steps_per_block(step_bytes) * _BLOCKS_PER_DATASET
     starts = range(steps.start, steps.stop, size)
     return [range(start, min(start + size, steps.stop)) for start in starts]

@@ -140,16 +140,13 @@ class PatchSource:
             "fault": np.array([cut.fault for cut in cuts], object),
         }
 
-    def volumes(self, case: str) -> tuple[Volume, Volume]:
-        """Return image and label of a case, which stay open for the next patches."""
-        return self._open(case)
-
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {case: number for number, case in enumerate(self.table.cases)}
 
     @cached_property
-    def _open(self) -> Callable[[str], tuple[Volume, Volume]]:
+    def volumes(self) -> Callable[[str], tuple[Volume, Volume]]:
+        """Case -> its image and label, which stay open for the next patches."""
         return lru_cache(maxsize=_OPEN_CASES)(self.view.open)
 
 

@@ -6,15 +6,13 @@ given up when it died three times without getting further. Ray Train keeps nothi
 checkpoints and reports are not used (see `train_loop`).
 """
 
-import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray
@@ -57,8 +55,8 @@ class _Group:
     folder: str
     lean: bool
     sources: dict[int, Any]
-    todo: "SimpleQueue[Training]" = field(default_factory=SimpleQueue)
-    running: dict[int, Training] = field(default_factory=dict)
+    todo: list[Training]
+    running: dict[threading.Thread, Training] = field(default_factory=dict)
     errors: list[tuple[Training, BaseException]] = field(default_factory=list)
 
 
@@ -68,43 +66,37 @@ def train_missing(job: TrainJob, missing: Mapping[int, tuple[int, ...]], told: T
     units = trainings_of(job, store, missing, cluster_share()[1])
     if not can_grow():
         check_fits(job, units[0], cluster_share())
-    group = _Group(
-        job=job,
-        store=store,
-        board=actor_here(Board),
-        folder=tempfile.mkdtemp(prefix="raysegclean-train-"),
-        lean=not can_grow(),
-        sources={fold: ray.put(patch_source(job, fold)) for fold in {u.fold for u in units}},
-    )
-    for unit in units:
-        group.todo.put(unit)
-    with told.under_way(len(units) * job.train.steps) as take:
+    sources = {fold: ray.put(patch_source(job, fold)) for fold in {u.fold for u in units}}
+    with (
+        tempfile.TemporaryDirectory(prefix="raysegclean-train-", ignore_cleanup_errors=True) as at,
+        told.under_way(len(units) * job.train.steps) as take,
+    ):
+        group = _Group(
+            job=job,
+            store=store,
+            board=actor_here(Board),
+            folder=at,
+            lean=not can_grow(),
+            sources=sources,
+            todo=units,
+        )
         try:
             with told.events.watched(told.stage, partial(_waiting, group)) as heard:
-                for note in _notes(group, units, told):
+                for note in _notes(group, told):
                     heard()
                     take(note)
         finally:
             ray.kill(group.board)
-            shutil.rmtree(group.folder, ignore_errors=True)
         if group.errors:
             raise min(group.errors, key=lambda failed: (failed[0].fold, failed[0].members))[1]
 
 
-def _work(group: _Group, number: int) -> None:
-    """Take units until none is left; runs in a thread, because `fit` waits."""
-    while True:
-        try:
-            unit = group.todo.get_nowait()
-        except Empty:
-            return
-        group.running[number] = unit
-        try:
-            _train_unit(group, unit)
-        except BaseException as error:  # noqa: BLE001  (raised by the main thread at the end)
-            group.errors.append((unit, error))
-        finally:
-            del group.running[number]
+def _work(group: _Group, unit: Training) -> None:
+    """Train a unit; runs in a thread, because `fit` waits."""
+    try:
+        _train_unit(group, unit)
+    except BaseException as error:  # noqa: BLE001  (raised by the main thread at the end)
+        group.errors.append((unit, error))
 
 
 def _train_unit(group: _Group, unit: Training) -> None:
@@ -189,13 +181,11 @@ class _LeanTorch(_Lean, TorchTrainer):
     """Several workers, on one machine."""
 
 
-def _notes(group: _Group, units: Sequence[Training], told: Told) -> Iterator[Progress]:
+def _notes(group: _Group, told: Told) -> Iterator[Progress]:
     """Start units as they fit, and yield what their workers note, until all are done."""
-    threads: list[threading.Thread] = []
     checked = time.monotonic()
     while True:
-        _start_fitting(group, units, threads)
-        alive = any(thread.is_alive() for thread in threads)
+        _start_fitting(group)
         notes, warnings = ray.get(group.board.drain.remote())
         for warning in warnings:
             told.warn(*warning)
@@ -203,23 +193,24 @@ def _notes(group: _Group, units: Sequence[Training], told: Told) -> Iterator[Pro
         if (now := time.monotonic()) - checked > _CHECK_S:
             checked = now
             check_term(group.store, group.job.term)
-        if not alive:
+        if not group.running:
             return
-        threads[-1].join(_POLL_S)
+        next(iter(group.running)).join(_POLL_S)
 
 
-def _start_fitting(
-    group: _Group, units: Sequence[Training], threads: list[threading.Thread]
-) -> None:
-    """Start threads that take units, as many as the cluster has room for now."""
-    if len(threads) == len(units):
-        return
-    room = at_once(group.job, units[0], cluster_share(), can_grow())
-    for number in range(len(threads), min(room, len(units))):
+def _start_fitting(group: _Group) -> None:
+    """Forget the threads that have ended; start as many as the cluster has room for now."""
+    for thread in [thread for thread in group.running if not thread.is_alive()]:
+        del group.running[thread]
+    while group.todo:
+        room = at_once(group.job, group.todo[0], cluster_share(), can_grow())
+        if len(group.running) >= room:
+            return
+        unit = group.todo.pop(0)
         # A daemon: when the driver is stopped, nothing waits for it, and Ray ends its workers.
-        thread = threading.Thread(target=_work, args=(group, number), daemon=True)
+        thread = threading.Thread(target=_work, args=(group, unit), daemon=True)
+        group.running[thread] = unit
         thread.start()
-        threads.append(thread)
 
 
 def _waiting(group: _Group) -> str:

@@ -16,7 +16,6 @@ forgets the trials of the killed one. The chosen values are frozen with the run.
 
 import logging
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import MedianStoppingRule
 from scipy.stats import qmc
 
 from raysegclean.cluster.connection import cluster_share, data_rules, shared_by
@@ -99,9 +98,8 @@ def candidates(
             f"search: {', '.join(empty) or 'space'} is empty or samples {samples} is below 1; "
             "list two numbers (a range) or the choices for each parameter"
         )
-    points = qmc.Sobol(len(names), scramble=True, rng=seed).random_base2(
-        math.ceil(math.log2(samples)) if samples > 1 else 0
-    )
+    sobol = qmc.Sobol(len(names), scramble=True, rng=seed)
+    points = sobol.random_base2(math.ceil(math.log2(samples)))
     found: dict[str, Trial] = {}
     for point in points[:samples]:
         params = {
@@ -152,19 +150,12 @@ def search(
     log.info("search: %d trials, %d are finished", len(trials), len(trials) - len(missing))
     failures: dict[int, str] = {}
     if missing:
-        at_once = _at_once(max_concurrent, len(missing))
-        watch = [
-            _KeepStopped({trial.number: trial for trial in missing}, store),
-            _Watch(still_ours),
-        ]
-        failures = _run(missing, store, objective, _How(at_once, stop_early, watch))
+        fit = int(cluster_share()[0] // _SLOTS_PER_TRIAL)
+        at_once = max(1, min(max_concurrent, len(missing), fit))
+        keeper = _Keeper(missing, store, still_ours)
+        failures = _run(missing, store, objective, at_once, keeper, stop_early=stop_early)
     rows = [_row(trial, store, failures.get(trial.number)) for trial in trials]
     return _best(rows)
-
-
-def _at_once(wanted: int, missing: int) -> int:
-    cpus, _ = cluster_share()
-    return max(1, min(wanted, missing, int(cpus // _SLOTS_PER_TRIAL)))
 
 
 def trials_at_once(workers: int, cpus: float, gpus: float) -> int:
@@ -178,43 +169,38 @@ def trials_at_once(workers: int, cpus: float, gpus: float) -> int:
     return max(1, min(fit, int(all_gpus // (workers * gpus)) if gpus else fit))
 
 
-@dataclass(frozen=True)
-class _How:
-    at_once: int
-    stop_early: bool
-    callbacks: Sequence[tune.Callback]
-
-
-def _run(missing: Sequence[Trial], store: Store, objective: Objective, how: _How) -> dict[int, str]:
+def _run(
+    missing: Sequence[Trial],
+    store: Store,
+    objective: Objective,
+    at_once: int,
+    keeper: tune.Callback,
+    *,
+    stop_early: bool,
+) -> dict[int, str]:
     """Run the trials; return the errors of those that failed, by number."""
-    folder = tempfile.mkdtemp(prefix="raysegclean-search-")
     by_number = {trial.number: trial for trial in missing}
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(
-                _run_trial, trials=by_number, store=store, objective=objective, users=how.at_once
-            ),
-            _DRIVER,
-        ),
-        param_space={"number": tune.grid_search(sorted(by_number))},
-        tune_config=tune.TuneConfig(
-            metric="score",
-            mode="max",
-            max_concurrent_trials=how.at_once,
-            scheduler=_scheduler(how.stop_early),
-        ),
-        run_config=tune.RunConfig(
-            storage_path=folder,
-            verbose=0,
-            callbacks=list(how.callbacks),
-        ),
+    trainable = tune.with_parameters(
+        _run_trial, trials=by_number, store=store, objective=objective, users=at_once
     )
-    try:
+    median = MedianStoppingRule(time_attr="step", grace_period=1, min_samples_required=3)
+    with tempfile.TemporaryDirectory(
+        prefix="raysegclean-search-", ignore_cleanup_errors=True
+    ) as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, _DRIVER),
+            param_space={"number": tune.grid_search(sorted(by_number))},
+            tune_config=tune.TuneConfig(
+                metric="score",
+                mode="max",
+                max_concurrent_trials=at_once,
+                scheduler=median if stop_early else None,  # None: first come, first served
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[keeper]),
+        )
         with _quiet():
             results = tuner.fit()
             ended = [results[place] for place in range(len(results))]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return {
         result.config["number"]: _reason(result.error)
         for result in ended
@@ -232,12 +218,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _scheduler(stop_early: bool) -> TrialScheduler:
-    if not stop_early:
-        return FIFOScheduler()  # type: ignore[no-untyped-call]  # no types in Ray
-    return MedianStoppingRule(time_attr="step", grace_period=1, min_samples_required=3)
 
 
 def _run_trial(
@@ -288,12 +268,22 @@ def _keep(
         log.debug("search: %s was finished by another worker first", trial.key)
 
 
-class _KeepStopped(tune.Callback):
-    """Keeps the last score of trials that were stopped early, so that no resume repeats them."""
+class _Keeper(tune.Callback):
+    """Keeps the last score of trials that were stopped early, so that no resume repeats them.
 
-    def __init__(self, trials: Mapping[int, Trial], store: Store) -> None:
-        self.trials = trials
-        self.store = store
+    It also asks now and then whether the search is to go on.
+    """
+
+    def __init__(
+        self, trials: Sequence[Trial], store: Store, still_ours: Callable[[], None]
+    ) -> None:
+        self.trials = {trial.number: trial for trial in trials}
+        self.store, self.still_ours = store, still_ours
+        self.asked = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out all, who is asked may hold a lock: Tune keeps copies that nobody reads."""
+        return {}
 
     def on_trial_complete(
         self,
@@ -310,27 +300,11 @@ class _KeepStopped(tune.Callback):
             seconds = float(last.get("time_total_s", 0.0))
             _keep(self.store, mine, reports, score=reports[0][1], seconds=seconds, stopped=True)
 
-
-class _Watch(tune.Callback):
-    """Asks now and then whether the search is to go on."""
-
-    def __init__(self, still_ours: Callable[[], None]) -> None:
-        self.still_ours = still_ours
-        self.asked = time.monotonic()
-
-    def __reduce__(self) -> tuple[type["_Watch"], tuple[Callable[[], None]]]:
-        """Leave out who is asked, which may hold a lock: Tune keeps copies that nobody reads."""
-        return _Watch, (_not_asked,)
-
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
         """Called by Tune on the driver; what it raises ends the search."""
         if time.monotonic() - self.asked > _ASK_S:
             self.asked = time.monotonic()
             self.still_ours()
-
-
-def _not_asked() -> None:
-    """Stands in for who is asked, in a copy."""
 
 
 def _reason(error: Exception) -> str:

@@ -28,13 +28,7 @@ from raysegclean.cluster.patches import PatchSource, Rows
 from raysegclean.cluster.training_progress import Progress
 from raysegclean.errors import InputError
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.trainer import (
-    LocalExchange,
-    Place,
-    StepReport,
-    TrainConfig,
-    Trainer,
-)
+from raysegclean.nets.trainer import LocalExchange, Place, StepReport, TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_network, save_state
 from raysegclean.store.lock import check_term
@@ -185,17 +179,15 @@ class TrainLoop:
     def batches(self, steps: range) -> Iterator[Batch]:
         """Yield the batch of each step: read by peer 0, handed over to the others."""
         mesh, source = self.mesh, self.source
-        cases = source.cases
         rank, ranks = (mesh.rank, mesh.ranks) if mesh else (0, 1)
         if mesh is None or mesh.peer == 0:
-            rows = self.host.rows(steps, rank, ranks)
-            read: Iterator[Batch] = (self.batch(row, source) for row in rows)
+            read: Iterator[Batch] = map(self.batch, self.host.rows(steps, rank, ranks))
         else:
             read = repeat(_blank(source, rank, ranks, self.device), len(steps))
         for batch in read:
-            yield mesh.hand_over(batch, cases) if mesh and mesh.peers > 1 else batch
+            yield mesh.hand_over(batch, source.cases) if mesh and mesh.peers > 1 else batch
 
-    def batch(self, rows: Rows, source: PatchSource) -> Batch:
+    def batch(self, rows: Rows) -> Batch:
         """Bring rows to this rank's device; warn once of each damaged case.
 
         Raises InputError when not one case, or not one trusted case, is left to learn from.
@@ -204,20 +196,21 @@ class TrainLoop:
             if fault and number not in self.damaged:
                 self.damaged.add(number)
                 self.host.warn(fault)
-                self._check_left(source, fault)
+                self._check_left(fault)
         trusted = rows["trusted"] == 1
-        batch = self._tensors(rows, ~trusted, source.cases)
-        if source.clean is None:
+        batch = self._tensors(rows, ~trusted)
+        if self.source.clean is None:
             return batch
-        return replace(batch, clean=self._tensors(rows, trusted, source.cases))
+        return replace(batch, clean=self._tensors(rows, trusted))
 
-    def _check_left(self, source: PatchSource, fault: str) -> None:
-        own = len(source.table.cases)
-        for kind, numbers in (("", range(own)), ("trusted ", range(own, len(source.cases)))):
+    def _check_left(self, fault: str) -> None:
+        own, every = len(self.source.table.cases), len(self.source.cases)
+        for kind, numbers in (("", range(own)), ("trusted ", range(own, every))):
             if numbers and self.damaged.issuperset(numbers):
                 raise InputError(f"training fold {self.plan.fold}: no {kind}case is left. {fault}")
 
-    def _tensors(self, rows: Rows, chosen: NDArray[np.bool_], cases: tuple[str, ...]) -> Batch:
+    def _tensors(self, rows: Rows, chosen: NDArray[np.bool_]) -> Batch:
+        cases = self.source.cases
         return Batch(
             image=torch.tensor(rows["image"][chosen], device=self.device),
             label=torch.tensor(rows["label"][chosen], dtype=torch.int64, device=self.device),

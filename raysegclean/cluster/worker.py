@@ -37,15 +37,12 @@ class ShardStage(Protocol[Loaded, Result]):
 
     def load(self, task: ShardTask) -> Loaded:
         """Read what the shard needs."""
-        ...
 
     def compute(self, task: ShardTask, loaded: Loaded) -> Result:
         """Do the work; no I/O."""
-        ...
 
     def write(self, task: ShardTask, result: Result) -> ShardRecord:
         """Write whole objects and return the ledger's record, of the stage's kind."""
-        ...
 
 
 class Attempts(Protocol):
@@ -53,19 +50,15 @@ class Attempts(Protocol):
 
     def begin(self, shard: str) -> int:
         """Record a begin of `shard`; return which begin without an end this is."""
-        ...
 
     def end(self, shards: list[str], *, committed: bool) -> None:
         """Close shards that were committed, or that failed with an error of their own."""
-        ...
 
     def past(self, shards: list[str]) -> tuple[set[str], set[str]]:
         """Return which of `shards` this pass has committed, and which it began without an end."""
-        ...
 
     def broken(self, error: Exception) -> None:
         """Leave, because the GPU is broken and every later shard would fail of it; no return."""
-        ...
 
 
 class _Quarantined(InputError):

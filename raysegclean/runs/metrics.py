@@ -39,7 +39,11 @@ class Metrics:
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        row = {k: _short(v) for k, v in asdict(event).items() if v not in (None, "", 0.0)}
+        row = {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in asdict(event).items()
+            if value not in (None, "", 0.0)
+        }
         with self._guard:
             self._new = True
             key = (event.stage, event.part)
@@ -59,11 +63,7 @@ class Metrics:
         """Drop every other row of progress, and keep the last of each stage and part."""
         self._spacing_s *= 2
         progress = [number for number, row in enumerate(self._rows) if row["kind"] == "progress"]
-        newest = {
-            (row["stage"], row.get("part", "")): number
-            for number, row in enumerate(self._rows)
-            if row["kind"] == "progress"
-        }
+        newest = {(self._rows[n]["stage"], self._rows[n].get("part", "")): n for n in progress}
         dropped = set(progress[::2]) - set(newest.values())
         self._rows = [row for number, row in enumerate(self._rows) if number not in dropped]
 
@@ -107,7 +107,3 @@ def kept_metrics(store: Store, events: Events, still_ours: Callable[[], None]) -
         events.listeners.remove(metrics)
         ended.set()
         writer.join()
-
-
-def _short(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value

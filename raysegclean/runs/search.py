@@ -6,7 +6,7 @@ its verdict reaches on trusted cases where there are any, else how well the give
 out-of-fold predictions. The winner's values and networks are the run's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,10 @@ def with_searched_params(
     `still_ours` does, because another driver took the run over meanwhile.
     """
     assert config.search is not None
-    settings = _settings(config)
+    identity = {
+        "search": config.search.model_dump(mode="json"),
+        "settings": _settings(config),
+    }
     chosen = run.read_json(CHOSEN)
     if chosen is None:
         _refuse_other_run(run, config.search)
@@ -69,21 +72,24 @@ def with_searched_params(
             trials,
             run.uri,
             Objective(config.resolved(), run.uri),
-            max_concurrent=_at_once(config),
+            max_concurrent=_max_concurrent(config),
             stop_early=_learn_alike(config, trials),
             still_ours=still_ours,
         )
         still_ours()
         _adopt_networks(run, trial_uri(run.uri, result.best))
         chosen = {"best": result.best, "score": result.score, "trials": result.trials}
-        run.write_json(CHOSEN, chosen | {"search": _plain(config.search), "settings": settings})
-    else:
-        _refuse_other_search(run, chosen, {"search": _plain(config.search), "settings": settings})
+        run.write_json(CHOSEN, chosen | identity)
+    elif differing := differing_parts({name: chosen[name] for name in identity}, identity):
+        raise RunConflict(
+            f"run folder {run.uri} belongs to a search with other settings: "
+            f"{'; '.join(differing)}. Choose another `run:` folder, or restore these settings."
+        )
     events.say("search", f"chose {chosen['best']} with score {chosen['score']:.4f}")
     return trial_config(config, chosen["best"], config.run)
 
 
-def _at_once(config: Config) -> int:
+def _max_concurrent(config: Config) -> int:
     """Return how many trials may run at once; one where each network has ranks of its own."""
     wanted = config.resources.train
     if config.train.placement == "ranks":
@@ -117,25 +123,12 @@ def _settings(config: Config) -> dict[str, Any]:
     return {name: value for name, value in config.resolved().items() if name not in WITHOUT_SAY}
 
 
-def _plain(search: Search) -> dict[str, Any]:
-    return search.model_dump(mode="json")
-
-
 def _refuse_other_run(run: RunFolder, wanted: Search) -> None:
     """Refuse, before any trial, a folder whose run had nothing to search."""
     if run.resolved() is not None:
         raise RunConflict(
             f"run folder {run.uri} belongs to a run without a search over "
             f"{', '.join(wanted.space)}. Choose another `run:` folder, or drop `search:` to resume."
-        )
-
-
-def _refuse_other_search(run: RunFolder, chosen: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    differing = differing_parts({name: chosen[name] for name in now}, now)
-    if differing:
-        raise RunConflict(
-            f"run folder {run.uri} belongs to a search with other settings: "
-            f"{'; '.join(differing)}. Choose another `run:` folder, or restore these settings."
         )
 
 
@@ -183,32 +176,29 @@ class Objective:
         whole = make_config(self.config)
         config = trial_config(whole, params, trial_uri(self.run, params))
         prepared = prepare(config)
-        job = (0, _never_taken, Events(Lines()))
+        job = (0, lambda: None, Events(Lines()))  # its folder has one writer, this search
         session = begin(config, RunFolder(config.run), prepared, open_executor("ray"), job)
         session.fail(session.unusable)
         _adopt_equal(session, [trial_uri(self.run, trial.params) for trial in _trials(whole)])
-        models = train(session, prepared.infos, on_note=_Marks(report))
+        models = train(session, prepared.infos, on_note=_report_marks(report))
         proposals = propose(session, models)
         evidence = gather(session, proposals)
         proposals, verdict = judge(session, proposals, evidence)
         return _score(session, proposals, evidence, verdict)
 
 
-def _never_taken() -> None:
-    """A trial's folder has one writer: the search that made it."""
+def _report_marks(report: Report) -> Callable[[Progress], None]:
+    """Return what reports the loss of the first fold at every tenth of its steps."""
+    told = 0
 
+    def note(progress: Progress) -> None:
+        nonlocal told
+        mark = progress.step * MARKS // progress.steps
+        if progress.fold == 0 and progress.loss is not None and mark > told:
+            told = mark
+            report(-progress.loss, mark)
 
-class _Marks:
-    """Reports the loss of the first fold at every tenth of its steps."""
-
-    def __init__(self, report: Report) -> None:
-        self._report, self._told = report, 0
-
-    def __call__(self, note: Progress) -> None:
-        mark = note.step * MARKS // note.steps
-        if note.fold == 0 and note.loss is not None and mark > self._told:
-            self._told = mark
-            self._report(-note.loss, mark)
+    return note
 
 
 def _score(
@@ -216,7 +206,6 @@ def _score(
 ) -> float:
     trusted = {score.case for score in evidence.trusted}
     if not trusted:
-        agreement = [score.foreground.agreement for score in evidence.scores]
-        return float(np.nanmean(agreement))
+        return float(np.nanmean([score.foreground.agreement for score in evidence.scores]))
     dice = rehearsed_dice(session, proposals, verdict, trusted)
     return float(np.mean(list(dice.values())))

@@ -150,29 +150,16 @@ class _Cases:
         self, keys: Mapping[str, str], every: Sequence[Item], items: Sequence[Item]
     ) -> None:
         self._shards = Counter(task.case for item in every for task in item.tasks)
-        self._left = Counter(task.case for item in items for task in item.tasks)
-        self._items = {item.name: Counter(task.case for task in item.tasks) for item in items}
-        self._whole = len(keys) - len(self._left)
-        self._begun: dict[str, float] = {}
-        for case in self._left:
-            self._count(case)
+        left = Counter(task.case for item in items for task in item.tasks)
+        self._items = {item.name: item.tasks for item in items}
+        self._done = len(keys) - sum(n / self._shards[case] for case, n in left.items())
 
     def came(self, item: str) -> float:
         """Return how many cases are done now that an item is."""
-        for case, shards in self._items.pop(item, Counter()).items():
-            self._left[case] -= shards
-            self._count(case)
+        self._done += sum(1 / self._shards[task.case] for task in self._items.pop(item, ()))
         return self.done
 
     @property
     def done(self) -> float:
-        """Cases done, with the shares of those that are begun."""
-        return self._whole + sum(self._begun.values())
-
-    def _count(self, case: str) -> None:
-        left, shards = self._left[case], self._shards[case]
-        if not left:
-            self._whole += 1
-            self._begun.pop(case, None)
-        elif left < shards:
-            self._begun[case] = 1 - left / shards
+        """Cases done, with the shares of those that are begun; a case that is whole counts 1."""
+        return round(self._done, 6)

@@ -35,7 +35,9 @@ def status(run_uri: str) -> dict[str, Any]:
         state["status"] = "died"
         state["error"] = "its driver is gone. Start the same config again: it resumes."
     if state.get("status") in ("running", "died"):
-        state |= _progress(_of_last_start(read_metrics(run.store), state["started"]))
+        # Both times are told by the driver's clock.
+        rows = [row for row in read_metrics(run.store) if row["time"] >= state["started"]]
+        state |= _progress(rows)
     stages = Counter(info.key.split("/")[1] for info in run.store.list("ledger"))
     committed = {stage: len(run.ledger(stage, ShardRecord).records()) for stage in sorted(stages)}
     for name in {"started", "updated", "finished", "heard"} & state.keys():
@@ -45,11 +47,6 @@ def status(run_uri: str) -> dict[str, Any]:
 
 def _tell_look() -> None:
     log.info("status: looking for up to %.0f s whether its driver lives", LOOK_S)
-
-
-def _of_last_start(rows: Sequence[Row], started: float) -> list[Row]:
-    """Return the rows since `started`; both are told by the driver's clock."""
-    return [row for row in rows if row["time"] >= started]
 
 
 def _progress(rows: Sequence[Row]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raysegclean.cluster import search as module
 from raysegclean.cluster.connection import connect
-from raysegclean.cluster.ray_executor import ray_executor
+from raysegclean.cluster.executor import ray_executor
 from raysegclean.cluster.search import SearchFailed, candidates, search, trials_at_once
 from raysegclean.cluster.train_groups import train_group
 from raysegclean.cluster.train_jobs import TrainJob

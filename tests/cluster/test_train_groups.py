@@ -18,8 +18,8 @@ from raysegclean.cluster import exchange, train_loop, train_worker
 from raysegclean.cluster import train_groups as module
 from raysegclean.cluster.connection import connect
 from raysegclean.cluster.exchange import PeerMesh
+from raysegclean.cluster.executor import ray_executor
 from raysegclean.cluster.local_executor import local_executor
-from raysegclean.cluster.ray_executor import ray_executor
 from raysegclean.cluster.train_jobs import TrainJob, at_once, missing_networks, trainings_of
 from raysegclean.cluster.train_loop import common_step
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raysegclean.cluster.driver import ClusterFacts
-from raysegclean.cluster.ray_executor import ray_executor
+from raysegclean.cluster.executor import ray_executor
 from raysegclean.errors import ConfigError, InputError, RunConflict
 from raysegclean.events import Events
 from raysegclean.methods.base import Method
