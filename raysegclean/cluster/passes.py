@@ -1,8 +1,8 @@
 """One pass over the archive on Ray Data: items in, one small report per item out.
 
-Rows are items from our own source, one row per block, so that each is scheduled alone; voxels
-never travel through the object store. A worker that dies is replaced by Ray and its item starts
-again; what it had committed is skipped, because the item is cut down to what the ledger lacks.
+Rows are items, one row per block, so that each is scheduled alone; voxels never travel through the
+object store. A worker that dies is replaced by Ray and its item starts again; what it had committed
+is skipped, because the item is cut down to what the ledger lacks.
 
 On CPUs the items are tasks, because Ray keeps the processes of tasks for the next pass: importing
 torch takes longer than a pass over a small archive. A process keeps the stage of its last pass. On
@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Datasource, ReadTask, TaskPoolStrategy
-from ray.data.block import BlockMetadata
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from raysegclean import errors
 from raysegclean.cluster.attempts import RayAttempts
@@ -33,29 +31,6 @@ from raysegclean.planning.items import Item
 from raysegclean.store.run import RunFolder
 
 __all__ = ["ask_worker", "run_pass"]
-
-
-class ItemSource(Datasource):
-    """Hands out items as rows of JSON, one row per block."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # no types in Ray
-        self._rows = [item.to_json() for item in items]
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all rows."""
-        return sum(len(row) for row in self._rows)
-
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        """Return one task per item, whatever parallelism Ray asks for."""
-        del parallelism
-        return [_read_task(row) for row in self._rows]
-
-
-def _read_task(row: str) -> ReadTask:
-    table = pa.table({"item": [row]})
-    metadata = BlockMetadata(num_rows=1, size_bytes=len(row), input_files=None, exec_stats=None)
-    return ReadTask(lambda: [table], metadata)
 
 
 @dataclass(frozen=True)
@@ -133,13 +108,8 @@ def run_pass(
     if not items:
         return
     _check_fits(resources)
-    # Handing out items takes no slot, because workers may hold all of them, and one process.
-    source = ray.data.read_datasource(
-        ItemSource(items),
-        override_num_blocks=len(items),
-        num_cpus=0,
-        compute=TaskPoolStrategy(size=1),
-    )
+    rows = [item.to_json() for item in items]
+    source = ray.data.from_items(rows, override_num_blocks=len(rows))
     size = max(1, min(resources.actors, len(items)))
     work = _Work(factory, ray.put(job), ledger, RayAttempts.start())
     stream = source.map_batches(batch_size=1, **_workers(work, size, resources))

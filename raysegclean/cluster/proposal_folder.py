@@ -66,10 +66,11 @@ class ProposalFolder:
             return f"corrector/{self.correction_key}/{self.case}/{part}"
         return f"proposals/{self.key}/{self.case}/{part}"
 
-    def create(self, parts: Sequence[str] = ()) -> None:
+    def create(self, parts: Sequence[str] = ()) -> "ProposalFolder":
         """Write the metadata of `parts` (default: those of a proposal); repeatable."""
         for part in parts or self._parts():
             create_array(self.store, self.path(part), self.spec)
+        return self
 
     def write(self, index_zyx: Index3, proposal: Proposal) -> tuple[StoredObject, ...]:
         """Write one shard of a proposal; return what the ledger lists."""

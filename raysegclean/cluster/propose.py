@@ -52,7 +52,7 @@ class Proposing:
         self._plan = job.plan
         self._cases = {case.case: case for case in job.plan.cases}
         self._store = Store.open(job.run)
-        self._created = lru_cache(maxsize=256)(self._create)
+        self._created = lru_cache(maxsize=256)(lambda case: self._folder(case).create())
 
     def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
         """Write the proposal's shard; return the ledger's record."""
@@ -61,11 +61,6 @@ class Proposing:
 
     def _folder(self, case: str) -> ProposalFolder:
         return ProposalFolder.of(self._store, self._plan, self._cases[case], self._job.keys[case])
-
-    def _create(self, case: str) -> ProposalFolder:
-        folder = self._folder(case)
-        folder.create()
-        return folder
 
 
 class ProposeStage(Proposing):

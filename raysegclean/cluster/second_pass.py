@@ -144,8 +144,7 @@ class ReviseStage:
     def _create_folder(self, case: str) -> ProposalFolder:
         key = self._job.keys[case]
         folder = replace(self._blocks.predictor.folder(case), correction_key=key)
-        folder.create([CORRECTION])
-        return folder
+        return folder.create([CORRECTION])
 
 
 def answer_key(task: str, key: str) -> str:

@@ -9,10 +9,9 @@ what it had begun is done first, each shard alone.
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter
@@ -97,7 +96,7 @@ class _Commits:
     ledger: Ledger[ShardRecord]
     item: str
     report: ItemReport
-    on_done: Callable[[list[str]], None]
+    attempts: Attempts
     records: list[ShardRecord] = field(default_factory=list)
     part: int = 0
     attempt: int = field(default_factory=lambda: secrets.randbelow(1 << 31))
@@ -113,7 +112,7 @@ class _Commits:
             self.ledger.commit(self.item, self.attempt, self.part, self.records)
             names = [record.task for record in self.records]
             self.report.done.extend(names)
-            self.on_done(names)
+            self.attempts.end(names, committed=True)
             self.part, self.records = self.part + 1, []
         self.last_s = time.monotonic()
 
@@ -144,8 +143,7 @@ def run_item(
         committed, suspects = committed | found, suspects - found
     report.done.extend(name for name in names if name in committed)
 
-    on_done = partial(attempts.end, committed=True)
-    work = _Work(stage, attempts, _Commits(ledger, item.name, report, on_done))
+    work = _Work(stage, attempts, _Commits(ledger, item.name, report, attempts))
     left = item.without(committed).tasks
     for task in left:
         if task.name in suspects:
