@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from raysegclean.cluster.predict import Channels, Reader, VoteJob
-from raysegclean.cluster.propose import Proposing, labels_of, whole_offsets
+from raysegclean.cluster.propose import Proposing, whole_offsets
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.records import ProposeRecord
 from raysegclean.evidence.stats import block_stats
@@ -35,9 +35,8 @@ class LabelVoteStage(Proposing):
     """Proposes shards from labels; one per worker."""
 
     def __init__(self, job: VoteJob) -> None:
-        super().__init__(job)
+        super().__init__(Reader(job))
         self._archive = Archive.open(job.plan.archive)
-        self._reader = Reader(job.plan)
         self._given = lru_cache(maxsize=64)(
             lambda case: self._archive.label(case, self._plan.label)
         )
@@ -46,7 +45,7 @@ class LabelVoteStage(Proposing):
         """Read the labels; count the facts where they are wanted."""
         case = self._cases[task.case]
         box = case.grid(self._plan.shard_vox).box(task.index_zyx)
-        given, trusted = labels_of(self._reader, self._plan, case, box)
+        given, trusted = self._reader.labels(case, box)
         names = self._plan.voters.labels
         votes = [self._reader.channels(case.case, name, box) for name in names]
         if not self._plan.voters.facts:

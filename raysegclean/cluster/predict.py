@@ -69,44 +69,49 @@ class Window:
 
 
 class Reader:
-    """Opens the volumes of an archive once per process; labels come as channels."""
+    """The cases of a run and its folder; opens the volumes of the archive once per process."""
 
-    def __init__(self, plan: RunPlan) -> None:
-        self._archive = Archive.open(plan.archive)
-        self._classes = plan.classes
-        self.image: Callable[[str], Volume] = lru_cache(maxsize=64)(self._archive.image)
-        self._label: Callable[[str, str], Volume] = lru_cache(maxsize=128)(self._archive.label)
+    def __init__(self, job: VoteJob) -> None:
+        self.job, self.plan = job, job.plan
+        self.cases = {case.case: case for case in job.plan.cases}
+        self.store = Store.open(job.run)
+        archive = Archive.open(job.plan.archive)
+        self.image: Callable[[str], Volume] = lru_cache(maxsize=64)(archive.image)
+        self._label: Callable[[str, str], Volume] = lru_cache(maxsize=128)(archive.label)
+
+    def folder(self, case: str) -> ProposalFolder:
+        """Return where the proposals of a case are."""
+        return ProposalFolder.of(self.store, self.plan, self.cases[case], self.job.keys[case])
+
+    def labels(self, case: CasePlan, box: Box) -> tuple[Channels, Channels | None]:
+        """Return the given label and, for a case that has one, the trusted label in `box`."""
+        given = self.channels(case.case, self.plan.label, box)
+        if not case.trusted or self.plan.trusted_label is None:
+            return given, None
+        return given, self.channels(case.case, self.plan.trusted_label, box)
 
     def channels(self, case: str, label: str, box: Box) -> Channels:
         """Return a label's channel indices in `box`; `UNKNOWN` for values the run has not."""
-        channels = channels_of(self._label(case, label).read(box), self._classes)
+        channels = channels_of(self._label(case, label).read(box), self.plan.classes)
         channels[channels == IGNORE] = UNKNOWN
         return channels.astype(np.uint8)
 
 
-class Predictor:
+class Predictor(Reader):
     """The voters of a run in one process; networks are loaded fold by fold, as cases need them."""
 
     def __init__(self, job: VoteJob) -> None:
-        self.plan = job.plan
-        self.cases = {case.case: case for case in job.plan.cases}
-        self.store = Store.open(job.run)
-        self.reader = Reader(job.plan)
-        self._job = job
+        super().__init__(job)
         fix_numerics(job.plan.train.threads)
         self._device = _device(gpu=job.gpu)
         self._precision = _precision(job.plan.train.precision, self._device)
         _check_numerics(job, numeric_class(self._device, self._precision))
         self._voter = lru_cache(maxsize=None)(self._load_voter)
 
-    def folder(self, case: str) -> ProposalFolder:
-        """Return where the proposals of a case are."""
-        return ProposalFolder.of(self.store, self.plan, self.cases[case], self._job.keys[case])
-
     def read(self, case: CasePlan, box: Box) -> Window:
         """Read what the voters of `case` must see to answer for `box`."""
         window = needed_box(box, case.shape_zyx, self.plan.tiling)
-        block = self.reader.image(case.case).read(window)
+        block = self.image(case.case).read(window)
         return Window(box, window, block if block.ndim == 4 else block[None])
 
     def tiles(
@@ -162,8 +167,8 @@ class Predictor:
         return prob_czyx, features_fzyx
 
     def _load_voter(self, fold: int) -> Voter:
-        store = Store.open(self._job.models_run)
-        members = self._job.models[fold][: self.plan.voters.members]
+        store = Store.open(self.job.models_run)
+        members = self.job.models[fold][: self.plan.voters.members]
         voters = [self._member(store.get(key), number) for number, key in enumerate(members)]
         return voters[0] if len(voters) == 1 else EnsembleVoter(voters)
 

@@ -12,7 +12,6 @@ from functools import lru_cache
 import numpy as np
 
 from raysegclean.cluster.predict import Channels, Predictor, Reader, VoteJob, Window
-from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.evidence.proposals import Proposal, propose
 from raysegclean.evidence.records import MeasureRecord, Offsets, ProposeRecord
 from raysegclean.evidence.stats import CaseStats, block_stats
@@ -20,7 +19,6 @@ from raysegclean.evidence.voxel_evidence import Evidence, EvidenceSum
 from raysegclean.nets.inference import Seams
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
-from raysegclean.store.objects import Store
 from raysegclean.voxels.contour_offset import boundary_sums, offset_halo_vox
 from raysegclean.voxels.geometry import Box
 from raysegclean.voxels.offset_sums import OffsetSums
@@ -30,7 +28,6 @@ __all__ = [
     "ProposeStage",
     "Proposing",
     "boundary_offsets",
-    "labels_of",
     "whole_offsets",
 ]
 
@@ -47,35 +44,30 @@ class Loaded:
 class Proposing:
     """What stages share that write proposals."""
 
-    def __init__(self, job: VoteJob) -> None:
-        self._job = job
-        self._plan = job.plan
-        self._cases = {case.case: case for case in job.plan.cases}
-        self._store = Store.open(job.run)
-        self._created = lru_cache(maxsize=256)(lambda case: self._folder(case).create())
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._job, self._plan, self._cases = reader.job, reader.plan, reader.cases
+        self._created = lru_cache(maxsize=256)(lambda case: reader.folder(case).create())
 
     def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
         """Write the proposal's shard; return the ledger's record."""
         proposal, record = result
         return replace(record, objects=self._created(task.case).write(task.index_zyx, proposal))
 
-    def _folder(self, case: str) -> ProposalFolder:
-        return ProposalFolder.of(self._store, self._plan, self._cases[case], self._job.keys[case])
-
 
 class ProposeStage(Proposing):
     """Proposes shards; one per worker."""
 
     def __init__(self, job: VoteJob) -> None:
-        super().__init__(job)
         self._predictor = Predictor(job)
+        super().__init__(self._predictor)
 
     def load(self, task: ShardTask) -> Loaded:
         """Read the image with the network's halo, and the labels."""
         case = self._cases[task.case]
         box = case.grid(self._plan.shard_vox).box(task.index_zyx)
         image = self._predictor.read(case, box)
-        return Loaded(image, *labels_of(self._predictor.reader, self._plan, case, box))
+        return Loaded(image, *self._reader.labels(case, box))
 
     def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Proposal, ProposeRecord]:
         """Predict the shard tile by tile; return its proposal and the record, without objects."""
@@ -121,44 +113,29 @@ class MeasureStage:
     """Measures boundary offsets of cases of several shards, from label and proposal, on CPU."""
 
     def __init__(self, job: VoteJob) -> None:
-        self._job = job
-        self._plan = job.plan
-        self._cases = {case.case: case for case in job.plan.cases}
-        self._store = Store.open(job.run)
-        self._reader = Reader(job.plan)
+        self._reader = Reader(job)
 
     def load(self, task: ShardTask) -> tuple[Box, Channels, Channels | None, Proposal]:
         """Read label and proposal with the halo of the distances."""
-        case = self._cases[task.case]
-        core = case.grid(self._plan.shard_vox).box(task.index_zyx)
+        case = self._reader.cases[task.case]
+        core = case.grid(self._reader.plan.shard_vox).box(task.index_zyx)
         halo = offset_halo_vox(case.metric_mm)
         window = core.grown(halo).clipped(Box.whole(case.shape_zyx))
-        given, trusted = labels_of(self._reader, self._plan, case, window)
-        folder = ProposalFolder.of(self._store, self._plan, case, self._job.keys[task.case])
-        return core.relative_to(window), given, trusted, folder.read(window)
+        proposal = self._reader.folder(task.case).read(window)
+        return core.relative_to(window), *self._reader.labels(case, window), proposal
 
     def compute(
         self, task: ShardTask, loaded: tuple[Box, Channels, Channels | None, Proposal]
     ) -> Offsets:
         """Return the offsets of the shard's core."""
         core, given, trusted, proposal = loaded
-        case = self._cases[task.case]
-        return boundary_offsets(case, (given, trusted), proposal, len(self._plan.classes), core)
+        case, classes = self._reader.cases[task.case], len(self._reader.plan.classes)
+        return boundary_offsets(case, (given, trusted), proposal, classes, core)
 
     def write(self, task: ShardTask, result: Offsets) -> MeasureRecord:
         """Return the ledger's record; there is nothing to write."""
-        key = self._job.keys[task.case]
+        key = self._reader.job.keys[task.case]
         return MeasureRecord(task.name, task.case, key, offsets=result)
-
-
-def labels_of(
-    reader: Reader, plan: RunPlan, case: CasePlan, box: Box
-) -> tuple[Channels, Channels | None]:
-    """Return the given label and, for a case that has one, the trusted label in `box`."""
-    given = reader.channels(case.case, plan.label, box)
-    if not case.trusted or plan.trusted_label is None:
-        return given, None
-    return given, reader.channels(case.case, plan.trusted_label, box)
 
 
 def _empty_proposal(box: Box, with_score: bool) -> Proposal:

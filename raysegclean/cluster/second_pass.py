@@ -9,14 +9,13 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.cluster.predict import Channels, Predictor, VoteJob, Window
 from raysegclean.cluster.proposal_folder import CORRECTION, ProposalFolder
-from raysegclean.cluster.propose import labels_of
 from raysegclean.errors import InputError
 from raysegclean.evidence.records import ShardRecord
 from raysegclean.evidence.second_pass import Answer, BlockQuery, PredictedBlock, Relabeler
@@ -25,29 +24,33 @@ from raysegclean.store.objects import Store
 from raysegclean.store.shards import stored
 from raysegclean.voxels.geometry import Box
 
-__all__ = ["QueryJob", "QueryStage", "ReviseJob", "ReviseStage", "answer_key", "read_answer"]
+__all__ = [
+    "LookJob",
+    "QueryJob",
+    "QueryStage",
+    "ReviseJob",
+    "ReviseStage",
+    "answer_key",
+    "read_answer",
+]
+
+Looker = TypeVar("Looker", bound=BlockQuery | Relabeler)
 
 
 @dataclass(frozen=True)
-class QueryJob:
-    """What a look needs beside the voters."""
+class LookJob(Generic[Looker]):
+    """What a look or a revision needs beside the voters."""
 
     votes: VoteJob
-    look: BlockQuery
+    looker: Looker
     values: Mapping[str, Mapping[str, Any]]
     """Case -> what the policy says of it."""
     keys: Mapping[str, str]
     """Case -> key of this look; recorded with every shard."""
 
 
-@dataclass(frozen=True)
-class ReviseJob:
-    """What a revision needs beside the voters."""
-
-    votes: VoteJob
-    reviser: Relabeler
-    values: Mapping[str, Mapping[str, Any]]
-    keys: Mapping[str, str]
+QueryJob = LookJob[BlockQuery]
+ReviseJob = LookJob[Relabeler]
 
 
 @dataclass(frozen=True)
@@ -60,28 +63,26 @@ class Loaded:
     trusted_zyx: Channels | None
 
 
-class _Blocks:
-    """Reads shards with the halo of `looker`, and predicts them."""
+class _Blocks(Generic[Looker]):
+    """Reads shards with the halo of the looker, and predicts them."""
 
-    def __init__(
-        self, votes: VoteJob, looker: BlockQuery | Relabeler, *, with_features: bool
-    ) -> None:
-        self.predictor = Predictor(votes)
-        self._looker, self._with_features = looker, with_features
+    def __init__(self, job: LookJob[Looker], *, with_features: bool = False) -> None:
+        self._job, self._with_features = job, with_features
+        self._predictor = Predictor(job.votes)
 
     def load(self, task: ShardTask) -> Loaded:
         """Read image and labels."""
-        plan, case = self.predictor.plan, self.predictor.cases[task.case]
-        core = case.grid(plan.shard_vox).box(task.index_zyx)
-        halo = self._looker.halo_vox(case.metric_mm)
+        case = self._predictor.cases[task.case]
+        core = case.grid(self._predictor.plan.shard_vox).box(task.index_zyx)
+        halo = self._job.looker.halo_vox(case.metric_mm)
         box = core.grown(halo).clipped(Box.whole(case.shape_zyx))
-        labels = labels_of(self.predictor.reader, plan, case, box)
-        return Loaded(self.predictor.read(case, box), core, *labels)
+        labels = self._predictor.labels(case, box)
+        return Loaded(self._predictor.read(case, box), core, *labels)
 
-    def block(self, task: ShardTask, loaded: Loaded) -> PredictedBlock:
+    def _block(self, task: ShardTask, loaded: Loaded) -> PredictedBlock:
         """Run the voters over the shard and its halo."""
-        case, box = self.predictor.cases[task.case], loaded.image.box
-        prob_czyx, features_fzyx = self.predictor.means(
+        case, box = self._predictor.cases[task.case], loaded.image.box
+        prob_czyx, features_fzyx = self._predictor.means(
             case, loaded.image, with_features=self._with_features
         )
         return PredictedBlock(
@@ -96,18 +97,15 @@ class _Blocks:
         )
 
 
-class QueryStage:
+class QueryStage(_Blocks[BlockQuery]):
     """Answers shards; one per worker."""
 
     def __init__(self, job: QueryJob) -> None:
-        self._job = job
-        self._blocks = _Blocks(job.votes, job.look, with_features=job.look.needs_features)
-        self.load = self._blocks.load
+        super().__init__(job, with_features=job.looker.needs_features)
 
     def compute(self, task: ShardTask, loaded: Loaded) -> Answer:
         """Return what the look says of the shard."""
-        block = self._blocks.block(task, loaded)
-        return self._job.look.look(block, self._job.values[task.case])
+        return self._job.looker.look(self._block(task, loaded), self._job.values[task.case])
 
     def write(self, task: ShardTask, result: Answer) -> ShardRecord:
         """Write the answer as one object; return the ledger's record."""
@@ -115,24 +113,22 @@ class QueryStage:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **dict(result))
         name, data = answer_key(task.name, key), buffer.getvalue()
-        self._blocks.predictor.store.put(name, data)
+        self._predictor.store.put(name, data)
         return ShardRecord(task.name, task.case, key, objects=(stored(name, data),))
 
 
-class ReviseStage:
+class ReviseStage(_Blocks[Relabeler]):
     """Writes the label that a reviser wants, shard by shard; one per worker."""
 
     def __init__(self, job: ReviseJob) -> None:
-        self._job = job
-        self._blocks = _Blocks(job.votes, job.reviser, with_features=False)
-        self.load = self._blocks.load
+        super().__init__(job)
         self._folder = lru_cache(maxsize=256)(self._create_folder)
 
     def compute(self, task: ShardTask, loaded: Loaded) -> NDArray[np.uint8]:
         """Return 1 + the wanted channel where it differs from the given label, else 0."""
-        block = self._blocks.block(task, loaded)
+        block = self._block(task, loaded)
         given = loaded.given_zyx[block.core.slices]
-        wanted = self._job.reviser.revise(block, self._job.values[task.case])
+        wanted = self._job.looker.revise(block, self._job.values[task.case])
         return np.where(wanted != given, wanted + 1, 0).astype(np.uint8)
 
     def write(self, task: ShardTask, result: NDArray[np.uint8]) -> ShardRecord:
@@ -143,7 +139,7 @@ class ReviseStage:
 
     def _create_folder(self, case: str) -> ProposalFolder:
         key = self._job.keys[case]
-        folder = replace(self._blocks.predictor.folder(case), correction_key=key)
+        folder = replace(self._predictor.folder(case), correction_key=key)
         return folder.create([CORRECTION])
 
 
