@@ -102,9 +102,8 @@ class Predictor(Reader):
 
     def __init__(self, job: VoteJob) -> None:
         super().__init__(job)
-        fix_numerics(job.plan.train.threads)
-        self._device = _device(gpu=job.gpu)
-        self._precision = _precision(job.plan.train.precision, self._device)
+        train = job.plan.train
+        self._device, self._precision = _settled(train.threads, train.precision, job.gpu)
         _check_numerics(job, numeric_class(self._device, self._precision))
         self._voter = lru_cache(maxsize=None)(self._load_voter)
 
@@ -197,18 +196,17 @@ class Predictor(Reader):
 
 def device_numerics(threads: int, precision: Precision, gpu: bool) -> dict[str, str]:
     """Return the numeric class of this process, with its numbers fixed as workers fix them."""
+    return numeric_class(*_settled(threads, precision, gpu))
+
+
+def _settled(threads: int, trained: Precision, gpu: bool) -> tuple[str, Precision]:
+    """Fix the numbers of this process; return its device and how voters compute there.
+
+    They compute as they were trained, but bf16 gains nothing on a CPU.
+    """
     fix_numerics(threads)
-    device = _device(gpu=gpu)
-    return numeric_class(device, _precision(precision, device))
-
-
-def _device(*, gpu: bool) -> str:
-    return usable_gpu() if gpu else "cpu"
-
-
-def _precision(trained: Precision, device: str) -> Precision:
-    """Return how voters compute: as they were trained, but bf16 gains nothing on a CPU."""
-    return trained if device == "cuda" else "fp32"
+    device = usable_gpu() if gpu else "cpu"
+    return device, trained if device == "cuda" else "fp32"
 
 
 def _check_numerics(job: VoteJob, here: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ from raysegclean.cluster.train_groups import TrainingFailed, patch_source, worke
 from raysegclean.cluster.train_jobs import Training, TrainJob, at_once, check_fits, trainings_of
 from raysegclean.cluster.train_loop import common_step
 from raysegclean.cluster.train_worker import run_worker
-from raysegclean.cluster.training_progress import Board, Fault, Progress, Told
+from raysegclean.cluster.training_progress import Board, Progress, Told
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError, RunOver
 from raysegclean.nets.trainer import TrainingDiverged
 from raysegclean.store.lock import check_term
@@ -118,9 +118,10 @@ def _train_unit(group: _Group, unit: Training) -> None:
 
 def _raise_fault(group: _Group, unit: Training) -> None:
     """Raise what the worker could not get over as the error that it was."""
-    fault: Fault | None = ray.get(group.board.fault.remote(unit.fold))
+    fault: tuple[str, str] | None = ray.get(group.board.fault.remote(unit.fold))
     if fault is not None:
-        raise _KINDS.get(fault.kind, InputError)(fault.message)
+        kind, message = fault
+        raise _KINDS.get(kind, InputError)(message)
 
 
 def _gave_up(unit: Training, reached: int, error: Exception) -> str:

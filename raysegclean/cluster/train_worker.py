@@ -13,7 +13,6 @@ from raysegclean.cluster.exchange import PeerMesh
 from raysegclean.cluster.patch_feed import stream_rows
 from raysegclean.cluster.patches import Rows
 from raysegclean.cluster.train_loop import Host, TrainLoop, WorkerPlan
-from raysegclean.cluster.training_progress import Fault
 from raysegclean.errors import ConfigError, InputError, RunOver
 from raysegclean.nets.numerics import fix_numerics, usable_gpu
 from raysegclean.nets.trainer import TrainingDiverged
@@ -54,8 +53,7 @@ def run_worker(config: dict[str, Any]) -> None:
         )
         TrainLoop(plan, ray.get(source), host).run()
     except _FATAL as error:
-        fault = Fault(plan.fold, type(error).__name__, str(error))
-        ray.get(board.fail.remote(fault))
+        ray.get(board.fail.remote(plan.fold, type(error).__name__, str(error)))
         if not alone:
             raise
 

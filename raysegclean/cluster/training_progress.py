@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from raysegclean.events import Events
 
-__all__ = ["Board", "Fault", "Progress", "Told"]
+__all__ = ["Board", "Progress", "Told"]
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,13 @@ class Told:
         self.events.warn(self.stage, f"fold {fold} goes on without case {message}")
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Why a trainer gave up for good: another try would end the same way."""
-
-    fold: int
-    kind: str
-    message: str
-
-
 class Board:
     """Keeps notes until they are read."""
 
     def __init__(self) -> None:
         self._notes: list[Progress] = []
         self._warnings: list[tuple[int, str]] = []
-        self._faults: dict[int, Fault] = {}
+        self._faults: dict[int, tuple[str, str]] = {}
 
     def post(self, note: Progress) -> None:
         """Take a note."""
@@ -82,12 +73,12 @@ class Board:
         """Take a warning of a case that could not be read."""
         self._warnings.append((fold, message))
 
-    def fail(self, fault: Fault) -> None:
-        """Remember why a fold cannot be trained; the first reason stays."""
-        self._faults.setdefault(fault.fold, fault)
+    def fail(self, fold: int, kind: str, message: str) -> None:
+        """Remember why a fold is given up: another try would end alike. The first reason stays."""
+        self._faults.setdefault(fold, (kind, message))
 
-    def fault(self, fold: int) -> Fault | None:
-        """Return why a fold cannot be trained, or None."""
+    def fault(self, fold: int) -> tuple[str, str] | None:
+        """Return the class and message of the error that a fold was given up for, or None."""
         return self._faults.get(fold)
 
     def drain(self) -> tuple[list[Progress], list[tuple[int, str]]]:
