@@ -218,5 +218,5 @@ def _score(
     if not trusted:
         agreement = [score.foreground.agreement for score in evidence.scores]
         return float(np.nanmean(agreement))
-    dice = rehearsed_dice(session, proposals, verdict, trusted)
+    dice = rehearsed_dice(session, proposals, verdict.decisions, trusted)
     return float(np.mean(list(dice.values())))
