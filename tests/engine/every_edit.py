@@ -20,8 +20,8 @@ from raysegclean.policy.edits import (
     Replace,
     Revise,
     Shift,
-    VoxelRule,
     Votes,
+    VoxelRule,
 )
 from raysegclean.voxels.geometry import Index3
 
@@ -44,11 +44,11 @@ EDITS: Mapping[Reason, tuple[Edit, VoxelRule | None]] = {
 class TakesThePrediction:
     """A second pass that writes what the voters think."""
 
-    def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:  # noqa: ARG002
+    def halo_vox(self, spacing_mm: tuple[float, float, float]) -> Index3:
         """Return that nothing beyond the core is read."""
         return (0, 0, 0)
 
-    def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:  # noqa: ARG002
+    def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return the most probable channels."""
         return block.prob_czyx.argmax(0)[block.core.slices].astype(np.uint8)
 
@@ -58,7 +58,7 @@ class Params:
     """There is nothing to set."""
 
 
-def _policy(evidence: ArchiveEvidence, params: Params) -> Verdict:  # noqa: ARG001
+def _policy(evidence: ArchiveEvidence, params: Params) -> Verdict:
     decisions = {}
     for score in evidence.scores:
         edit, rule = EDITS[Reason[score.case]]

@@ -85,7 +85,7 @@ def test_folds_that_are_too_small_are_judged_by_the_whole_archive() -> None:
 
 def test_few_cases_decide_nothing() -> None:
     decision, _ = judged(seen(1000, 2000, 0), ordinary(6))
-    assert decision.edit.action == "keep"
+    assert decision.edit.action == "not judged"
     assert "fewer than 8 cases" in decision.why
 
 
@@ -93,7 +93,7 @@ def test_a_class_that_the_map_never_learnt_accuses_nobody() -> None:
     blind = [case(f"c{n}", seen(1000 + n, 50 * (n % 3), 10 * (n % 3))) for n in range(12)]
     for odd in (seen(1000, 2000, 0), seen(0, 2000, 0)):
         decision, _ = judged(odd, blind)
-        assert decision.edit.action == "keep"
+        assert decision.edit.action == "not judged"
         assert "not learnt" in decision.why
 
 

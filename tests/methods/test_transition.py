@@ -160,7 +160,7 @@ def test_the_published_rule_says_where_it_could_not_estimate() -> None:
     with pytest.raises(StopIteration) as end:
         policy.send({case: answer(seed) for seed, case in enumerate(sorted(ask.cases))})
     for one in end.value.value.decisions.values():
-        assert one.classes[1].edit.action == "keep"
+        assert one.classes[1].edit.action == "not judged"
         assert "too few voxels" in one.classes[1].why
 
 
