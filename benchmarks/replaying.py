@@ -32,7 +32,7 @@ from raysegclean.runs.replay import Edits, edits_of
 __all__ = ["NUMBERS_OFF", "PARTS_OFF", "Archive", "Outcome", "archives", "main", "replayed"]
 
 PAGE = ROOT / "docs" / "policy.md"
-KEPT = ("keep", "review")
+KEPT = ("keep", "not judged", "review")
 """Edits that change no voxel."""
 FAR = 1e9
 NUMBERS_OFF: Mapping[str, Mapping[str, float]] = {

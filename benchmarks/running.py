@@ -333,7 +333,7 @@ def suspicions(rows: Sequence[Mapping[str, Any]], cases: Sequence[str]) -> dict[
     found = dict.fromkeys(cases, 0.0)
     for row in rows:
         if row["case"] in found:
-            acts = row["action"] != "keep"
+            acts = row["action"] not in ("keep", "not judged")
             value = row.get("suspicion")
             own = float(acts) + (row["posterior"] or 0.0) if value is None else float(value)
             found[row["case"]] = max(found[row["case"]], own)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import CaseScore, Kind
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Keep, Replace
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,12 @@ def _badness(score: CaseScore) -> tuple[float, str]:
 def _policy(evidence: ArchiveEvidence, params: Params) -> Verdict:
     ranked = sorted(evidence.scores, key=_badness)
     above = dict.fromkeys(Kind, params.confidence)
-    clean = ClassDecision(Action.REPLACE, "among the worst cases", above=above)
-    keep = ClassDecision(Action.KEEP, "not among the worst cases")
-    return Verdict.of(
+    clean = Decision(Replace(above), "among the worst cases")
+    keep = Decision(Keep(), "not among the worst cases")
+    return Verdict(
         {
             score.case: CaseDecision(
-                score.case,
-                dict.fromkeys(score.classes, clean if rank < params.worst * len(ranked) else keep),
+                dict.fromkeys(score.classes, clean if rank < params.worst * len(ranked) else keep)
             )
             for rank, score in enumerate(ranked)
         }

@@ -3,7 +3,7 @@
 import pytest
 
 from raysegclean.names import BUILT_IN, Kind, load, name_of
-from raysegclean.policy.apply import Reason
+from raysegclean.policy.edits import Reason
 
 PINNED: dict[Kind, str] = {
     "method": "adele combine confident cores coseg coteaching integrity multisa reweight spatial "

@@ -18,16 +18,8 @@ from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.records import ApplyRecord, ChangeCounts, StoredObject
 from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
-from raysegclean.policy.apply import (
-    NO_ACTIONS,
-    VOTE_BIT,
-    Actions,
-    Applied,
-    Reason,
-    TakenBack,
-    apply_edits,
-    take_back,
-)
+from raysegclean.policy.apply import Applied, TakenBack, apply_edits, take_back
+from raysegclean.policy.edits import NO_EDITS, VOTE_BIT, CaseEdits, Reason
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
@@ -63,7 +55,7 @@ class ApplyJob:
 
     run: str
     plan: RunPlan
-    actions: Mapping[str, Actions]
+    edits: Mapping[str, CaseEdits]
     """Cases that are not named here stay as given."""
     keys: Mapping[str, str]
     """Case -> key of its apply stage; recorded with every shard."""
@@ -113,12 +105,12 @@ class ApplyStage:
         self._given = lru_cache(maxsize=64)(self._open_given)
 
     def load(self, task: ShardTask) -> Loaded:
-        """Read the given label with the halo its actions need, and the proposal."""
-        case, actions = self._cases[task.case], self._actions(task.case)
+        """Read the given label with the halo its edits need, and the proposal."""
+        case, edits = self._cases[task.case], self._edits(task.case)
         core = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
-        window = core.grown(self._halo(case, actions)).clipped(Box.whole(case.shape_zyx))
+        window = core.grown(self._halo(case, edits)).clipped(Box.whole(case.shape_zyx))
         given = channels_of(self._given(task.case).read(window), self._job.plan.classes)
-        proposal = self._proposal(case, core, actions)
+        proposal = self._proposal(case, core, edits)
         trusted = self._trusted(case, core)
         return Loaded(given.astype(np.uint8), core.relative_to(window), proposal, trusted)
 
@@ -129,7 +121,7 @@ class ApplyStage:
             loaded.given_zyx,
             loaded.core,
             loaded.proposal,
-            self._actions(task.case),
+            self._edits(task.case),
             classes=len(self._job.plan.classes),
             spacing_mm=case.metric_mm,
         )
@@ -171,21 +163,21 @@ class ApplyStage:
             for label, block, dtype in blocks
         )
 
-    def _actions(self, case: str) -> Actions:
-        return self._job.actions.get(case, NO_ACTIONS)
+    def _edits(self, case: str) -> CaseEdits:
+        return self._job.edits.get(case, NO_EDITS)
 
-    def _halo(self, case: CasePlan, actions: Actions) -> tuple[int, int, int]:
-        if actions.quiet:
+    def _halo(self, case: CasePlan, edits: CaseEdits) -> tuple[int, int, int]:
+        if edits.quiet:
             return (0, 0, 0)
         deep = distance_halo_vox(DEEP_VOX + 1, case.metric_mm)
-        z, y, x = (max(a, b) for a, b in zip(deep, actions.halo_vox(case.metric_mm), strict=True))
+        z, y, x = (max(a, b) for a, b in zip(deep, edits.halo_vox(case.metric_mm), strict=True))
         return z, y, x
 
-    def _proposal(self, case: CasePlan, core: Box, actions: Actions) -> Proposal | None:
-        if actions.quiet:
+    def _proposal(self, case: CasePlan, core: Box, edits: CaseEdits) -> Proposal | None:
+        if edits.quiet:
             return None
         key = self._job.proposal_keys[case.case]
-        correction = self._job.correction_keys[case.case] if actions.correct else ""
+        correction = self._job.correction_keys[case.case] if edits.revisions else ""
         folder = ProposalFolder.of(
             self._store, self._job.plan, case, key, correction_key=correction
         )

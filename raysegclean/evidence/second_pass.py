@@ -3,7 +3,7 @@
 The propose stage runs the voters once and keeps no probabilities. A policy that needs more says so
 by yielding a `CaseQuery`: a pure function on one block, and the cases to run it on. Its answers
 are merged per case in a fixed order, so they do not depend on workers. A `Revision` is the last
-look: it returns a label, which the rule takes where the verdict's actions open a class to it.
+look: it returns a label, which the rule takes where the edits open a class to it.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """What a method is: a frozen value that the engine runs.
 
 `params` is a frozen dataclass of the method's settings, `voters` says which networks vote and how
-they are trained, `policy` turns the evidence of the whole archive into actions per case, and the
-rule (`policy.apply.apply_edits`) carries the actions out voxel by voxel. A user's own method is the
+they are trained, `policy` turns the evidence of the whole archive into edits, and the
+rule (`policy.apply.apply_edits`) carries the edits out voxel by voxel. A user's own method is the
 same value in a module outside the package, named in the config as `method: my_package:MY_METHOD`.
 """
 
@@ -20,8 +20,7 @@ from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.params import refusal
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
-from raysegclean.policy.apply import Actions
-from raysegclean.policy.decisions import CaseDecision, case_actions
+from raysegclean.policy.decisions import CaseDecision
 from raysegclean.policy.default import decide
 from raysegclean.policy.params import PolicyParams
 from raysegclean.qc.label_statistics import LabelStatistics
@@ -90,19 +89,13 @@ class Verdict:
     """What a policy decided."""
 
     decisions: Mapping[str, CaseDecision]
-    """Per case and class, with the reason in words."""
-    actions: Mapping[str, Actions]
-    """What the rule may do per case; a case that is missing stays as given."""
+    """What is done per case and class, with the reason in words; a case that is missing stays as
+    given."""
     chosen: Mapping[str, float] = field(default_factory=dict)
     """Thresholds that were solved from the evidence."""
     revision: Revision | None = None
-    """A last look that writes a label; `Actions.correct` says where it is taken."""
-
-    @classmethod
-    def of(cls, decisions: Mapping[str, CaseDecision]) -> "Verdict":
-        """Return the verdict whose actions are just what the decisions say."""
-        actions = {case: case_actions(decision) for case, decision in decisions.items()}
-        return cls(decisions, {case: a for case, a in actions.items() if not a.quiet})
+    """A last look that writes a label; it is taken where the edits say so (`policy.edits.Revise`).
+    """
 
 
 Asking = Generator[CaseQuery, Mapping[str, Answer], Verdict]

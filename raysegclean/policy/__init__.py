@@ -16,7 +16,8 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `blending`: outlines drawn towards the networks'
 - `blend_groups`: which outlines are blended, and by how much
 - `corrector`: what trusted cases teach about given labels
-- `apply`: from a decision to new voxels, each with its reason
+- `edits`: what is done with one class of one case, and the reason its voxels carry
+- `apply`: from edits to new voxels
 """
 
 DOOR = (
@@ -27,6 +28,7 @@ DOOR = (
     "corrector",
     "decisions",
     "default",
+    "edits",
     "outlier_cases",
     "params",
 )

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, classes_of
-from raysegclean.policy.blending import Blend, solve_blends
-from raysegclean.policy.decisions import Action, CaseDecision
+from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, Kind, classes_of
+from raysegclean.policy.blending import Shrinkage, solve_blends
+from raysegclean.policy.decisions import CaseDecision
+from raysegclean.policy.edits import Blend, Replace
 from raysegclean.policy.finding_scope import Speaking
 from raysegclean.policy.params import PolicyParams
 
@@ -22,20 +23,22 @@ Decisions = Mapping[str, CaseDecision]
 
 def with_blends(
     scores: Sequence[CaseScore], decisions: Decisions, params: PolicyParams
-) -> tuple[dict[str, CaseDecision], dict[str, dict[int, Blend]]]:
+) -> tuple[dict[str, CaseDecision], dict[str, dict[int, Shrinkage]]]:
     """Return the decisions with the blends of noisy groups, and the blends by case and class."""
     members: dict[int, set[str]] = {}
+    above: dict[tuple[str, int], Mapping[Kind, float]] = {}
     for case, decision in decisions.items():
         for channel, one in decision.classes.items():
-            if one.action is Action.REPLACE and one.posterior > 0:
+            if isinstance(one.edit, Replace) and one.posterior > 0:
                 members.setdefault(channel, set()).add(case)
+                above[case, channel] = one.edit.above
     blends = solve_blends(scores, members, _clean(scores, decisions, params), params)
     changed = dict(decisions)
     for case, mine in blends.items():
-        classes = dict(changed[case].classes)
-        for channel in mine:
-            classes[channel] = replace(classes[channel], action=Action.BLEND)
-        changed[case] = CaseDecision(case, classes)
+        before = changed[case].classes
+        changed[case] = changed[case].but(
+            {c: replace(before[c], edit=Blend(above[case, c])) for c in mine}
+        )
     return changed, blends
 
 
@@ -58,4 +61,4 @@ def _clean(
 
 def _is_flagged(decision: CaseDecision | None, channel: int) -> bool:
     one = decision.classes.get(channel) if decision else None
-    return one is not None and one.action is not Action.KEEP
+    return one is not None and one.flagged

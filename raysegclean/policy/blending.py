@@ -29,7 +29,7 @@ from raysegclean.voxels.contour_offset import OFFSET_LIMIT_VOX, along_band, offs
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.signed_distance import Spacing, signed_distance
 
-__all__ = ["Blend", "BlendReviser", "blend_halo_vox", "blend_label", "solve_blends"]
+__all__ = ["BlendReviser", "Shrinkage", "blend_halo_vox", "blend_label", "solve_blends"]
 
 _VOX_PER_LOGIT = 0.5
 """Measured: how far from the boundary log odds of 1 are; regression on clean cases gave 0.28 to
@@ -41,7 +41,7 @@ Probs = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Blend:
+class Shrinkage:
     """How the outline of one class of one case is blended; shares are of the given offset."""
 
     shift_vox: float
@@ -57,7 +57,7 @@ def solve_blends(
     members: Mapping[int, Collection[str]],
     clean: Mapping[int, Collection[str]],
     params: PolicyParams,
-) -> dict[str, dict[int, Blend]]:
+) -> dict[str, dict[int, Shrinkage]]:
     """Return the blend of each member of a noisy group, by case and class.
 
     Args:
@@ -68,7 +68,7 @@ def solve_blends(
 
     Classes with fewer than `min_cases` clean or noisy cases that were measured are left out.
     """
-    found: dict[str, dict[int, Blend]] = {}
+    found: dict[str, dict[int, Shrinkage]] = {}
     for value, noisy in members.items():
         mine = of_key(scores, value)
         rows = {s.case: one for s, one in zip(scores, mine, strict=True) if _is_measured(one)}
@@ -86,12 +86,12 @@ def _is_measured(score: ClassScore) -> bool:
     return score.boundary_vox > 0 and bool(np.isfinite(parts).all())
 
 
-def _blends(clean: Sequence[ClassScore], noisy: Mapping[str, ClassScore]) -> dict[str, Blend]:
+def _blends(clean: Sequence[ClassScore], noisy: Mapping[str, ClassScore]) -> dict[str, Shrinkage]:
     """Return the blend of each noisy case; all of them share what follows from the variances."""
     (right, *less), (wrong, *more) = _moments(clean), _moments(list(noisy.values()))
     mean, coarse, fine = (min(1.0, a / max(b, 1e-9)) for a, b in zip(less, more, strict=True))
     return {
-        case: Blend(
+        case: Shrinkage(
             shift_vox=right + mean * (one.offset_vox - wrong) - coarse * one.offset_vox,
             coarse=coarse,
             fine=fine,
@@ -122,7 +122,7 @@ def blend_halo_vox(spacing_mm: Spacing | None = None) -> Index3:
 def blend_label(
     given_zyx: NDArray[np.uint8],
     prob_czyx: Probs,
-    blends: Mapping[int, Blend],
+    blends: Mapping[int, Shrinkage],
     *,
     core: Box,
     spacing_mm: Spacing | None = None,
@@ -140,7 +140,7 @@ def blend_label(
     coarse = along_band(offset, np.abs(psi) < _BAND_VOX, spacing_mm)
     nearest = _deepest_class(given_zyx, prob_czyx, blends, spacing_mm)
     out = given_zyx[inside].copy()
-    shares = np.zeros((len(fields(Blend)), *out.shape), np.float32)
+    shares = np.zeros((len(fields(Shrinkage)), *out.shape), np.float32)
     for value, blend in blends.items():
         shares[:, nearest[inside] == value] = np.array([astuple(blend)], np.float32).T
     shift, low, high = shares
@@ -154,7 +154,7 @@ def blend_label(
 def _deepest_class(
     given_zyx: NDArray[np.uint8],
     prob_czyx: Probs,
-    blends: Mapping[int, Blend],
+    blends: Mapping[int, Shrinkage],
     spacing_mm: Spacing | None,
 ) -> NDArray[np.uint8]:
     """Return the class whose blended boundary each voxel lies deepest in; never background."""
@@ -185,7 +185,7 @@ class BlendReviser:
     """Revision of noisy cases; the values of a case are its blends: class, as text, -> numbers."""
 
     @staticmethod
-    def values(blends: Mapping[int, Blend]) -> dict[str, tuple[float, ...]]:
+    def values(blends: Mapping[int, Shrinkage]) -> dict[str, tuple[float, ...]]:
         """Return the blends of a case as values that can be hashed."""
         return {str(value): astuple(blend) for value, blend in blends.items()}
 
@@ -195,7 +195,7 @@ class BlendReviser:
 
     def revise(self, block: PredictedBlock, values: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Return the blended channels of the block's core."""
-        blends = {int(value): Blend(*numbers) for value, numbers in values.items()}
+        blends = {int(value): Shrinkage(*numbers) for value, numbers in values.items()}
         return blend_label(
             block.given_zyx,
             block.prob_czyx,

@@ -1,86 +1,93 @@
 """What a policy decides about one class of one case, and why."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from raysegclean.evidence.case_scores import NEVER, Kind
-from raysegclean.policy.apply import Actions, Reason
+from raysegclean.policy.edits import (
+    Blend,
+    CaseEdits,
+    Edit,
+    FlipAbove,
+    Keep,
+    NotJudged,
+    Replace,
+    Review,
+    Revise,
+    Shift,
+    VoxelRule,
+)
 
-__all__ = ["Action", "CaseDecision", "ClassDecision", "case_actions"]
-
-
-class Action(StrEnum):
-    """What is done with one class of one case."""
-
-    KEEP = "keep"
-    SHIFT = "shift"
-    REPLACE = "replace"
-    FILL = "fill"
-    """The label lacks the structure: it is taken from the networks."""
-    BLEND = "blend"
-    """As replace; and the outline is drawn towards the networks' (`policy.blending`)."""
-    CORRECT = "correct"
-    """The voxel corrector took over."""
-    REVIEW = "review"
+__all__ = ["CaseDecision", "Decision", "edits_of"]
 
 
 @dataclass(frozen=True)
-class ClassDecision:
+class Decision:
     """What to do with one class of one case, and why."""
 
-    action: Action
+    edit: Edit
     why: str
-    shift_vox: float = 0.0
-    """For `shift`: how far the boundary moves inwards (`voxels.contour_shift.shift_label`)."""
-    min_fit: float = 0.0
-    """For `shift`: Dice with the prediction that the moved class must reach."""
-    fit_gain: float = 0.0
-    """For `shift`: by how much this Dice must exceed that of the given label; negative: by how much
-    it may be lower."""
-    above: Mapping[Kind, float] = field(default_factory=dict)
-    """For `replace`, `blend` and `fill`: a candidate of this kind is taken at or above this
-    confidence; a kind that is missing is not taken. `removed` goes by the given class, the other
-    two by the candidate."""
     offset_vox: float = float("nan")
     """Offset from the archive's central value, where it was measured."""
     posterior: float = 0.0
     """Probability that the case belongs to the noisy group that it was flagged with."""
 
     @property
-    def min_confidence(self) -> float:
-        """The confidence that satisfies every kind; `NEVER` when one of them is not taken."""
-        return max(self.above.get(kind, NEVER) for kind in Kind)
+    def flagged(self) -> bool:
+        """True when the class is to be changed or looked at."""
+        return not isinstance(self.edit, Keep | NotJudged)
+
+    @property
+    def shift_vox(self) -> float:
+        """How far the outline moves inwards, or would if it were not left for a person."""
+        return self.edit.shift_vox if isinstance(self.edit, Shift | Review) else 0.0
+
+    def held(self, why: str) -> "Decision":
+        """Return the decision that leaves the class for a person."""
+        return replace(self, edit=Review(self.shift_vox), why=why)
 
 
 @dataclass(frozen=True)
 class CaseDecision:
     """The decisions for one case, per class."""
 
-    case: str
-    classes: Mapping[int, ClassDecision] = field(default_factory=dict)
+    classes: Mapping[int, Decision] = field(default_factory=dict)
+    rule: VoxelRule | None = None
+    """What a published rule does beside (`policy.edits.CaseEdits`)."""
 
     @property
     def flagged(self) -> bool:
         """True when any class is to be changed or looked at."""
-        return any(d.action is not Action.KEEP for d in self.classes.values())
+        return any(one.flagged for one in self.classes.values())
+
+    @property
+    def edits(self) -> CaseEdits:
+        """What is done in the case."""
+        return CaseEdits({c: one.edit for c, one in self.classes.items()}, self.rule)
+
+    def but(self, changed: Mapping[int, Decision]) -> "CaseDecision":
+        """Return the decision with other ones for some classes."""
+        return replace(self, classes={**self.classes, **changed})
+
+    def held(self, why: Mapping[int, str]) -> "CaseDecision":
+        """Return the decision that leaves the classes of `why` for a person."""
+        nothing = Decision(NotJudged(), "")
+        held = {c: self.classes.get(c, nothing).held(text) for c, text in why.items()}
+        # A flip knows no class that it could leave out.
+        rule = None if held and isinstance(self.rule, FlipAbove) else self.rule
+        return replace(self.but(held), rule=rule)
+
+    def unrevised(self) -> "CaseDecision":
+        """Return what is left of the decision where no second pass wrote a label."""
+        return replace(self, classes={c: _unrevised(one) for c, one in self.classes.items()})
 
 
-def case_actions(decision: CaseDecision) -> Actions:
-    """Return what the rule may do in a case."""
-    return Actions(
-        shift_vox={c: d.shift_vox for c, d in _with(decision, Action.SHIFT)},
-        min_fit={c: d.min_fit for c, d in _with(decision, Action.SHIFT) if d.min_fit},
-        fit_gain={c: d.fit_gain for c, d in _with(decision, Action.SHIFT) if d.fit_gain},
-        replace_above={
-            c: dict(d.above) for c, d in _with(decision, Action.REPLACE, Action.BLEND, Action.FILL)
-        },
-        fills=frozenset(c for c, _ in _with(decision, Action.FILL)),
-        closed=frozenset(c for c, _ in _with(decision, Action.REVIEW)),
-        correct=frozenset(c for c, _ in _with(decision, Action.BLEND)),
-        correct_reason=Reason.BLEND if any(_with(decision, Action.BLEND)) else Reason.CORRECT,
-    )
+def _unrevised(one: Decision) -> Decision:
+    if isinstance(one.edit, Blend):
+        return replace(one, edit=Replace(one.edit.above))
+    return replace(one, edit=Keep()) if isinstance(one.edit, Revise) else one
 
 
-def _with(decision: CaseDecision, *actions: Action) -> Iterable[tuple[int, ClassDecision]]:
-    return ((c, d) for c, d in decision.classes.items() if d.action in actions)
+def edits_of(decisions: Mapping[str, CaseDecision]) -> dict[str, CaseEdits]:
+    """Return the edits of the cases in which anything can change."""
+    edits = {case: decision.edits for case, decision in decisions.items()}
+    return {case: one for case, one in edits.items() if not one.quiet}

@@ -32,7 +32,8 @@ from raysegclean.evidence.robust import Values
 from raysegclean.policy.annotator_styles import SecondWay, second_ways
 from raysegclean.policy.contour_offsets import Flags, Offsets
 from raysegclean.policy.contour_roughness import rough_groups
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Fill, Keep, NotJudged, Replace, Review, Shift
 from raysegclean.policy.finding_scope import Speaking
 from raysegclean.policy.omitted import elsewhere, forgotten
 from raysegclean.policy.outlier_cases import (
@@ -47,10 +48,8 @@ from raysegclean.policy.params import PolicyParams
 
 __all__ = [
     "NEVER",
-    "Action",
     "CaseDecision",
     "CaseScore",
-    "ClassDecision",
     "ClassScore",
     "Kind",
     "PolicyParams",
@@ -96,13 +95,13 @@ def decide(
     params = params or PolicyParams()
     _refuse_duplicates(scores)
     if len(scores) < params.min_cases and len(trusted) < params.min_trusted:
-        return _all_keep(
+        return _not_judged(
             scores, f"only {len(scores)} cases, {params.min_cases} are needed to judge"
         )
     ordered = sorted(scores, key=lambda s: s.case)
     archive = _Archive.measure(ordered, params, trusted)
     return {
-        s.case: CaseDecision(s.case, {c: archive.decide_class(row, c) for c in s.classes})
+        s.case: CaseDecision({c: archive.decide_class(row, c) for c in s.classes})
         for row, s in enumerate(ordered)
     }
 
@@ -180,30 +179,30 @@ class _Archive:
             ways=ways,
         )
 
-    def decide_class(self, row: int, value: int) -> ClassDecision:
+    def decide_class(self, row: int, value: int) -> Decision:
         """Return the decision for class `value` of the case at position `row`."""
         found = self._found(row, value)
-        if found.action is Action.KEEP:
+        if not found.flagged:
             return found
         if not self.learnt[value]:
             unlearnt = "this class"
-        elif found.action is Action.REPLACE and not self._most_learnt:
+        elif isinstance(found.edit, Replace) and not self._most_learnt:
             unlearnt = "most of the classes"
         else:
             return found
         why = f"{found.why}; the networks have not learnt {unlearnt} well enough to edit it"
-        return ClassDecision(Action.REVIEW, why, offset_vox=found.offset_vox)
+        return Decision(Review(), why, found.offset_vox)
 
     @property
     def _most_learnt(self) -> bool:
         return sum(self.learnt.values()) > self.params.min_learnt_classes * len(self.learnt)
 
-    def _found(self, row: int, value: int) -> ClassDecision:
+    def _found(self, row: int, value: int) -> Decision:
         offset = float(self.offsets[value].from_centre[row])
         if self.missing[value][row]:
             why = "the label lacks this class, which the networks see at its usual size"
-            taken = {Kind.ADDED: self.params.fill_confidence}
-            return ClassDecision(Action.FILL, why, above=taken, offset_vox=offset)
+            fill = Fill({Kind.ADDED: self.params.fill_confidence})
+            return Decision(fill, why, offset)
         if value in self.ways and self.ways[value].members[row]:
             return self._as_the_others(self.ways[value], row, offset)
         rough = self._in_group(row, value, rough=True)
@@ -213,46 +212,35 @@ class _Archive:
         shift, doubt = (None, "") if value in self.ways else self._shift_vox(row, value)
         if shift is not None and not doubt:
             why = f"boundary off by {shift:+.2f} voxels from the archive's centre"
-            amount, fit = self.params.shift_gain * shift, self.params.min_fit
-            gain = self.params.min_fit_gain
-            return ClassDecision(Action.SHIFT, why, amount, fit, gain, offset_vox=offset)
+            fit, gain = self.params.min_fit, self.params.min_fit_gain
+            return Decision(Shift(self.params.shift_gain * shift, fit, gain), why, offset)
         noisy = self._in_group(row, value, rough=False)
         if noisy is not None:
             return noisy
         if shift is not None:
             why = f"boundary off by {shift:+.2f} voxels, {doubt}"
-            return ClassDecision(Action.REVIEW, why, offset_vox=offset)
+            return Decision(Review(), why, offset)
         if self.elsewhere[value][row]:
             why = "the label has nothing near where the networks see this class"
-            return ClassDecision(Action.REVIEW, why)
+            return Decision(Review(), why)
         usual = value not in self.ways or self.ways[value].is_known
         why = "like most cases" if usual else _TWO_WAYS
-        return ClassDecision(Action.KEEP, why, offset_vox=offset)
+        return Decision(Keep(), why, offset)
 
-    def _in_group(self, row: int, value: int, *, rough: bool) -> ClassDecision | None:
+    def _in_group(self, row: int, value: int, *, rough: bool) -> Decision | None:
         """Return the decision for a member of a noisy group, found by roughness or otherwise."""
         for group, above in zip(self.groups, self.above, strict=True):
             mine = group.members[row] and group.key in (FOREGROUND, value)
             if mine and (group.evidence == ROUGHNESS) is rough and (rough or above[value]):
-                return ClassDecision(
-                    Action.REPLACE,
-                    _why_replace(group, row),
-                    above=above[value],
-                    offset_vox=float(self.offsets[value].from_centre[row]),
-                    posterior=float(group.posterior[row]),
-                )
+                offset = float(self.offsets[value].from_centre[row])
+                posterior = float(group.posterior[row])
+                return Decision(Replace(above[value]), _why_replace(group, row), offset, posterior)
         return None
 
-    def _as_the_others(self, way: SecondWay, row: int, offset_vox: float) -> ClassDecision:
-        return ClassDecision(
-            Action.SHIFT,
-            f"drawn {way.shift_vox:+.2f} voxels off the other cases, as a group apart",
-            way.shift_vox,
-            max(self.params.min_fit, way.min_fit),
-            fit_gain=_ANY_LOSS,
-            offset_vox=offset_vox,
-            posterior=float(way.posterior[row]),
-        )
+    def _as_the_others(self, way: SecondWay, row: int, offset_vox: float) -> Decision:
+        why = f"drawn {way.shift_vox:+.2f} voxels off the other cases, as a group apart"
+        shift = Shift(way.shift_vox, max(self.params.min_fit, way.min_fit), _ANY_LOSS)
+        return Decision(shift, why, offset_vox, float(way.posterior[row]))
 
     def _shift_vox(self, row: int, value: int) -> tuple[float | None, str]:
         """Return the offset to undo, if any, and what speaks against undoing it.
@@ -398,21 +386,18 @@ def decide_worst(
     _refuse_duplicates(scores)
     ranked = sorted(scores, key=lambda s: (-_low_if_nan(s.foreground.log_corruption), s.case))
     noisy = {s.case for s in ranked[: ceil((1 - alpha) * len(scores) - 1e-9)]}
-    out = {}
-    for score in scores:
-        worst = score.case in noisy
-        decision = ClassDecision(
-            Action.REPLACE if worst else Action.KEEP,
-            f"among the {1 - alpha:.0%} worst cases by corruption score" if worst else "kept",
-            above=dict.fromkeys(Kind, min_confidence) if worst else {},
-        )
-        out[score.case] = CaseDecision(score.case, dict.fromkeys(score.classes, decision))
-    return out
+    why = f"among the {1 - alpha:.0%} worst cases by corruption score"
+    worst = Decision(Replace(dict.fromkeys(Kind, min_confidence)), why)
+    kept = Decision(Keep(), "kept")
+    return {
+        s.case: CaseDecision(dict.fromkeys(s.classes, worst if s.case in noisy else kept))
+        for s in scores
+    }
 
 
-def _all_keep(scores: Sequence[CaseScore], why: str) -> dict[str, CaseDecision]:
-    keep = ClassDecision(Action.KEEP, why)
-    return {s.case: CaseDecision(s.case, dict.fromkeys(s.classes, keep)) for s in scores}
+def _not_judged(scores: Sequence[CaseScore], why: str) -> dict[str, CaseDecision]:
+    one = Decision(NotJudged(), why)
+    return {s.case: CaseDecision(dict.fromkeys(s.classes, one)) for s in scores}
 
 
 def _refuse_duplicates(scores: Sequence[CaseScore]) -> None:

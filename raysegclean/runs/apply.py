@@ -15,8 +15,9 @@ from raysegclean.errors import RunConflict, UnfitEnvironment, told
 from raysegclean.evidence.records import ApplyRecord, ChangeCounts
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
-from raysegclean.policy.apply import Actions, TakenBack, reason_name, reason_names
-from raysegclean.policy.decisions import Action, CaseDecision
+from raysegclean.policy.apply import TakenBack
+from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
+from raysegclean.policy.edits import CaseEdits, NotJudged, reason_name, reason_names
 from raysegclean.runs.harm_guard import (
     held_back,
     output_keys,
@@ -46,9 +47,8 @@ PUBLISHERS = 8
 class Outcome:
     """What was published."""
 
-    actions: Mapping[str, Actions]
-    held: Mapping[str, dict[int, str]]
-    """Case -> class value -> why it was left for a person."""
+    held_cases: int
+    """Cases of which something was left for a person, because it would have done harm."""
     changed_cases: int
     changed_vox: int
     published: tuple[str, ...]
@@ -57,12 +57,13 @@ class Outcome:
 def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     """Settle all cases that were proposed, and publish those that are whole."""
     undone = load_undone(session.run)
-    actions, held = held_back(session, proposals, verdict.actions, undone)
+    decisions, held = held_back(session, proposals, verdict.decisions, undone)
+    edits = edits_of(decisions)
     session.still_ours()
-    output = _output(session, output_keys(session, proposals, actions, undone))
+    output = _output(session, output_keys(session, proposals, edits, undone))
     _withdraw(session, output.stale)
     job = replace(
-        rehearsal_job(session, proposals, actions, output.keys),
+        rehearsal_job(session, proposals, edits, output.keys),
         writes=True,
         overwrite=output.again,
         undone=undone,
@@ -71,13 +72,13 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     resources = relabel_resources(session, "labels")
     records = session.run_stage(APPLY, ApplyRecord, ApplyStage, job, output.keys, resources)
     published = _publish(session, records)
-    _write_tables(session, verdict, actions, held, records, published)
+    _write_tables(session, decisions, records, published)
+    _write_edits(session, edits, held, verdict.chosen)
     changed = Counter({record.case: 0 for record in records.values()})
     for record in records.values():
         changed[record.case] += record.counts.changed_vox
     return Outcome(
-        actions=actions,
-        held=held,
+        held_cases=len(held),
         changed_cases=sum(count > 0 for count in changed.values()),
         changed_vox=sum(changed.values()),
         published=published,
@@ -239,27 +240,38 @@ def _publish(session: Session, records: Mapping[str, ApplyRecord]) -> tuple[str,
 
 def _write_tables(
     session: Session,
-    verdict: Verdict,
-    actions: Mapping[str, Actions],
-    held: Mapping[str, dict[int, str]],
+    decisions: Mapping[str, CaseDecision],
     records: Mapping[str, ApplyRecord],
-    published: tuple[str, ...],
+    published: Collection[str],
 ) -> None:
-    counts = sum_by_case(records.values())
-    done = set(published)
-    rows = [
-        _case_row(session, case, channel, verdict.decisions.get(case), counts[case], held, done)
-        for case in counts
-        for channel in range(1, len(session.plan.classes))
-    ]
+    nothing = Decision(NotJudged(), "")
+    rows = []
+    for case, counts in sum_by_case(records.values()).items():
+        decided = decisions[case].classes if case in decisions else {}
+        status = "published" if case in published else "unpublished"
+        for channel, value in enumerate(session.plan.classes[1:], 1):
+            about = {"case": case, "class": value, "status": status}
+            rows.append(about | _class_row(decided.get(channel, nothing), counts, channel))
     session.run.write_table("cases.parquet", rows)
     session.run.write_table("changes.parquet", _changes(session, records))
+
+
+def _write_edits(
+    session: Session,
+    edits: Mapping[str, CaseEdits],
+    held: Mapping[str, Mapping[int, str]],
+    chosen: Mapping[str, float],
+) -> None:
+    values = session.plan.classes
     session.run.write_json(
         "actions.json",
         {
-            "actions": {case: _plain(one) for case, one in actions.items()},
-            "held": {case: {str(c): why for c, why in one.items()} for case, one in held.items()},
-            "chosen": dict(verdict.chosen),
+            "edits": {case: asdict(one) for case, one in edits.items()},
+            "held": {
+                case: {str(values[channel]): text for channel, text in why.items()}
+                for case, why in held.items()
+            },
+            "chosen": dict(chosen),
             "reasons": reason_names(session.plan.voters.labels),
         },
     )
@@ -281,35 +293,15 @@ def _changes(session: Session, records: Mapping[str, ApplyRecord]) -> list[dict[
     ]
 
 
-def _case_row(
-    session: Session,
-    case: str,
-    channel: int,
-    decision: CaseDecision | None,
-    counts: ChangeCounts,
-    held: Mapping[str, dict[int, str]],
-    published: set[str],
-) -> dict[str, Any]:
-    value = session.plan.classes[channel]
-    one = decision.classes.get(channel) if decision else None
-    on_hold = held.get(case, {}).get(value)
-    action = Action.REVIEW if on_hold else one.action if one else Action.KEEP
+def _class_row(one: Decision, counts: ChangeCounts, channel: int) -> dict[str, str | float | None]:
     return {
-        "case": case,
-        "class": value,
-        "status": "published" if case in published else "unpublished",
-        "action": str(action),
-        "why": on_hold or (one.why if one else ""),
-        "shift_vox": one.shift_vox if one else 0.0,
-        "offset_vox": one.offset_vox if one else None,
-        "posterior": one.posterior if one else None,
+        "action": one.edit.action,
+        "why": one.why,
+        "shift_vox": one.shift_vox,
+        "offset_vox": one.offset_vox,
+        "posterior": one.posterior,
         "given_vox": counts.given_vox[channel],
         "after_vox": counts.after_vox[channel],
         "deep_vox": counts.deep_vox[channel],
         "trusted_dice": trusted_dice(counts).get(channel),
     }
-
-
-def _plain(actions: Actions) -> dict[str, Any]:
-    sets = {name: sorted(getattr(actions, name)) for name in ("correct", "fills", "closed")}
-    return asdict(actions) | sets

@@ -10,7 +10,6 @@ from raysegclean.evidence.second_pass import Revision
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.policy.blend_groups import with_blends
 from raysegclean.policy.blending import BlendReviser
-from raysegclean.policy.decisions import case_actions
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.second_pass import answered
 from raysegclean.runs.session import Session
@@ -36,12 +35,10 @@ def blended(evidence: ArchiveEvidence, verdict: Verdict) -> Verdict:
     decisions, blends = with_blends(evidence.scores, verdict.decisions, evidence.policy)
     if not blends:
         return verdict
-    actions = {case: case_actions(decisions[case]) for case in blends}
     values = {case: BlendReviser.values(mine) for case, mine in blends.items()}
     return replace(
         verdict,
         decisions=decisions,
-        actions={**verdict.actions, **actions},
         chosen={**verdict.chosen, "blended": len(blends)},
         revision=Revision(BlendReviser(), values),
     )

@@ -14,10 +14,9 @@ import numpy as np
 from raysegclean.evidence.case_scores import FOREGROUND
 from raysegclean.evidence.second_pass import Answer, CaseQuery, Revision
 from raysegclean.methods.base import ArchiveEvidence, Asking, Verdict
-from raysegclean.policy.apply import Actions
 from raysegclean.policy.contour_offsets import centre_of, offsets_of
 from raysegclean.policy.corrector import MAX_ROWS, CorrectorReviser, CorrectorRows, RowsLook
-from raysegclean.policy.decisions import Action, CaseDecision, case_actions
+from raysegclean.policy.edits import Fill, Reason, Revise
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.second_pass import answered
 from raysegclean.runs.session import Session
@@ -28,7 +27,7 @@ __all__ = ["correct"]
 def correct(
     session: Session, proposals: Proposals, evidence: ArchiveEvidence, verdict: Verdict
 ) -> tuple[Proposals, Verdict]:
-    """Return the verdict with the corrector in place of other actions in flagged cases.
+    """Return the verdict with the corrector in place of other edits in flagged cases.
 
     Both come back unchanged where the method wants no corrector or has revised the labels itself,
     or the trusted cases are too few to fit one, or too right.
@@ -73,28 +72,17 @@ def _taking_over(evidence: ArchiveEvidence, verdict: Verdict) -> Asking:
 
 
 def _corrected(verdict: Verdict, cases: Collection[str], trusted: Sequence[str]) -> Verdict:
+    """Return the verdict with the corrector in every class of `cases` that is not filled."""
     why = f"the corrector, fitted on {len(trusted)} trusted cases"
     decisions = dict(verdict.decisions)
     for case in cases:
-        classes = {
-            channel: one
-            if one.action is Action.FILL
-            else replace(one, action=Action.CORRECT, why=why, shift_vox=0.0, above={})
+        taken_over = {
+            channel: replace(one, edit=Revise(Reason.CORRECT), why=why)
             for channel, one in decisions[case].classes.items()
+            if not isinstance(one.edit, Fill)
         }
-        decisions[case] = replace(decisions[case], classes=classes)
-    return Verdict(
-        decisions=decisions,
-        actions={case: _open_to_it(decisions[case]) for case in cases},
-        chosen={**verdict.chosen, "corrected": len(cases)},
-    )
-
-
-def _open_to_it(decision: CaseDecision) -> Actions:
-    """Return the actions of a case in which the corrector has every class that is not filled."""
-    filled = case_actions(decision)
-    corrected = frozenset(c for c, one in decision.classes.items() if one.action is Action.CORRECT)
-    return replace(filled, correct=corrected)
+        decisions[case] = decisions[case].but(taken_over)
+    return Verdict(decisions, {**verdict.chosen, "corrected": len(cases)})
 
 
 def _given_dice(answers: Mapping[str, Answer]) -> dict[str, float]:

@@ -4,14 +4,15 @@ A class that would vanish from a case, or change too much away from its own outl
 there, on both sides of every change, and the case is held for a person.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from raysegclean.cluster.apply import ApplyJob, ApplyStage
 from raysegclean.evidence.records import ApplyRecord, ChangeCounts
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
-from raysegclean.methods.base import Verdict
-from raysegclean.policy.apply import NO_ACTIONS, Actions, TakenBack
+from raysegclean.policy.apply import TakenBack
+from raysegclean.policy.decisions import CaseDecision, edits_of
+from raysegclean.policy.edits import NO_EDITS, CaseEdits, Fill, Shift
 from raysegclean.runs.propose import Proposals, relabel_resources
 from raysegclean.runs.session import Session
 
@@ -27,72 +28,70 @@ __all__ = [
 ]
 
 
+Edits = Mapping[str, CaseEdits]
+"""Case -> what is done in it; cases that are missing stay as given."""
+
+
 def held_back(
     session: Session,
     proposals: Proposals,
-    actions: Mapping[str, Actions],
+    decisions: Mapping[str, CaseDecision],
     undone: Sequence[TakenBack] = (),
-) -> tuple[dict[str, Actions], dict[str, dict[int, str]]]:
-    """Rehearse; return the actions without those that would do harm, and what was held.
+) -> tuple[dict[str, CaseDecision], dict[str, dict[int, str]]]:
+    """Rehearse; return the decisions without edits that would do harm, and what was held.
 
     A class that is held takes and gives nothing, which can leave less of its neighbours, so a case
     is rehearsed again until nothing more is held. Ends, because each round holds another class.
     What a person took back counts: the rest of a change may do harm without it.
     """
-    allowed: dict[str, Actions] = {}
-    held: dict[str, dict[int, str]] = {}
-    asked = dict(actions)
+    allowed, held = dict(decisions), dict[str, dict[int, str]]()
+    asked = edits_of(allowed)
     while asked:
         found = _rehearsed(session, proposals, asked, undone)
-        allowed |= {case: asked[case].without(frozenset(why)) for case, why in found.items()}
-        for case, why in found.items():
-            if why:
-                named = {session.plan.classes[channel]: text for channel, text in why.items()}
-                held[case] = held.get(case, {}) | named
-        asked = {case: allowed[case] for case, why in found.items() if why}
-        asked = {case: one for case, one in asked.items() if not one.quiet}
-    return {case: one for case, one in allowed.items() if not one.quiet}, held
+        harmful = {case: why for case, why in found.items() if why}
+        for case, why in harmful.items():
+            allowed[case] = allowed[case].held(why)
+            held[case] = held.get(case, {}) | why
+        asked = edits_of({case: allowed[case] for case in harmful})
+    return allowed, held
 
 
 def _rehearsed(
-    session: Session,
-    proposals: Proposals,
-    actions: Mapping[str, Actions],
-    undone: Sequence[TakenBack],
+    session: Session, proposals: Proposals, edits: Edits, undone: Sequence[TakenBack]
 ) -> dict[str, dict[int, str]]:
-    """Return, for each case, the channels that its actions would harm, and how."""
+    """Return, for each case, the channels that its edits would harm, and how."""
     max_change, min_left = session.config.relabel.max_change, session.config.policy.min_left
-    counts = _rehearsal(session, proposals, actions, undone)
+    counts = _rehearsal(session, proposals, edits, undone)
     return {
-        case: misfits(one, actions[case])
-        | objections(one, max_change, actions[case].fills, min_left)
+        case: misfits(one, edits[case].of(Shift))
+        | objections(one, max_change, edits[case].of(Fill), min_left)
         for case, one in counts.items()
     }
 
 
 def _rehearsal(
-    session: Session,
-    proposals: Proposals,
-    actions: Mapping[str, Actions],
-    undone: Sequence[TakenBack] = (),
+    session: Session, proposals: Proposals, edits: Edits, undone: Sequence[TakenBack] = ()
 ) -> dict[str, ChangeCounts]:
-    """Return the counts of the cases of `actions`, settled and not written."""
-    every = output_keys(session, proposals, actions, undone)
-    keys = {case: key for case, key in every.items() if case in actions}
-    job = replace(rehearsal_job(session, proposals, actions, keys), undone=tuple(undone))
+    """Return the counts of the cases of `edits`, settled and not written."""
+    every = output_keys(session, proposals, edits, undone)
+    keys = {case: key for case, key in every.items() if case in edits}
+    job = replace(rehearsal_job(session, proposals, edits, keys), undone=tuple(undone))
     resources = relabel_resources(session, "labels")
     records = session.run_stage("rehearse", ApplyRecord, ApplyStage, job, keys, resources)
     return sum_by_case(records.values())
 
 
 def rehearsed_dice(
-    session: Session, proposals: Proposals, verdict: Verdict, cases: Iterable[str]
+    session: Session,
+    proposals: Proposals,
+    decisions: Mapping[str, CaseDecision],
+    cases: Iterable[str],
 ) -> dict[str, float]:
-    """Return the mean Dice over classes that the verdict would reach on trusted cases."""
+    """Return the mean Dice over classes that the decisions would reach on trusted cases."""
     found = {}
-    # A case without actions is rehearsed too: what is given is what it would keep.
-    actions = {case: verdict.actions.get(case, NO_ACTIONS) for case in cases}
-    for case, counts in _rehearsal(session, proposals, actions).items():
+    # A case without edits is rehearsed too: what is given is what it would keep.
+    edits = {case: decisions[case].edits if case in decisions else NO_EDITS for case in cases}
+    for case, counts in _rehearsal(session, proposals, edits).items():
         per_class = trusted_dice(counts)
         if per_class:
             found[case] = sum(per_class.values()) / len(per_class)
@@ -112,9 +111,9 @@ def trusted_dice(counts: ChangeCounts) -> dict[int, float]:
 
 
 def objections(
-    counts: ChangeCounts, max_change: float, fills: Collection[int], min_left: float
+    counts: ChangeCounts, max_change: float, fills: Container[int], min_left: float
 ) -> dict[int, str]:
-    """Return the channels that must stay as given, and why; `fills` is that of the actions."""
+    """Return the channels that must stay as given, and why; `fills` may appear."""
     found = {}
     columns = (counts.given_vox, counts.kept_vox, counts.after_vox, counts.deep_vox)
     for channel, (given, kept, after, deep) in enumerate(zip(*columns, strict=True)):
@@ -137,10 +136,12 @@ def objections(
     return found
 
 
-def misfits(counts: ChangeCounts, actions: Actions) -> dict[int, str]:
+def misfits(counts: ChangeCounts, shifts: Mapping[int, Shift]) -> dict[int, str]:
     """Return the channels whose shifted outline fits the networks too badly to be believed."""
     found = {}
-    for channel, least in actions.min_fit.items():
+    for channel, shift in shifts.items():
+        if not shift.min_fit:
+            continue
         before, after = (
             2 * agreed[channel] / max(1, size[channel] + counts.predicted_vox[channel])
             for agreed, size in (
@@ -148,7 +149,7 @@ def misfits(counts: ChangeCounts, actions: Actions) -> dict[int, str]:
                 (counts.agreed_vox, counts.after_vox),
             )
         )
-        wanted = max(least, before + actions.fit_gain.get(channel, 0.0))
+        wanted = max(shift.min_fit, before + shift.fit_gain)
         if after < wanted:
             found[channel] = (
                 f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
@@ -168,10 +169,10 @@ def sum_by_case(records: Iterable[ApplyRecord]) -> dict[str, ChangeCounts]:
 def output_keys(
     session: Session,
     proposals: Proposals,
-    actions: Mapping[str, Actions],
+    edits: Edits,
     undone: Sequence[TakenBack] = (),
 ) -> dict[str, str]:
-    """Return the identity of each output: its label, proposals, actions and what was undone."""
+    """Return the identity of each output: its label, proposals, edits and what was undone."""
     alive = set(session.alive())
     version = ALGORITHM_VERSIONS["apply"]
     return {
@@ -179,7 +180,7 @@ def output_keys(
             version,
             session.config.output.label,
             key,
-            asdict(actions[case]) if case in actions else None,
+            asdict(edits[case]) if case in edits else None,
             proposals.corrections.get(case),
             [one for one in undone if one.case in (None, case)],
         )
@@ -191,14 +192,14 @@ def output_keys(
 def rehearsal_job(
     session: Session,
     proposals: Proposals,
-    actions: Mapping[str, Actions],
+    edits: Edits,
     keys: Mapping[str, str],
 ) -> ApplyJob:
     """Return a rehearsal: it writes nothing."""
     return ApplyJob(
         run=session.run.uri,
         plan=session.plan,
-        actions=dict(actions),
+        edits=dict(edits),
         keys=dict(keys),
         proposal_keys=proposals.keys,
         correction_keys=proposals.corrections,

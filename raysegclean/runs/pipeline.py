@@ -139,7 +139,7 @@ def _finish(
         cases=len(session.plan.cases),
         changed_cases=outcome.changed_cases,
         changed_vox=outcome.changed_vox,
-        held_cases=len(outcome.held),
+        held_cases=outcome.held_cases,
         failed=tuple(session.run.failed()),
         notes=notes,
     )

@@ -84,7 +84,7 @@ def edits_of(
     """Return what the default policy would do with each class of each case."""
     decisions, _ = with_blends(scores, decide(scores, params, trusted=trusted), params)
     return {
-        (case, cls): one.action.value
+        (case, cls): one.edit.action
         for case, decision in decisions.items()
         for cls, one in decision.classes.items()
     }

@@ -207,5 +207,5 @@ def _score(
     trusted = {score.case for score in evidence.trusted}
     if not trusted:
         return float(np.nanmean([score.foreground.agreement for score in evidence.scores]))
-    dice = rehearsed_dice(session, proposals, verdict, trusted)
+    dice = rehearsed_dice(session, proposals, verdict.decisions, trusted)
     return float(np.mean(list(dice.values())))

@@ -42,12 +42,11 @@ def answered(
         return proposals, verdict
     corrections = _revised(session, proposals, verdict.revision)
     # A class must not be open to a label that nobody wrote.
-    actions = {
-        case: one if case in corrections else replace(one, correct=frozenset())
-        for case, one in verdict.actions.items()
+    decisions = {
+        case: one if case in corrections else one.unrevised()
+        for case, one in verdict.decisions.items()
     }
-    actions = {case: one for case, one in actions.items() if not one.quiet}
-    return replace(proposals, corrections=corrections), replace(verdict, actions=actions)
+    return replace(proposals, corrections=corrections), replace(verdict, decisions=decisions)
 
 
 def _driven(session: Session, proposals: Proposals, policy: Asking) -> Verdict:

@@ -5,7 +5,8 @@ from raysegclean.config.settings import make_config
 from raysegclean.errors import ConfigError
 from raysegclean.events import Events
 from raysegclean.planning.plan import RunPlan
-from raysegclean.policy.apply import TakenBack, reason_code, reason_names
+from raysegclean.policy.apply import TakenBack
+from raysegclean.policy.edits import reason_code, reason_names
 from raysegclean.runs.begin import LATEST
 from raysegclean.runs.pipeline import RunReport, clean
 from raysegclean.store.run import existing_run

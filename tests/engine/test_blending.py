@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from raysegclean.config.settings import Config
-from raysegclean.policy.apply import Reason
+from raysegclean.policy.edits import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.store.archive import Archive, write_case

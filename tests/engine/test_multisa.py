@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysegclean.policy.apply import Reason
+from raysegclean.policy.edits import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder

@@ -12,7 +12,7 @@ from ome_zarr_models.v05.labels import Labels
 from scipy import ndimage
 
 from raysegclean.config.settings import Config
-from raysegclean.policy.apply import Reason
+from raysegclean.policy.edits import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder

@@ -14,7 +14,7 @@ import pytest
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError
 from raysegclean.events import Events, Lines
-from raysegclean.policy.apply import Reason
+from raysegclean.policy.edits import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.verify import verify
 from raysegclean.store.archive import Archive

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from raysegclean.config.settings import Config
 from raysegclean.events import Events, Lines
-from raysegclean.policy.apply import Reason
+from raysegclean.policy.edits import Reason
 from raysegclean.runs.pipeline import clean
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder

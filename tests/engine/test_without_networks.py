@@ -10,7 +10,7 @@ import pytest
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.events import Events, Lines
-from raysegclean.policy.apply import reason_name
+from raysegclean.policy.edits import reason_name
 from raysegclean.qc.check import check
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.plan_report import plan

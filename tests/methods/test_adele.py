@@ -16,7 +16,8 @@ from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import segmentation_loss
 from raysegclean.nets.weights import save_network
-from raysegclean.policy.decisions import Action
+from raysegclean.policy.decisions import edits_of
+from raysegclean.policy.edits import Replace
 from raysegclean.runs.train import hook_reports
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.channels import IGNORE
@@ -138,9 +139,10 @@ def test_the_published_rule_replaces_in_classes_that_were_on_and_that_the_case_h
     )
     verdict = ADELE.policy(evidence, AdeleParams(rule="published", tau=0.75))
     whole = dict.fromkeys(Kind, 0.75)
-    assert verdict.actions["c0"].replace_above == {1: whole}
-    assert verdict.actions["c1"].replace_above == {2: whole}, "on in every network of the fold"
-    assert "c2" not in verdict.actions
+    assert edits_of(verdict.decisions)["c0"].of(Replace) == {1: Replace(whole)}
+    on_in_all = edits_of(verdict.decisions)["c1"].of(Replace)
+    assert on_in_all == {2: Replace(whole)}, "on in every network of the fold"
+    assert "c2" not in edits_of(verdict.decisions)
     assert "not over" in verdict.decisions["c0"].classes[2].why
     assert "lacks the class" in verdict.decisions["c2"].classes[1].why
 
@@ -148,10 +150,10 @@ def test_the_published_rule_replaces_in_classes_that_were_on_and_that_the_case_h
 def test_by_default_a_class_that_was_never_on_goes_to_a_person_instead():
     evidence = replace(evidence_of(*ten_cases(c3=1.2)), reports={0: [{"onset": {}}]})
     verdict = ADELE.policy(evidence, AdeleParams())
-    assert not verdict.actions
-    assert verdict.decisions["c3"].classes[1].action is Action.REVIEW
-    others = [d.classes[1].action for case, d in verdict.decisions.items() if case != "c3"]
-    assert set(others) == {Action.KEEP}
+    assert not edits_of(verdict.decisions)
+    assert verdict.decisions["c3"].classes[1].edit.action == "review"
+    others = [d.classes[1].edit.action for case, d in verdict.decisions.items() if case != "c3"]
+    assert set(others) == {"keep"}
 
 
 def test_its_voters_train_with_the_hook_and_its_settings():

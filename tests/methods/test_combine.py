@@ -10,7 +10,8 @@ from raysegclean.methods.base import ArchiveEvidence, make_params
 from raysegclean.methods.combine.method import COMBINE, CombineParams
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.policy.apply import apply_edits
-from raysegclean.policy.decisions import Action
+from raysegclean.policy.decisions import edits_of
+from raysegclean.policy.edits import Fill, Votes
 from raysegclean.voxels.contour_offset import boundary_sums
 from raysegclean.voxels.geometry import Box
 
@@ -52,12 +53,12 @@ def test_exactly_the_voxels_on_which_enough_labels_agree_change(agree):
     given, votes = scene()
     params = CombineParams("a b c", agree=agree)
     verdict = COMBINE.policy(evidence_of(x=(given, votes), same=(given, [given] * 3)), params)
-    assert set(verdict.actions) == {"x"}
+    assert set(edits_of(verdict.decisions)) == {"x"}
     applied = apply_edits(
         given,
         Box.whole(SHAPE),
         count_votes(given, votes, CLASSES).proposal(),
-        verdict.actions["x"],
+        edits_of(verdict.decisions)["x"],
         classes=CLASSES,
         spacing_mm=SPACING,
     )
@@ -65,7 +66,7 @@ def test_exactly_the_voxels_on_which_enough_labels_agree_change(agree):
     np.put_along_axis(counts, given[None].astype(np.intp), 0, axis=0)
     np.testing.assert_array_equal(applied.label_zyx != given, counts.max(axis=0) >= agree)
     assert (applied.reason_zyx[applied.label_zyx != given] > 128).all()
-    assert verdict.decisions["same"].classes[1].action is Action.KEEP
+    assert verdict.decisions["same"].classes[1].edit.action == "keep"
     assert f"{agree} of 3 labels agree" in verdict.decisions["x"].classes[1].why
 
 
@@ -74,10 +75,10 @@ def test_a_structure_that_the_label_lacks_is_filled_where_enough_labels_have_it(
     without = np.where(given == 2, 0, given).astype(np.uint8)
     evidence = evidence_of(x=(without, [given, given, without]))
     verdict = COMBINE.policy(evidence, CombineParams("a b c"))
-    assert verdict.decisions["x"].classes[1].action is Action.KEEP
-    assert verdict.decisions["x"].classes[2].action is Action.FILL
-    assert verdict.actions["x"].fills == {2}
-    assert verdict.actions["x"].by_vote
+    assert verdict.decisions["x"].classes[1].edit.action == "keep"
+    assert verdict.decisions["x"].classes[2].edit.action == "fill"
+    assert set(edits_of(verdict.decisions)["x"].of(Fill)) == {2}
+    assert edits_of(verdict.decisions)["x"].rule == Votes()
 
 
 def test_labels_vote_and_nothing_is_trained():
@@ -93,8 +94,10 @@ def test_a_verdict_does_not_depend_on_the_order_of_the_cases():
     params = CombineParams("a b c")
     forward = COMBINE.policy(evidence_of(**scenes), params)
     backward = COMBINE.policy(evidence_of(**dict(reversed(scenes.items()))), params)
-    assert forward.actions == backward.actions
-    assert all(set(one.replace_above[1]) == set(Kind) for one in forward.actions.values())
+    assert edits_of(forward.decisions) == edits_of(backward.decisions)
+    assert all(
+        set(one.classes[1].above) == set(Kind) for one in edits_of(forward.decisions).values()
+    )
 
 
 @pytest.mark.parametrize(

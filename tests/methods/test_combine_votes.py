@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from raysegclean.errors import ConfigError
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.methods.combine.votes import count_votes, vote_threshold
-from raysegclean.policy.apply import (
-    Actions,
+from raysegclean.policy.apply import TakenBack, apply_edits, take_back
+from raysegclean.policy.edits import (
+    VOTE_BIT,
+    CaseEdits,
     Reason,
-    TakenBack,
-    apply_edits,
+    Replace,
+    Votes,
     reason_code,
     reason_name,
     reason_names,
-    take_back,
-    vote_reason,
 )
 from raysegclean.voxels.geometry import Box
 
@@ -73,16 +73,16 @@ def test_a_voxel_changes_when_enough_labels_agree_and_its_reason_says_which(poll
     label, votes = poll
     agree = data.draw(st.integers(1, len(votes)))
     above = dict.fromkeys(Kind, vote_threshold(agree, len(votes)))
-    actions = Actions(replace_above=dict.fromkeys(range(1, CLASSES), above), by_vote=True)
+    edits = CaseEdits(dict.fromkeys(range(1, CLASSES), Replace(above)), Votes())
     proposal = count_votes(label, votes, CLASSES).proposal()
     applied = apply_edits(
-        label, Box.whole(SHAPE), proposal, actions, classes=CLASSES, spacing_mm=(1.0, 1.0, 1.0)
+        label, Box.whole(SHAPE), proposal, edits, classes=CLASSES, spacing_mm=(1.0, 1.0, 1.0)
     )
     for voxel, expected in by_hand(label, votes):
         if expected is not None and expected[1] >= agree:
             winner, _, who = expected
             assert applied.label_zyx[voxel] == winner
-            assert applied.reason_zyx[voxel] == vote_reason(sum(1 << i for i in who))
+            assert applied.reason_zyx[voxel] == VOTE_BIT | sum(1 << i for i in who)
         else:
             assert applied.label_zyx[voxel] == label[voxel]
             assert applied.reason_zyx[voxel] == Reason.UNCHANGED
@@ -132,13 +132,13 @@ def test_a_threshold_lies_between_two_counts_whatever_the_rounding(labels):
 
 def test_reasons_have_names_that_are_read_back():
     assert reason_name(Reason.SHIFT) == "shift"
-    assert reason_name(vote_reason(0b101), NAMES) == "vote:coseg+adele"
-    assert reason_name(vote_reason(0b110)) == "vote:2+3"
+    assert reason_name(VOTE_BIT | 0b101, NAMES) == "vote:coseg+adele"
+    assert reason_name(VOTE_BIT | 0b110) == "vote:2+3"
     names = reason_names(NAMES)
     assert len(names) == len(set(names.values())) == len(Reason) + 127
     for code, name in names.items():
         assert reason_code(name, NAMES) == (code or None)
-    assert reason_code("vote:coseg+spatial", NAMES) == vote_reason(0b11)
+    assert reason_code("vote:coseg+spatial", NAMES) == VOTE_BIT | 0b11
     assert reason_code("nobody", NAMES) is None
 
 
@@ -146,13 +146,13 @@ def test_undo_takes_back_one_vote_or_all_of_them():
     label = np.zeros((1, 1, 4), np.uint8)
     votes = [np.array([[[1, 1, 0, 0]]], np.uint8), np.array([[[1, 0, 2, 0]]], np.uint8)]
     above = dict.fromkeys(Kind, vote_threshold(1, 2))
-    actions = Actions(replace_above=dict.fromkeys((1, 2, 3), above), by_vote=True)
+    edits = CaseEdits(dict.fromkeys((1, 2, 3), Replace(above)), Votes())
     proposal = count_votes(label, votes, CLASSES).proposal()
     applied = apply_edits(
-        label, Box.whole(label.shape), proposal, actions, classes=4, spacing_mm=(1.0, 1.0, 1.0)
+        label, Box.whole(label.shape), proposal, edits, classes=4, spacing_mm=(1.0, 1.0, 1.0)
     )
     assert applied.reason_zyx.tolist() == [[[131, 129, 130, 0]]]
-    one = take_back(applied, label, [TakenBack(reason=vote_reason(0b11))], "a")
+    one = take_back(applied, label, [TakenBack(reason=VOTE_BIT | 0b11)], "a")
     assert one.label_zyx.tolist() == [[[0, 1, 2, 0]]]
     both = take_back(applied, label, [TakenBack(reason=int(Reason.VOTE))], "a")
     assert not both.label_zyx.any() and not both.reason_zyx.any()

@@ -22,6 +22,7 @@ from raysegclean.evidence.voxel_evidence import EvidenceSum
 from raysegclean.methods.base import ArchiveEvidence, Verdict, make_params
 from raysegclean.methods.confident.method import CONFIDENT, ConfidentParams, cut_level
 from raysegclean.policy.apply import apply_edits
+from raysegclean.policy.decisions import edits_of
 from raysegclean.voxels.geometry import Box
 
 CLASSES = 3
@@ -77,7 +78,7 @@ def test_the_published_rule_changes_what_cleanlab_flags_to_a_step_of_the_histogr
             given,
             Box.whole(given.shape),
             seen[case][0],
-            verdict.actions[case],
+            edits_of(verdict.decisions)[case],
             classes=CLASSES,
             spacing_mm=(1.0, 1.0, 1.0),
         )
@@ -107,7 +108,7 @@ def test_networks_that_are_sure_of_background_can_still_contradict_it() -> None:
         label,
         Box.whole(shape),
         proposal,
-        verdict.actions["a"],
+        edits_of(verdict.decisions)["a"],
         classes=CLASSES,
         spacing_mm=(1.0, 1.0, 1.0),
     )
@@ -120,7 +121,7 @@ def test_an_archive_without_disagreement_is_left_alone() -> None:
     _, stats = observed(label, prob)
     verdict = CONFIDENT.policy(archive("a", totals=stats), ConfidentParams(rule="cleanlab"))
     assert verdict.chosen["issues"] == 0
-    assert not verdict.actions
+    assert not edits_of(verdict.decisions)
 
 
 def test_the_cut_is_the_step_that_flags_nearest_to_n_voxels() -> None:

@@ -17,7 +17,8 @@ from raysegclean.methods.cores.method import CORES, CoresParams, sieve_score
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import HookContext, HookSpec
 from raysegclean.nets.losses import LOSSES
-from raysegclean.policy.decisions import Action
+from raysegclean.policy.decisions import edits_of
+from raysegclean.policy.edits import ReplaceBelow
 from raysegclean.voxels.channels import IGNORE
 
 from .test_methods import evidence_of, score, ten_cases
@@ -169,8 +170,8 @@ def test_without_relabelling_the_worst_cases_go_to_a_person_and_nothing_changes(
     evidence = replace(evidence_of(*cases), stats=stats)
     params = CoresParams(rule="published", relabel=False, review=share)
     verdict = CORES.policy(evidence, params)
-    assert not verdict.actions
-    found = {c for c, d in verdict.decisions.items() if d.classes[1].action is Action.REVIEW}
+    assert not edits_of(verdict.decisions)
+    found = {c for c, d in verdict.decisions.items() if d.classes[1].edit.action == "review"}
     worst = int(np.ceil(share * 7))
     assert found == {f"c{i}" for i in range(7 - worst, 7)}
     assert verdict.decisions["c6"].classes[2].why.endswith("place 1 of 7")
@@ -179,15 +180,15 @@ def test_without_relabelling_the_worst_cases_go_to_a_person_and_nothing_changes(
 def test_the_published_rule_takes_the_prediction_where_a_voxel_does_not_pass():
     evidence = evidence_of(*[score(f"c{i}", 100.0, channels=2) for i in range(3)])
     verdict = CORES.policy(evidence, CoresParams(rule="published"))
-    assert set(verdict.actions) == {"c0", "c1", "c2"}
-    assert verdict.actions["c0"].replace_below == {0: 0.5, 1: 0.5, 2: 0.5}
+    assert set(edits_of(verdict.decisions)) == {"c0", "c1", "c2"}
+    assert edits_of(verdict.decisions)["c0"].rule == ReplaceBelow(0.5)
     assert not CORES.corrects(CoresParams(rule="published"))
 
 
 def test_the_default_decides_by_case():
     evidence = evidence_of(*ten_cases(c3=1.2))
     verdict = CORES.policy(evidence, CoresParams())
-    assert set(verdict.actions) == {"c3"}
+    assert set(edits_of(verdict.decisions)) == {"c3"}
     assert CORES.corrects(CoresParams())
 
 

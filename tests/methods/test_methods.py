@@ -26,7 +26,8 @@ from raysegclean.methods.base import (
 from raysegclean.methods.coseg.method import COSEG, CosegParams
 from raysegclean.methods.uncertainty.method import UNCERTAINTY, UncertaintyParams, solve_delta
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.decisions import Action
+from raysegclean.policy.decisions import edits_of
+from raysegclean.policy.edits import FlipAbove, ReplaceBelow, Shift
 
 RNG = np.random.default_rng(0)
 
@@ -76,7 +77,7 @@ def test_every_method_of_the_package_is_found_by_its_name_and_keeps_the_contract
     assert method.corrects(params) in (True, False)
     verdict = method.policy(evidence_of(*ten_cases()), params)
     assert set(verdict.decisions) == {f"c{i}" for i in range(10)}
-    assert not verdict.actions, "ordinary cases stay as they are"
+    assert not edits_of(verdict.decisions), "ordinary cases stay as they are"
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -84,10 +85,10 @@ def test_by_default_a_case_whose_outline_is_off_is_shifted_back_and_no_other(nam
     method = load_method(name)
     cases = ten_cases(c3=1.2)
     verdict = method.policy(evidence_of(*cases), make_params(method, {}))
-    assert set(verdict.actions) == {"c3"}
-    (shift,) = verdict.actions["c3"].shift_vox.values()
+    assert set(edits_of(verdict.decisions)) == {"c3"}
+    (shift,) = (one.shift_vox for one in edits_of(verdict.decisions)["c3"].of(Shift).values())
     assert shift == pytest.approx(0.8 * 1.2, abs=0.1)
-    assert verdict.decisions["c3"].classes[1].action is Action.SHIFT
+    assert verdict.decisions["c3"].classes[1].edit.action == "shift"
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -97,7 +98,7 @@ def test_a_decision_does_not_depend_on_the_order_of_the_cases(name):
     cases = ten_cases(c3=1.2, c7=-0.9)
     forward = method.policy(evidence_of(*cases), params)
     backward = method.policy(evidence_of(*reversed(cases)), params)
-    assert forward.actions == backward.actions
+    assert edits_of(forward.decisions) == edits_of(backward.decisions)
 
 
 def test_coseg_has_two_peers_that_choose_each_others_samples():
@@ -119,11 +120,11 @@ def test_published_coseg_replaces_in_the_worst_cases_by_score_per_voxel(alpha, n
     cases[9] = replace(cases[9], foreground=large)  # most nats of all, fewest per voxel
     verdict = COSEG.policy(evidence_of(*cases), CosegParams(alpha=alpha))
     worst = {f"c{i}" for i in range(9 - noisy, 9)}
-    assert set(verdict.actions) == worst
+    assert set(edits_of(verdict.decisions)) == worst
     for case in worst:
         # Peers that agree are enough: any level but the one of those that do not.
-        assert set(verdict.actions[case].replace_above[1].values()) == {1 / LEVELS}
-        assert set(verdict.actions[case].replace_above[1]) == set(Kind)
+        assert set(verdict.decisions[case].classes[1].edit.above.values()) == {1 / LEVELS}
+        assert set(verdict.decisions[case].classes[1].edit.above) == set(Kind)
     assert dict(COSEG.voters(CosegParams(alpha=alpha)).hook.params)["keep"] == alpha
     assert not COSEG.corrects(CosegParams(alpha=alpha)), "the published form has no corrector"
 
@@ -145,12 +146,8 @@ def test_the_safe_rule_replaces_below_delta_and_the_published_one_flips_above_it
     assert safe.chosen == published.chosen == {"delta": 0.12}
     for case in ("a", "b"):
         # Rules compare shares of the score's range, which ends at 0.5.
-        assert safe.actions[case].replace_below == {0: 0.24, 1: 0.24}
-        assert safe.actions[case].flip_above is None
-        assert (published.actions[case].replace_below, published.actions[case].flip_above) == (
-            {},
-            0.24,
-        )
+        assert safe.decisions[case].rule == ReplaceBelow(0.24)
+        assert published.decisions[case].rule == FlipAbove(0.24)
     assert not UNCERTAINTY.corrects(UncertaintyParams(rule="safe"))
 
 
@@ -240,7 +237,8 @@ OWN_METHOD = '''
 
 from dataclasses import dataclass
 
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Keep, Shift
 from raysegclean.errors import ConfigError
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
@@ -259,12 +257,10 @@ def _policy(evidence: ArchiveEvidence, params: Params) -> Verdict:
     decisions = {}
     for score in evidence.scores:
         off = abs(score.foreground.offset_vox) > params.limit_vox
-        one = ClassDecision(Action.SHIFT, "off", shift_vox=score.foreground.offset_vox)
-        kept = ClassDecision(Action.KEEP, "fine")
-        decisions[score.case] = CaseDecision(
-            score.case, dict.fromkeys(score.classes, one if off else kept)
-        )
-    return Verdict.of(decisions)
+        one = Decision(Shift(score.foreground.offset_vox), "off")
+        kept = Decision(Keep(), "fine")
+        decisions[score.case] = CaseDecision(dict.fromkeys(score.classes, one if off else kept))
+    return Verdict(decisions)
 
 
 MINE = Method(
@@ -295,7 +291,9 @@ def test_a_users_own_method_is_named_by_its_import_path_and_runs_like_the_others
     assert method.voters(params).members == 3
     verdict = method.policy(evidence_of(*ten_cases(c3=1.2, c4=0.8)), params)
     assert isinstance(verdict, Verdict)
-    assert {case: dict(one.shift_vox) for case, one in verdict.actions.items()} == {"c3": {1: 1.2}}
+    assert {case: one.of(Shift) for case, one in edits_of(verdict.decisions).items()} == {
+        "c3": {1: Shift(1.2)}
+    }
 
 
 def test_a_users_own_method_gets_its_parameters_checked_before_anything_runs(own_module):

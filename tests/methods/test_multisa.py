@@ -12,7 +12,8 @@ from raysegclean.methods.multisa.method import MULTISA, MultisaParams
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
-from raysegclean.policy.decisions import Action
+from raysegclean.policy.decisions import edits_of
+from raysegclean.policy.edits import Fill
 from raysegclean.simulate.noise import corrupt
 from raysegclean.simulate.phantom import phantom_case
 
@@ -54,20 +55,18 @@ def test_it_brings_its_network_and_its_lesson_and_never_retrains_or_corrects() -
 @pytest.mark.parametrize("rule", ["rank", "pseudo"])
 def test_no_voxel_of_a_case_that_has_a_label_is_edited(rule: str) -> None:
     verdict = verdict_of(seen(1000, 2000, 0), rule=rule)
-    assert not verdict.actions
-    assert verdict.decisions["c12"].classes[1].action is Action.REVIEW
-    kept = [d.classes[1].action for name, d in verdict.decisions.items() if name != "c12"]
-    assert set(kept) == {Action.KEEP}
+    assert not edits_of(verdict.decisions)
+    assert verdict.decisions["c12"].classes[1].edit.action == "review"
+    kept = [d.classes[1].edit.action for name, d in verdict.decisions.items() if name != "c12"]
+    assert set(kept) == {"keep"}
 
 
 def test_by_rule_pseudo_the_map_becomes_the_label_of_cases_that_have_none_and_of_no_other() -> None:
     verdict = verdict_of(seen(0, 1900, 0), seen(0, 0, 0), rule="pseudo", confidence=0.6)
-    assert set(verdict.actions) == {"c12"}
-    actions = verdict.actions["c12"]
-    assert actions.replace_above == {1: {Kind.ADDED: 0.6}}
-    assert actions.fills == {1}
-    assert verdict.decisions["c12"].classes[1].action is Action.REPLACE
-    assert not verdict_of(seen(0, 1900, 0)).actions, "the default only ranks"
+    assert set(edits_of(verdict.decisions)) == {"c12"}
+    edits = edits_of(verdict.decisions)["c12"].classes
+    assert edits[1] == Fill({Kind.ADDED: 0.6})
+    assert not edits_of(verdict_of(seen(0, 1900, 0)).decisions), "the default only ranks"
 
 
 def test_a_map_that_has_not_learnt_a_class_proposes_none_of_it() -> None:
@@ -77,7 +76,7 @@ def test_a_map_that_has_not_learnt_a_class_proposes_none_of_it() -> None:
         ArchiveEvidence(scores, (), CaseStats.zero(2)), MultisaParams(rule="pseudo")
     )
     assert isinstance(verdict, Verdict)
-    assert not verdict.actions
+    assert not edits_of(verdict.decisions)
     assert "has not learnt" in verdict.decisions["c12"].classes[1].why
 
 
@@ -163,5 +162,5 @@ def test_dropped_and_displaced_structures_are_the_worst_tenth_of_a_small_archive
     assert set(ranked[: CASES // 10]) == {str(archive.dropped), str(archive.displaced)}
     for case in (archive.dropped, archive.displaced):
         liver = verdict.decisions[str(case)].classes[2]
-        assert liver.action is Action.REVIEW, liver
-    assert not verdict.actions
+        assert liver.edit.action == "review", liver
+    assert not edits_of(verdict.decisions)

@@ -13,8 +13,8 @@ from raysegclean.evidence.stats import CaseStats
 from raysegclean.methods.base import ArchiveEvidence, Verdict, make_params
 from raysegclean.methods.spatial.bias import BiasReviser, ShellLook
 from raysegclean.methods.spatial.method import SPATIAL, SpatialParams
-from raysegclean.policy.apply import Reason
-from raysegclean.policy.decisions import Action
+from raysegclean.policy.decisions import edits_of
+from raysegclean.policy.edits import CaseEdits, Reason, Shift
 
 
 def score(case: str, offset_vox: float, nats: float = 100.0) -> CaseScore:
@@ -40,6 +40,10 @@ def biased(cases: int = 12, **offsets: float) -> dict[str, float]:
     return {f"c{n:02d}": float(rng.normal(0, 0.05)) for n in range(cases)} | offsets
 
 
+def shifts(edits: CaseEdits) -> dict[int, float]:
+    return {channel: edit.shift_vox for channel, edit in edits.of(Shift).items()}
+
+
 def decided(archive: ArchiveEvidence, **params: Any) -> Verdict:
     verdict = SPATIAL.policy(archive, SpatialParams(**params))
     assert isinstance(verdict, Verdict)
@@ -50,23 +54,23 @@ def decided(archive: ArchiveEvidence, **params: Any) -> Verdict:
 def test_few_trusted_cases_show_what_all_cases_share(known: int) -> None:
     trusted = {f"c{n:02d}": -1.5 + 0.1 * (n % 2) for n in range(known)}
     verdict = decided(evidence(biased(), trusted))
-    assert set(verdict.actions) == set(biased())
-    for one in verdict.actions.values():
-        for shift in one.shift_vox.values():
+    assert set(edits_of(verdict.decisions)) == set(biased())
+    for one in edits_of(verdict.decisions).values():
+        for shift in shifts(one).values():
             assert shift == pytest.approx(0.8 * 1.45, abs=0.3)
 
 
 def test_a_case_that_is_off_in_its_own_way_is_moved_by_its_own_offset() -> None:
     trusted = {"c00": -1.5, "c01": -1.4, "c02": -1.5}
     verdict = decided(evidence(biased(larger=0.8), trusted))
-    assert verdict.actions["larger"].shift_vox[1] == pytest.approx(0.8 * 2.3, abs=0.1)
-    assert verdict.actions["c04"].shift_vox[1] == pytest.approx(0.8 * 1.45, abs=0.1)
+    assert verdict.decisions["larger"].classes[1].shift_vox == pytest.approx(0.8 * 2.3, abs=0.1)
+    assert verdict.decisions["c04"].classes[1].shift_vox == pytest.approx(0.8 * 1.45, abs=0.1)
 
 
 def test_a_case_that_was_right_all_along_is_not_moved_with_the_others() -> None:
     trusted = {"c00": -1.5, "c01": -1.4, "c02": -1.5}
     verdict = decided(evidence(biased(right=-1.5), trusted))
-    assert set(verdict.actions) == set(biased())
+    assert set(edits_of(verdict.decisions)) == set(biased())
 
 
 @pytest.mark.parametrize(
@@ -79,13 +83,13 @@ def test_a_case_that_was_right_all_along_is_not_moved_with_the_others() -> None:
     ],
 )
 def test_where_trusted_cases_show_no_shared_bias_nothing_moves(trusted: dict[str, float]) -> None:
-    assert not decided(evidence(biased(), trusted)).actions
+    assert not edits_of(decided(evidence(biased(), trusted)).decisions)
 
 
 def test_one_noisy_case_among_clean_ones_does_not_move_the_clean_ones() -> None:
     given = biased(noisy=1.6, noisy2=1.7)
     verdict = decided(evidence(given, {"noisy": 0.15}))
-    assert set(verdict.actions) == {"noisy", "noisy2"}
+    assert set(edits_of(verdict.decisions)) == {"noisy", "noisy2"}
 
 
 def test_where_only_half_share_the_bias_of_the_trusted_case_the_other_half_stays() -> None:
@@ -93,8 +97,8 @@ def test_where_only_half_share_the_bias_of_the_trusted_case_the_other_half_stays
     given = {f"wide{n:02d}": float(rng.normal(0.3, 0.12)) for n in range(50)}
     given |= {f"right{n:02d}": float(rng.normal(-0.3, 0.12)) for n in range(50)}
     verdict = decided(evidence(given, {"wide07": given["wide07"] - 0.65}))
-    assert {case[:-2] for case in verdict.actions} == {"wide"}
-    assert len(verdict.actions) >= 35
+    assert {case[:-2] for case in edits_of(verdict.decisions)} == {"wide"}
+    assert len(edits_of(verdict.decisions)) >= 35
 
 
 def test_the_shift_alone_undoes_the_mean_bias_of_the_given_labels_in_all_cases() -> None:
@@ -102,12 +106,12 @@ def test_the_shift_alone_undoes_the_mean_bias_of_the_given_labels_in_all_cases()
     given = biased() | {"c00": 0.0, "c01": 0.0}
     for spacing in (1.0, 0.5):
         verdict = decided(evidence(given, trusted, spacing), rule="shift", gamma=0.9)
-        assert set(verdict.actions) == set(given)
-        for one in verdict.actions.values():
-            assert one.shift_vox == pytest.approx({1: 0.9 * 1.25, 2: 0.9 * 1.25})
-    assert verdict.decisions["c05"].classes[1].action is Action.SHIFT
+        assert set(edits_of(verdict.decisions)) == set(given)
+        for one in edits_of(verdict.decisions).values():
+            assert shifts(one) == pytest.approx({1: 0.9 * 1.25, 2: 0.9 * 1.25})
+    assert verdict.decisions["c05"].classes[1].edit.action == "shift"
     assert "2 trusted cases" in verdict.decisions["c05"].classes[1].why
-    assert not decided(evidence(given, {"c00": -0.5}), rule="shift").actions
+    assert not edits_of(decided(evidence(given, {"c00": -0.5}), rule="shift").decisions)
     assert not SPATIAL.corrects(SpatialParams(rule="shift"))
     assert SPATIAL.voters(SpatialParams(rule="shift")).members == 0, "no network is trained"
 
@@ -116,13 +120,15 @@ def test_each_site_has_a_bias_of_its_own_and_one_without_trusted_cases_has_none(
     given = {f"{site}-{n}": 0.0 for site in "abc" for n in range(4)}
     archive = evidence(given, {"a-0": -1.5, "a-1": -1.5, "b-0": 1.0, "b-2": 1.0})
     verdict = decided(archive, rule="shift", gamma=1.0, site="^(.)-")
-    moved = {case: dict(one.shift_vox) for case, one in verdict.actions.items()}
+    moved = {case: shifts(one) for case, one in edits_of(verdict.decisions).items()}
     assert moved == {
         f"{site}-{n}": {1: bias, 2: bias}
         for site, bias in (("a", 1.5), ("b", -1.0))
         for n in range(4)
     }
-    assert not decided(archive, rule="shift", gamma=1.0).actions, "together they do not agree"
+    assert not edits_of(decided(archive, rule="shift", gamma=1.0).decisions), (
+        "together they do not agree"
+    )
     for site, told in (("(", "no regular expression"), ("^a", "one group"), ("(a)(b)", "with 2")):
         with pytest.raises(ConfigError, match=f"params.site.*{told}"):
             make_params(SPATIAL, {"site": site})
@@ -163,14 +169,14 @@ def test_what_trusted_cases_share_does_not_move_what_networks_have_not_learnt() 
         scores=[unlearnt(one) for one in archive.scores],
         trusted=[unlearnt(one) for one in archive.trusted],
     )
-    for one in decided(archive).actions.values():
-        assert set(one.shift_vox) == {1}
+    for one in edits_of(decided(archive).decisions).values():
+        assert set(shifts(one)) == {1}
 
 
 def test_a_trusted_outline_that_lies_elsewhere_measures_no_bias() -> None:
     archive = evidence(biased(), {"c00": -1.5, "c01": -1.5, "c02": float("nan")})
-    for one in decided(archive, rule="shift", gamma=1.0).actions.values():
-        assert one.shift_vox[1] == pytest.approx(1.5, abs=0.2)
+    for one in edits_of(decided(archive, rule="shift", gamma=1.0).decisions).values():
+        assert shifts(one)[1] == pytest.approx(1.5, abs=0.2)
 
 
 def published(
@@ -201,17 +207,17 @@ def test_the_published_rule_asks_for_the_shells_and_then_replaces_by_the_correct
     assert verdict.revision is not None
     assert verdict.revision.reviser == BiasReviser((0.0, -1.6, -1.6))
     assert verdict.revision.cases["a"]["height"] == pytest.approx([0.0, 3.0, 4.0], abs=1 / 16)
-    assert verdict.actions["a"].correct == {1, 2}
-    assert verdict.actions["a"].correct_reason is Reason.BIAS
-    assert verdict.actions["b"].correct == {2}, "class 1 has no shell here and keeps its label"
-    assert verdict.decisions["b"].classes[1].action is Action.KEEP
+    edits = edits_of(verdict.decisions)
+    assert edits["a"].revisions == {1: Reason.BIAS, 2: Reason.BIAS}
+    assert set(edits["b"].revisions) == {2}, "class 1 has no shell here and keeps its label"
+    assert verdict.decisions["b"].classes[1].edit.action == "keep"
     assert verdict.chosen == {"delta_mm[1]": -1.6, "delta_mm[2]": -1.6}
 
 
 def test_the_published_rule_without_a_bias_keeps_the_given_labels() -> None:
     ask, verdict = published(evidence({"a": 0.0, "b": 0.1}, {"a": 0.3}), {})
     assert not ask.cases
-    assert not verdict.actions
+    assert not edits_of(verdict.decisions)
     fine = evidence({"a": 0.0, "b": 0.1}, {"a": 0.9}, spacing=0.5)
     assert set(published(fine, {})[0].cases) == {"a", "b"}, "half a voxel of .5 mm is little"
 

@@ -1,6 +1,5 @@
 """Transition matrices as a policy, and as a correction of the loss."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from raysegclean.methods.transition.method import (
     _relabelled,
 )
 from raysegclean.methods.transition.reservoir import FeatureLook
-from raysegclean.policy.apply import Actions, Reason
-from raysegclean.policy.decisions import Action, ClassDecision
+from raysegclean.policy.decisions import Decision, edits_of
 from raysegclean.policy.default import PolicyParams, decide
+from raysegclean.policy.edits import Fill, Reason, Replace, Revise, Shift
 
 T = np.array([[0.9, 0.1], [0.3, 0.7]])
 
@@ -95,9 +94,8 @@ def test_the_published_rule_looks_at_some_cases_and_relabels_all() -> None:
     assert len(ask.cases) == 20
     assert verdict.revision is not None
     assert set(verdict.revision.cases) == {one.case for one in cases}
-    for one in verdict.actions.values():
-        assert one.correct == {1}
-        assert one.correct_reason is Reason.POSTERIOR
+    for one in verdict.decisions.values():
+        assert one.edits.revisions == {1: Reason.POSTERIOR}
     found = np.array([[verdict.chosen[f"T[0][{i},{j}]"] for j in range(2)] for i in range(2)])
     assert np.abs(found - T).max() < 0.06
     assert not [name for name in verdict.chosen if not name.startswith("T[0]")]
@@ -113,37 +111,27 @@ def test_by_default_the_posterior_decides_in_the_noisy_cases_alone() -> None:
     noisy = {one.case for one in archive.scores if one.case.startswith("n")}
     assert set(ask.cases) == noisy
     assert verdict.revision is not None
-    assert set(verdict.revision.cases) == set(verdict.actions) == noisy
+    assert set(verdict.revision.cases) == set(edits_of(verdict.decisions)) == noisy
     for case, decision in verdict.decisions.items():
-        assert decision.classes[1].action is (Action.CORRECT if case in noisy else Action.KEEP)
-        assert not decision.classes[1].above
+        assert decision.classes[1].edit.action == ("correct" if case in noisy else "keep")
 
 
 def test_what_the_policy_decided_beside_the_posterior_stays() -> None:
     archive = cut_off()
     decided = decide(archive.scores, PolicyParams())
-    shift = ClassDecision(Action.SHIFT, "off", 1.2, min_fit=0.7, fit_gain=-0.02)
-    fill = ClassDecision(Action.FILL, "lacks it", above={Kind.ADDED: 0.5})
+    shift, fill = Shift(1.2, min_fit=0.7, fit_gain=-0.02), Fill({Kind.ADDED: 0.5})
     base = {
-        case: replace(one, classes={**one.classes, 2: shift, 3: fill})
+        case: one.but({2: Decision(shift, "off"), 3: Decision(fill, "lacks it")})
         for case, one in decided.items()
         if case.startswith("n")
     }
     due = {case: frozenset({1}) for case in base}
-    policy = _relabelled(archive, TransitionParams(), Verdict.of(base), due)
+    policy = _relabelled(archive, TransitionParams(), Verdict(base), due)
     ask = next(policy)
     with pytest.raises(StopIteration) as end:
         policy.send({case: answer(seed) for seed, case in enumerate(sorted(ask.cases))})
-    for case, found in end.value.value.actions.items():
-        assert found == Actions(
-            shift_vox={2: 1.2},
-            min_fit={2: 0.7},
-            fit_gain={2: -0.02},
-            replace_above={3: {Kind.ADDED: 0.5}},
-            fills=frozenset({3}),
-            correct=frozenset({1}),
-            correct_reason=Reason.POSTERIOR,
-        ), case
+    for case, found in end.value.value.decisions.items():
+        assert found.edits.classes == {1: Revise(Reason.POSTERIOR), 2: shift, 3: fill}, case
 
 
 @pytest.mark.parametrize("rows", [40, 400])
@@ -159,8 +147,9 @@ def test_where_the_matrix_cannot_be_estimated_candidates_stay(rows: int) -> None
         policy.send(answers)
     verdict = end.value.value
     assert verdict.revision is None
-    assert set(verdict.actions) == set(ask.cases)
-    assert all(one.replace_above and not one.correct for one in verdict.actions.values())
+    assert set(edits_of(verdict.decisions)) == set(ask.cases)
+    for one in edits_of(verdict.decisions).values():
+        assert one.of(Replace) and not one.revisions
 
 
 def test_the_published_rule_says_where_it_could_not_estimate() -> None:
@@ -171,14 +160,14 @@ def test_the_published_rule_says_where_it_could_not_estimate() -> None:
     with pytest.raises(StopIteration) as end:
         policy.send({case: answer(seed) for seed, case in enumerate(sorted(ask.cases))})
     for one in end.value.value.decisions.values():
-        assert one.classes[1].action is Action.KEEP
+        assert one.classes[1].edit.action == "not judged"
         assert "too few voxels" in one.classes[1].why
 
 
 def test_without_noisy_cases_nobody_looks() -> None:
     verdict = TRANSITION.policy(cut_off(noisy=0), TransitionParams())
     assert isinstance(verdict, Verdict)
-    assert not verdict.actions
+    assert not edits_of(verdict.decisions)
 
 
 def test_a_look_that_failed_everywhere_leaves_the_policys_own_decision() -> None:
@@ -188,7 +177,7 @@ def test_a_look_that_failed_everywhere_leaves_the_policys_own_decision() -> None
     with pytest.raises(StopIteration) as end:
         policy.send({})
     assert end.value.value.revision is None
-    assert all(one.replace_above for one in end.value.value.actions.values())
+    assert all(one.of(Replace) for one in edits_of(end.value.value.decisions).values())
 
 
 def test_only_a_corrected_loss_trains_with_the_hook() -> None:

@@ -7,15 +7,23 @@ from hypothesis import strategies as st
 
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.proposals import Proposal
-from raysegclean.policy.apply import (
-    NO_ACTIONS,
-    Actions,
-    Applied,
+from raysegclean.policy.apply import Applied, TakenBack, apply_edits, take_back
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import (
+    NO_EDITS,
+    Blend,
+    CaseEdits,
+    Fill,
+    FlipAbove,
+    Keep,
     Reason,
-    TakenBack,
-    apply_edits,
+    Replace,
+    ReplaceBelow,
+    Review,
+    Revise,
+    Shift,
+    Votes,
     reason_code,
-    take_back,
 )
 from raysegclean.voxels.geometry import Box, Index3
 
@@ -44,47 +52,50 @@ def _random_proposal(seed: int, label: np.ndarray) -> Proposal:
 
 
 def _settle(
-    label: np.ndarray, proposal: Proposal | None, actions: Actions, classes: int = 3
+    label: np.ndarray, proposal: Proposal | None, edits: CaseEdits, classes: int = 3
 ) -> Applied:
-    return apply_edits(label, WHOLE, proposal, actions, classes=classes, spacing_mm=ISOTROPIC)
+    return apply_edits(label, WHOLE, proposal, edits, classes=classes, spacing_mm=ISOTROPIC)
 
 
-actions_strategy = st.builds(
-    Actions,
-    shift_vox=st.dictionaries(st.integers(1, 2), st.floats(-2, 2).filter(bool), max_size=2),
-    replace_above=st.dictionaries(
+above = st.dictionaries(st.sampled_from(list(Kind)), st.floats(0.1, 0.99))
+case_edits = st.builds(
+    CaseEdits,
+    st.dictionaries(
         st.integers(1, 2),
-        st.dictionaries(st.sampled_from(list(Kind)), st.floats(0.1, 0.99)),
-        max_size=2,
+        st.one_of(
+            st.builds(Shift, st.floats(-2, 2).filter(bool)),
+            *(st.builds(kind, above) for kind in (Replace, Fill, Blend)),
+            st.sampled_from([Keep(), Review(), Revise()]),
+        ),
     ),
-    replace_below=st.dictionaries(st.integers(0, 2), st.floats(0.01, 0.8), max_size=3),
+    st.one_of(st.none(), st.just(Votes()), st.builds(ReplaceBelow, st.floats(0.01, 0.8))),
 )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 99), actions_strategy)
-def test_a_voxel_has_a_reason_exactly_when_it_changed(seed: int, actions: Actions) -> None:
+@given(st.integers(0, 99), case_edits)
+def test_a_voxel_has_a_reason_exactly_when_it_changed(seed: int, edits: CaseEdits) -> None:
     label = _two_touching_cubes()
-    applied = _settle(label, _random_proposal(seed, label), actions)
+    applied = _settle(label, _random_proposal(seed, label), edits)
     assert np.array_equal(applied.reason_zyx > 0, applied.label_zyx != label)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 99), actions_strategy, st.integers(1, 7))
-def test_blocks_with_the_halo_of_their_actions_settle_like_the_whole(
-    seed: int, actions: Actions, cut: int
+@given(st.integers(0, 99), case_edits, st.integers(1, 7))
+def test_blocks_with_the_halo_of_their_edits_settle_like_the_whole(
+    seed: int, edits: CaseEdits, cut: int
 ) -> None:
     label = _two_touching_cubes()
     proposal = _random_proposal(seed, label)
-    whole = _settle(label, proposal, actions)
+    whole = _settle(label, proposal, edits)
     for core in (Box((0, 0, 0), (cut, 12, 12)), Box((cut, 0, 0), SHAPE)):
-        window = core.grown(actions.halo_vox(ISOTROPIC)).clipped(WHOLE)
+        window = core.grown(edits.halo_vox(ISOTROPIC)).clipped(WHOLE)
         parts = (proposal.candidate_zyx, proposal.confidence_zyx, proposal.score_zyx)
         block = apply_edits(
             label[window.slices],
             core.relative_to(window),
             Proposal(*(part[core.slices] for part in parts)),
-            actions,
+            edits,
             classes=3,
             spacing_mm=ISOTROPIC,
         )
@@ -92,10 +103,10 @@ def test_blocks_with_the_halo_of_their_actions_settle_like_the_whole(
         assert np.array_equal(block.reason_zyx, whole.reason_zyx[core.slices])
 
 
-def test_without_actions_nothing_changes_and_no_proposal_is_needed() -> None:
+def test_without_edits_nothing_changes_and_no_proposal_is_needed() -> None:
     label = _two_touching_cubes()
-    applied = _settle(label, None, NO_ACTIONS)
-    assert NO_ACTIONS.quiet
+    applied = _settle(label, None, NO_EDITS)
+    assert NO_EDITS.quiet
     assert np.array_equal(applied.label_zyx, label)
     assert not applied.reason_zyx.any()
 
@@ -116,9 +127,9 @@ def test_a_candidate_is_taken_only_where_its_kind_of_change_is_open(
     proposed[where] = candidate + 1
     proposal = Proposal(proposed, np.where(proposed, 200, 0).astype(np.uint8), None)
     for open_kind in Kind:
-        applied = _settle(label, proposal, Actions(replace_above={channel: {open_kind: 0.5}}))
+        applied = _settle(label, proposal, CaseEdits({channel: Replace({open_kind: 0.5})}))
         assert (applied.label_zyx[where] == candidate) == (open_kind is kind)
-    shut = _settle(label, proposal, Actions(replace_above={channel: {kind: 0.9}}))
+    shut = _settle(label, proposal, CaseEdits({channel: Replace({kind: 0.9})}))
     assert np.array_equal(shut.label_zyx, label)
 
 
@@ -127,8 +138,8 @@ def test_a_confidence_of_zero_is_never_accepted() -> None:
     proposal = Proposal(
         np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
     )
-    actions = Actions(replace_above={1: OPEN, 2: OPEN}, replace_below={0: 0.8, 1: 0.8, 2: 0.8})
-    assert np.array_equal(_settle(label, proposal, actions).label_zyx, label)
+    edits = CaseEdits(dict.fromkeys((1, 2), Replace(OPEN)), ReplaceBelow(0.8))
+    assert np.array_equal(_settle(label, proposal, edits).label_zyx, label)
 
 
 def test_the_published_rule_flips_uncertain_voxels_even_where_the_network_agrees() -> None:
@@ -136,7 +147,7 @@ def test_the_published_rule_flips_uncertain_voxels_even_where_the_network_agrees
     uncertainty = np.zeros(SHAPE, np.uint8)
     uncertainty[3] = 120
     proposal = Proposal(np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), uncertainty)
-    applied = _settle(label, proposal, Actions(flip_above=0.4), classes=2)
+    applied = _settle(label, proposal, CaseEdits(rule=FlipAbove(0.4)), classes=2)
     assert np.array_equal(applied.label_zyx[3], 1 - label[3])
     assert (applied.reason_zyx[3] == Reason.FLIP).all()
     assert np.array_equal(np.delete(applied.label_zyx, 3, 0), np.delete(label, 3, 0))
@@ -150,7 +161,7 @@ def test_a_ball_that_shrinks_by_two_has_two_voxels_less_radius() -> None:
         ball,
         Box.whole(ball.shape),
         None,
-        Actions(shift_vox={1: 2.0}),
+        CaseEdits({1: Shift(2.0)}),
         classes=2,
         spacing_mm=ISOTROPIC,
     )
@@ -164,8 +175,8 @@ def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
     seed: int, channel: int | None, reason: int | None
 ) -> None:
     label = _two_touching_cubes()
-    actions = Actions(shift_vox={1: 1.0}, replace_above={1: OPEN, 2: OPEN})
-    applied = _settle(label, _random_proposal(seed, label), actions)
+    edits = CaseEdits({1: Shift(1.0), 2: Replace(OPEN)})
+    applied = _settle(label, _random_proposal(seed, label), edits)
     back = take_back(applied, label, [TakenBack("a", channel, reason)], "a")
     mine = applied.reason_zyx > 0
     if reason is not None:
@@ -178,20 +189,14 @@ def test_what_is_taken_back_is_as_given_and_nothing_else_moves(
     assert np.array_equal(other.label_zyx, applied.label_zyx)
 
 
-def test_actions_without_a_class_leave_it_alone() -> None:
-    actions = Actions(shift_vox={1: 1.0, 2: -1.0}, replace_above={1: OPEN}, replace_below={0: 0.2})
-    held = actions.without(frozenset({1}))
-    assert held == Actions(shift_vox={2: -1.0}, replace_below={0: 0.2}, closed=frozenset({1}))
-    assert actions.without(frozenset()) == actions
-
-
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 99), actions_strategy, st.sampled_from([1, 2]))
+@given(st.integers(0, 99), case_edits, st.sampled_from([1, 2]))
 def test_no_voxel_of_a_held_class_is_taken_and_none_is_given_to_it(
-    seed: int, actions: Actions, held: int
+    seed: int, edits: CaseEdits, held: int
 ) -> None:
     label = _two_touching_cubes()
-    left = actions.without(frozenset({held}))
+    classes = {channel: Decision(edit, "") for channel, edit in edits.classes.items()}
+    left = CaseDecision(classes, edits.rule).held({held: "harm"}).edits
     applied = _settle(label, _random_proposal(seed, label), left)
     assert np.array_equal(applied.label_zyx == held, label == held)
 
@@ -201,9 +206,9 @@ def test_a_class_that_is_held_is_not_swapped_into_its_neighbour() -> None:
     label = _two_touching_cubes()
     proposed = np.where(label == 1, 3, 0).astype(np.uint8)
     proposal = Proposal(proposed, np.where(proposed, 255, 0).astype(np.uint8), None)
-    open_to_all = Actions(replace_above={1: OPEN, 2: OPEN})
-    assert not (_settle(label, proposal, open_to_all).label_zyx == 1).any()
-    held = open_to_all.without(frozenset({1}))
+    open_to_all = CaseDecision(dict.fromkeys((1, 2), Decision(Replace(OPEN), "noisy")))
+    assert not (_settle(label, proposal, open_to_all.edits).label_zyx == 1).any()
+    held = open_to_all.held({1: "harm"}).edits
     assert np.array_equal(_settle(label, proposal, held).label_zyx, label)
 
 
@@ -217,8 +222,7 @@ def test_a_structure_that_is_filled_in_has_a_reason_of_its_own_and_alone_is_take
         np.where(whole != label, 200, 0).astype(np.uint8),
         None,
     )
-    open_to = {1: OPEN, 2: OPEN}
-    applied = _settle(label, seen, Actions(replace_above=open_to, fills=frozenset({2})))
+    applied = _settle(label, seen, CaseEdits({1: Replace(OPEN), 2: Fill(OPEN)}))
     assert np.array_equal(applied.label_zyx, whole)
     assert set(applied.reason_zyx[whole == 2]) == {Reason.FILL}
     assert set(applied.reason_zyx[(whole == 1) & (label == 0)]) == {Reason.REPLACE}
@@ -228,3 +232,48 @@ def test_a_structure_that_is_filled_in_has_a_reason_of_its_own_and_alone_is_take
     without_replace = take_back(applied, label, [TakenBack(reason=reason_code("replace"))], "a")
     assert np.array_equal(without_replace.label_zyx == 2, whole == 2)
     assert np.array_equal(without_replace.label_zyx == 1, label == 1)
+
+
+EVERY_REASON = {
+    Reason.SHIFT: CaseEdits({1: Shift(1.0)}),
+    Reason.REPLACE: CaseEdits({1: Replace(OPEN)}),
+    Reason.FILL: CaseEdits({1: Fill(OPEN)}),
+    Reason.CORRECT: CaseEdits({1: Revise(Reason.CORRECT)}),
+    Reason.BIAS: CaseEdits({1: Revise(Reason.BIAS)}),
+    Reason.POSTERIOR: CaseEdits({1: Revise(Reason.POSTERIOR)}),
+    Reason.BLEND: CaseEdits({1: Blend()}),
+    Reason.FLIP: CaseEdits({1: Replace()}, FlipAbove(0.5)),
+    Reason.VOTE: CaseEdits({1: Replace(OPEN)}, Votes()),
+}
+
+
+@pytest.mark.parametrize("reason", [one for one in Reason if one])
+def test_every_reason_comes_of_an_edit_and_is_taken_back_alone(reason: Reason) -> None:
+    label = (_two_touching_cubes() == 1).astype(np.uint8)
+    whole = (_two_touching_cubes() > 0).astype(np.uint8)
+    differs = whole != label
+    seen = Proposal(
+        np.where(differs, whole + 1, 0).astype(np.uint8),
+        np.where(differs, 200, 0).astype(np.uint8),
+        np.where(differs, 129, 0).astype(np.uint8),
+        np.where(differs, whole + 1, 0).astype(np.uint8),
+    )
+    applied = _settle(label, seen, EVERY_REASON[reason], classes=2)
+    found = set(np.unique(applied.reason_zyx)) - {0}
+    assert found == {129 if reason is Reason.VOTE else reason}
+    for other in Reason:
+        back = take_back(applied, label, [TakenBack(reason=int(other))], "a")
+        expected = label if other is reason else applied.label_zyx
+        assert np.array_equal(back.label_zyx, expected), other.name
+
+
+def test_where_a_case_has_both_what_a_second_pass_writes_goes_by_the_given_class() -> None:
+    label = _two_touching_cubes()
+    revised = np.where(label == 1, 3, np.where(label == 2, 1, 0)).astype(np.uint8)
+    nothing = np.zeros(SHAPE, np.uint8)
+    edits = CaseEdits({1: Blend(), 2: Revise(Reason.POSTERIOR)})
+    applied = _settle(label, Proposal(nothing, nothing, None, revised), edits)
+    assert set(applied.reason_zyx[label == 1]) == {Reason.BLEND}
+    assert set(applied.reason_zyx[label == 2]) == {Reason.POSTERIOR}
+    closed = _settle(label, Proposal(nothing, nothing, None, revised), CaseEdits({1: Blend()}))
+    assert set(np.unique(closed.reason_zyx)) == {0}, "class 2 is not open to it"

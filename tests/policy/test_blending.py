@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.policy.blending import Blend, blend_halo_vox, blend_label, solve_blends
+from raysegclean.policy.blending import Shrinkage, blend_halo_vox, blend_label, solve_blends
 from raysegclean.policy.params import PolicyParams
 from raysegclean.voxels.geometry import Box, Grid
 
 SHAPE = (28, 28, 28)
 WHOLE = Box.whole(SHAPE)
-KEEPS_ALL = Blend(shift_vox=0.0, coarse=1.0, fine=1.0)
+KEEPS_ALL = Shrinkage(shift_vox=0.0, coarse=1.0, fine=1.0)
 
 
 def ball_depth(radius, shape=SHAPE):
@@ -48,7 +48,7 @@ def test_a_rough_outline_is_smoothed_by_networks_that_err_otherwise():
     truth = (ball_depth(9) > 0).astype(np.uint8)
     label = rough_ball(9, seed=1, vox=0.7)
     prob = networks(np.roll(ball_depth(9), 1, axis=0))  # off by a voxel along z
-    some = Blend(shift_vox=0.0, coarse=0.8, fine=0.3)
+    some = Shrinkage(shift_vox=0.0, coarse=0.8, fine=0.3)
     blended = blend_label(label, prob, {1: some}, core=WHOLE)
     predicted = (prob[1] > 0.5).astype(np.uint8)
     assert dice(blended, truth) > max(dice(label, truth), dice(predicted, truth)) + 0.01
@@ -61,7 +61,7 @@ def test_what_is_believed_whole_stays_as_it_is():
 
 
 def test_nothing_believed_is_the_prediction():
-    nothing = Blend(shift_vox=0.0, coarse=0.0, fine=0.0)
+    nothing = Shrinkage(shift_vox=0.0, coarse=0.0, fine=0.0)
     prob = networks(ball_depth(7))
     blended = blend_label(rough_ball(9, seed=3), prob, {1: nothing}, core=WHOLE)
     np.testing.assert_array_equal(blended, prob[1] > 0.5)
@@ -75,7 +75,7 @@ def test_a_class_without_a_blend_neither_loses_nor_takes_a_voxel():
     right = networks(np.where(np.arange(28) < 14, -4.0, depth))
     foreground = np.stack([left[1], right[1]])
     prob = np.concatenate([1 - foreground.sum(axis=0, keepdims=True), foreground])
-    nothing = Blend(shift_vox=0.0, coarse=0.0, fine=0.0)
+    nothing = Shrinkage(shift_vox=0.0, coarse=0.0, fine=0.0)
     blended = blend_label(label, prob.astype(np.float32), {1: nothing}, core=WHOLE)
     np.testing.assert_array_equal(blended == 2, label == 2)
     assert (blended == 1).sum() < 0.6 * (label == 1).sum()
@@ -93,7 +93,7 @@ def test_blocks_are_blended_like_the_case(seed, shape, shard, spacing_mm):
     label = (ndimage.gaussian_filter(rng.random(shape), 1.0) * 40).astype(np.uint8) % 3
     prob = rng.dirichlet((1, 1, 1), size=shape).astype(np.float32)
     prob = np.ascontiguousarray(np.moveaxis(prob, -1, 0))
-    blends = {1: Blend(0.3, 0.6, 0.4), 2: Blend(-0.2, 0.9, 0.1)}
+    blends = {1: Shrinkage(0.3, 0.6, 0.4), 2: Shrinkage(-0.2, 0.9, 0.1)}
     whole = blend_label(label, prob, blends, core=Box.whole(shape), spacing_mm=spacing_mm)
     out = np.full_like(label, 255)
     grid = Grid(shape, shard)

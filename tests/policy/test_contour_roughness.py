@@ -7,7 +7,6 @@ import pytest
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.policy.contour_roughness import rough_groups
-from raysegclean.policy.decisions import Action
 from raysegclean.policy.default import PolicyParams, decide, two_ways
 from raysegclean.simulate.noise import corrupt
 from raysegclean.voxels.contour_offset import boundary_sums
@@ -65,9 +64,9 @@ def test_rough_cases_that_are_wider_too_are_no_second_way_of_drawing():
     scores = archive(30, 20, offset=0.9)
     assert not two_ways(scores, PolicyParams())
     decisions = decide(scores)
-    acts = {name: one.classes[1].action for name, one in decisions.items()}
-    assert {acts[name] for name in acts if name.startswith("noisy")} == {Action.REPLACE}
-    assert {acts[name] for name in acts if name.startswith("clean")} == {Action.KEEP}
+    acts = {name: one.classes[1].edit.action for name, one in decisions.items()}
+    assert {acts[name] for name in acts if name.startswith("noisy")} == {"replace"}
+    assert {acts[name] for name in acts if name.startswith("clean")} == {"keep"}
     assert "roughness" in decisions["noisy000"].classes[1].why
 
 

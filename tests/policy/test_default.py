@@ -9,19 +9,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from raysegclean.errors import ConfigError
-from raysegclean.policy.decisions import case_actions
 from raysegclean.policy.default import (
     NEVER,
-    Action,
-    CaseDecision,
     CaseScore,
-    ClassDecision,
     ClassScore,
     Kind,
     PolicyParams,
     decide,
     decide_worst,
 )
+from raysegclean.policy.edits import Replace
 from raysegclean.policy.outlier_cases import excess_threshold, is_learnt
 
 LEVELS = 16
@@ -86,7 +83,7 @@ def cut_off_cases(n, seed=1, boundary_added=600):
 
 def actions(decisions, prefix, classes=(1, 2)):
     return [
-        d.action
+        d.edit.action
         for name, decision in sorted(decisions.items())
         if name.startswith(prefix)
         for c, d in decision.classes.items()
@@ -97,7 +94,7 @@ def actions(decisions, prefix, classes=(1, 2)):
 def test_a_clean_archive_is_left_alone():
     for seed in range(8):
         decisions = decide(clean_archive(60, seed))
-        assert set(actions(decisions, "clean")) == {Action.KEEP}
+        assert set(actions(decisions, "clean")) == {"keep"}
         assert not any(d.flagged for d in decisions.values())
 
 
@@ -108,8 +105,8 @@ def test_cases_whose_boundary_is_off_are_shifted_back_from_the_mode(offset):
         for i in range(10)
     ]
     decisions = decide(clean_archive(30) + bad)
-    assert set(actions(decisions, "bad")) == {Action.SHIFT}
-    assert set(actions(decisions, "clean")) == {Action.KEEP}
+    assert set(actions(decisions, "bad")) == {"shift"}
+    assert set(actions(decisions, "clean")) == {"keep"}
     found = decisions["bad3"].classes[2]
     assert found.shift_vox == pytest.approx(0.8 * offset, abs=0.15)
     assert "off by" in found.why and found.offset_vox == pytest.approx(offset, abs=0.15)
@@ -132,8 +129,8 @@ def test_networks_of_one_fold_that_draw_wider_do_not_flag_its_cases():
             )
             scores.append(CaseScore(f"{'bad' if i < 6 else 'good'}{fold}{i}", one, {1: one}, fold))
     decisions = decide(scores)
-    assert set(actions(decisions, "bad")) == {Action.SHIFT}
-    assert set(actions(decisions, "good")) == {Action.KEEP}
+    assert set(actions(decisions, "bad")) == {"shift"}
+    assert set(actions(decisions, "good")) == {"keep"}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -146,30 +143,30 @@ def test_half_of_forty_cases_are_off_in_folds_that_draw_differently_and_are_told
             name = f"{'bad' if off else 'good'}{fold}{i}"
             scores.append(CaseScore(name, one, {1: one, 2: one}, fold))
     decisions = decide(scores)
-    assert set(actions(decisions, "bad")) == {Action.SHIFT}
-    assert set(actions(decisions, "good")) == {Action.KEEP}
+    assert set(actions(decisions, "bad")) == {"shift"}
+    assert set(actions(decisions, "good")) == {"keep"}
 
 
 def test_in_a_small_archive_one_class_that_is_off_alone_goes_to_a_person():
     good, bad = class_score(0.1), class_score(1.6, corruption=0.9)
     decisions = decide([*clean_archive(20), case("bad", class_score(0.35), good, bad)])
-    assert decisions["bad"].classes[1].action is Action.KEEP
-    assert decisions["bad"].classes[2].action is Action.REVIEW
+    assert decisions["bad"].classes[1].edit.action == "keep"
+    assert decisions["bad"].classes[2].edit.action == "review"
 
 
 def test_one_class_that_is_off_is_shifted_alone():
     good, bad = class_score(0.1), class_score(1.6, corruption=0.9)
     off = [case(f"bad{i}", class_score(0.35), good, bad) for i in range(3)]
     decisions = decide([*clean_archive(45), *off])
-    assert decisions["bad0"].classes[1].action is Action.KEEP
-    assert decisions["bad0"].classes[2].action is Action.SHIFT
+    assert decisions["bad0"].classes[1].edit.action == "keep"
+    assert decisions["bad0"].classes[2].edit.action == "shift"
     assert decisions["bad0"].classes[2].shift_vox == pytest.approx(1.2, abs=0.15)
 
 
 def test_one_case_in_fifty_that_is_off_is_odd_and_goes_to_a_person():
     bad = class_score(1.6, corruption=0.9)
     decisions = decide([*clean_archive(49), case("bad", bad, bad, bad)])
-    assert decisions["bad"].classes[1].action is Action.REVIEW
+    assert decisions["bad"].classes[1].edit.action == "review"
     assert "as in few other cases" in decisions["bad"].classes[1].why
 
 
@@ -177,14 +174,14 @@ def test_a_large_organ_that_is_off_does_not_move_a_small_one_that_is_not():
     wide = class_score(1.4, corruption=0.9)
     small = class_score(0.1, corruption=0.9)
     decisions = decide([*clean_archive(30), *(case(f"bad{i}", wide, wide, small) for i in (1, 2))])
-    assert decisions["bad1"].classes[1].action is Action.SHIFT
-    assert decisions["bad1"].classes[2].action is Action.KEEP
+    assert decisions["bad1"].classes[1].edit.action == "shift"
+    assert decisions["bad1"].classes[2].edit.action == "keep"
 
 
 def test_a_missing_structure_is_no_shifted_outline_and_goes_to_a_person():
     gone = class_score(-4.9, corruption=3.0)
     decisions = decide([*clean_archive(30), case("bad", class_score(-0.2), class_score(0.1), gone)])
-    assert decisions["bad"].classes[2].action is Action.REVIEW
+    assert decisions["bad"].classes[2].edit.action == "review"
     assert decisions["bad"].flagged
 
 
@@ -209,11 +206,11 @@ def test_of_two_ways_of_drawing_the_one_that_fits_worse_is_moved_onto_the_other(
     wide, narrow = drawn(45, "wide", 0.3, fits[0]), drawn(50, "narrow", -0.45, fits[1], seed=1)
     decisions = decide([*wide, *narrow])
     wrong, right = ("wide", "narrow") if wide_is_wrong else ("narrow", "wide")
-    assert actions(decisions, wrong).count(Action.SHIFT) >= 0.9 * 90
-    assert set(actions(decisions, right)) == {Action.KEEP}
+    assert actions(decisions, wrong).count("shift") >= 0.9 * 90
+    assert set(actions(decisions, right)) == {"keep"}
     moved = decisions[f"{wrong}03"].classes[1]
     assert moved.shift_vox == pytest.approx(0.75 if wide_is_wrong else -0.75, abs=0.1)
-    assert "as a group apart" in moved.why and moved.fit_gain < 0
+    assert "as a group apart" in moved.why and moved.edit.fit_gain < 0
 
 
 def test_an_outline_that_is_moved_onto_another_way_must_fit_as_those_drawn_that_way_do():
@@ -228,10 +225,10 @@ def test_an_outline_that_is_moved_onto_another_way_must_fit_as_those_drawn_that_
         for s, fit in zip(narrow, fits, strict=True)
     ]
     moved = decide([*wide, *narrow])["wide03"].classes[1]
-    assert moved.action is Action.SHIFT
+    assert moved.edit.action == "shift"
     # Nineteen of twenty right labels fit at least so well, wherever the networks lie.
-    assert moved.min_fit == pytest.approx(0.71, abs=0.001)
-    assert moved.fit_gain == -1.0
+    assert moved.edit.min_fit == pytest.approx(0.71, abs=0.001)
+    assert moved.edit.fit_gain == -1.0
 
 
 def test_of_two_ways_that_fit_alike_none_is_touched():
@@ -245,7 +242,7 @@ def test_of_two_ways_that_fit_alike_none_is_touched():
     ]
     decisions = decide([*wide, *narrow])
     found = [d for one in decisions.values() for d in one.classes.values()]
-    assert {d.action for d in found} == {Action.KEEP}
+    assert {d.edit.action for d in found} == {"keep"}
     assert all("in two ways and nothing tells" in d.why for d in found)
 
 
@@ -270,7 +267,7 @@ def test_of_two_ways_none_is_touched_where_fits_differ_little_or_in_one_class_al
     wide = of_three_classes(drawn(45, "wide", 0.3, 0.6), worse)
     narrow = of_three_classes(drawn(50, "narrow", -0.45, 0.6, seed=1), (1, 1, 1))
     found = [d for one in decide([*wide, *narrow]).values() for d in one.classes.values()]
-    assert {d.action for d in found} == {Action.KEEP}
+    assert {d.edit.action for d in found} == {"keep"}
     assert all("in two ways and nothing tells" in d.why for d in found)
 
 
@@ -280,8 +277,8 @@ def test_one_trusted_case_tells_which_of_two_ways_is_right(trusted_offset, wrong
     expert = class_score(trusted_offset)
     decisions = decide(both, trusted=[case("wide07", expert, expert, expert)])
     right = {"wide": "narrow", "narrow": "wide"}[wrong]
-    assert actions(decisions, wrong).count(Action.SHIFT) >= 0.9 * 2 * 45
-    assert set(actions(decisions, right)) == {Action.KEEP}
+    assert actions(decisions, wrong).count("shift") >= 0.9 * 2 * 45
+    assert set(actions(decisions, right)) == {"keep"}
 
 
 def test_a_class_that_does_not_lie_off_stays_when_the_foreground_has_two_ways():
@@ -290,8 +287,8 @@ def test_a_class_that_does_not_lie_off_stays_when_the_foreground_has_two_ways():
         for s in drawn(45, "wide", 0.3, 0.7)
     ]
     decisions = decide([*wide, *drawn(50, "narrow", -0.45, 0.55, seed=1)])
-    assert actions(decisions, "wide", classes=[1]).count(Action.SHIFT) >= 40
-    assert Action.SHIFT not in actions(decisions, "wide", classes=[2])
+    assert actions(decisions, "wide", classes=[1]).count("shift") >= 40
+    assert "shift" not in actions(decisions, "wide", classes=[2])
 
 
 def lacking(score, predicted_vox):
@@ -302,7 +299,7 @@ def lacking(score, predicted_vox):
 
 @pytest.mark.parametrize(
     ("predicted_vox", "action"),
-    [(1900, Action.FILL), (1200, Action.FILL), (300, Action.KEEP), (9000, Action.KEEP)],
+    [(1900, "fill"), (1200, "fill"), (300, "keep"), (9000, "keep")],
 )
 def test_a_forgotten_structure_is_filled_where_the_networks_see_it_at_its_usual_size(
     predicted_vox, action
@@ -310,32 +307,23 @@ def test_a_forgotten_structure_is_filled_where_the_networks_see_it_at_its_usual_
     bad = [lacking(s, predicted_vox) for s in clean_archive(20)]
     decisions = decide([*clean_archive(30), *bad])
     assert set(actions(decisions, "lacks", classes=[1])) == {action}
-    assert set(actions(decisions, "lacks", classes=[2])) == {Action.KEEP}
-    assert set(actions(decisions, "clean")) == {Action.KEEP}
+    assert set(actions(decisions, "lacks", classes=[2])) == {"keep"}
+    assert set(actions(decisions, "clean")) == {"keep"}
 
 
 def test_a_structure_that_most_labels_lack_is_not_filled():
     bad = [lacking(s, 1900) for s in clean_archive(50)]
     decisions = decide([*clean_archive(30), *bad])
-    assert Action.FILL not in actions(decisions, "lacks")
-
-
-def test_filling_may_add_the_class_and_nothing_else():
-    decision = ClassDecision(Action.FILL, "", above={Kind.ADDED: 0.5})
-    made = case_actions(CaseDecision("a", {1: decision}))
-    assert made.fills == {1} and made.replace_above == {1: {Kind.ADDED: 0.5}}
-    assert not case_actions(CaseDecision("a", {1: ClassDecision(Action.KEEP, "")})).fills
-    review = ClassDecision(Action.REVIEW, "")
-    assert case_actions(CaseDecision("a", {1: review})).closed == {1}
+    assert "fill" not in actions(decisions, "lacks")
 
 
 def test_cut_off_outlines_get_back_what_they_lack_and_lose_nothing():
     decisions = decide(clean_archive(40) + cut_off_cases(30))
-    assert actions(decisions, "cut").count(Action.REPLACE) >= 0.9 * 60
-    assert actions(decisions, "clean").count(Action.KEEP) >= 0.98 * 80
+    assert actions(decisions, "cut").count("replace") >= 0.9 * 60
+    assert actions(decisions, "clean").count("keep") >= 0.98 * 80
     found = decisions["cut003"].classes[1]
-    assert found.above[Kind.ADDED] < 0.6
-    assert Kind.REMOVED not in found.above and found.min_confidence == NEVER
+    assert found.edit.above[Kind.ADDED] < 0.6
+    assert Kind.REMOVED not in found.edit.above
     assert "added" in found.why and found.posterior > 0.8
 
 
@@ -348,8 +336,8 @@ def test_a_case_that_the_networks_do_not_understand_leaves_its_noisy_group():
     cut = cut_off_cases(30)
     usual = [spread(s, rng.normal(0.7, 0.05)) for s in [*clean_archive(40), *cut[1:]]]
     decisions = decide([*usual, spread(cut[0], 1.7)])
-    assert decisions["cut000"].classes[1].action is Action.KEEP
-    assert decisions["cut001"].classes[1].action is Action.REPLACE
+    assert decisions["cut000"].classes[1].edit.action == "keep"
+    assert decisions["cut001"].classes[1].edit.action == "replace"
 
 
 def off_cases(n):
@@ -369,9 +357,9 @@ def agreeing(score, dice, given_vox=1900):
 def test_networks_that_half_or_a_quarter_of_the_labels_contradict_ask_but_do_not_edit(usual, lower):
     archive = [*clean_archive(54), *off_cases(6)]
     decisions = decide([agreeing(s, lower if i % 10 < 3 else usual) for i, s in enumerate(archive)])
-    assert decisions["bad1"].classes[1].action is Action.REVIEW
+    assert decisions["bad1"].classes[1].edit.action == "review"
     assert "have not learnt" in decisions["bad1"].classes[1].why
-    assert decisions["bad1"].classes[2].action is Action.SHIFT
+    assert decisions["bad1"].classes[2].edit.action == "shift"
 
 
 @pytest.mark.parametrize(("classes", "edits"), [(2, False), (3, True)])
@@ -382,19 +370,19 @@ def test_networks_that_know_no_more_than_half_of_the_classes_replace_nothing(cla
 
     decisions = decide([wider(s) for s in [*clean_archive(40), *cut_off_cases(20)]])
     for name, decision in decisions.items():
-        found = {decision.classes[c].action for c in range(2, classes + 1)}
+        found = {decision.classes[c].edit.action for c in range(2, classes + 1)}
         if name.startswith("cut"):
-            assert found == {Action.REPLACE if edits else Action.REVIEW}
-            assert decision.classes[1].action is Action.REVIEW
+            assert found == {"replace" if edits else "review"}
+            assert decision.classes[1].edit.action == "review"
         else:
-            assert found == {Action.KEEP}
+            assert found == {"keep"}
 
 
 def test_cases_that_lack_a_class_do_not_make_it_look_unlearnt():
     lacking = [agreeing(s, 0.0, given_vox=0) for s in clean_archive(40)]
     lacking = [replace(s, case=f"lacks {s.case}") for s in lacking]
     decisions = decide([*clean_archive(40), *off_cases(8), *lacking])
-    assert decisions["bad1"].classes[1].action is Action.SHIFT
+    assert decisions["bad1"].classes[1].edit.action == "shift"
 
 
 def test_when_half_is_cut_off_the_better_fitting_half_is_taken_for_right():
@@ -404,25 +392,26 @@ def test_when_half_is_cut_off_the_better_fitting_half_is_taken_for_right():
         for i in range(30)
     ]
     decisions = decide(right + cut_off_cases(30, seed=int(rng.integers(100))))
-    assert set(actions(decisions, "right")) == {Action.KEEP}
-    assert Action.REPLACE in actions(decisions, "cut")
+    assert set(actions(decisions, "right")) == {"keep"}
+    assert "replace" in actions(decisions, "cut")
 
 
 def test_no_candidate_of_less_than_the_least_confidence_is_taken():
     scores = clean_archive(60) + cut_off_cases(30)
     free, strict = (decide(scores, PolicyParams(least_confidence=least)) for least in (0.0, 0.97))
     above = [
-        max(one.above.values())
+        max(edit.above.values())
         for decision in free.values()
-        for one in decision.classes.values()
-        if one.above
+        for edit in decision.edits.of(Replace).values()
+        if edit.above
     ]
     assert above and max(above) < 0.97
     for case, decision in free.items():
         for channel, one in decision.classes.items():
             found = strict[case].classes[channel]
-            assert found.action is one.action
-            assert found.above == dict.fromkeys(one.above, 0.97)
+            assert found.edit.action == one.edit.action
+            if isinstance(one.edit, Replace):
+                assert found.edit.above == dict.fromkeys(one.edit.above, 0.97)
 
 
 def test_a_class_that_no_trusted_label_holds_is_judged_by_the_given_ones():
@@ -444,9 +433,9 @@ def test_scores_without_counts_of_candidates_fall_back_on_the_corruption_score()
     scores = [bare(f"clean{i}", 0.4 * np.exp(rng.normal(0, 0.1))) for i in range(30)]
     scores += [bare(f"bad{i}", 1.6 * np.exp(rng.normal(0, 0.1))) for i in range(15)]
     decisions = decide(scores)
-    assert set(actions(decisions, "bad")) == {Action.REPLACE}
-    assert set(actions(decisions, "clean")) == {Action.KEEP}
-    assert decisions["bad0"].classes[1].min_confidence == 0.7
+    assert set(actions(decisions, "bad")) == {"replace"}
+    assert set(actions(decisions, "clean")) == {"keep"}
+    assert decisions["bad0"].classes[1].edit == Replace(dict.fromkeys(Kind, 0.7))
     assert "corruption" in decisions["bad0"].classes[1].why
 
 
@@ -470,7 +459,7 @@ def test_a_bias_of_all_cases_is_seen_with_trusted_cases_only():
     assert not any(d.flagged for d in decide(scores).values())
     trusted = [case(f"c{i}", class_score(rng.normal(-1.1, 0.1))) for i in range(8)]
     decisions = decide(scores, trusted=trusted)
-    assert set(actions(decisions, "c")) == {Action.SHIFT}
+    assert set(actions(decisions, "c")) == {"shift"}
     assert decisions["c20"].classes[1].shift_vox == pytest.approx(0.8 * 1.2, abs=0.3)
     assert not any(d.flagged for d in decide(scores, trusted=trusted[:7]).values())
 
@@ -486,7 +475,7 @@ def test_decisions_do_not_depend_on_the_order_of_the_cases(seed):
 def test_cases_without_any_measurement_are_kept():
     nothing = ClassScore(float("nan"), 0, 0.0, 0, 0, 0, 0)
     decisions = decide([*clean_archive(20), case("empty", nothing), CaseScore("none", nothing, {})])
-    assert decisions["empty"].classes[1].action is Action.KEEP
+    assert decisions["empty"].classes[1].edit.action == "keep"
     assert not decisions["none"].classes
     assert np.isnan(nothing.log_corruption) and np.isnan(nothing.agreement)
     everything_empty = [case(f"e{i}", nothing) for i in range(20)]
@@ -518,7 +507,7 @@ def test_the_published_form_flags_the_worst_share_by_corruption_score():
     decisions = decide_worst(scores, alpha=0.7)
     worst = sorted(scores, key=lambda s: -s.foreground.nats)[:3]
     assert {c for c, d in decisions.items() if d.flagged} == {s.case for s in worst}
-    assert decisions[worst[0].case].classes[1].above == dict.fromkeys(Kind, 0.5)
+    assert decisions[worst[0].case].classes[1].edit.above == dict.fromkeys(Kind, 0.5)
     assert not any(d.flagged for d in decide_worst(scores, alpha=1.0).values())
     with pytest.raises(ConfigError, match="alpha"):
         decide_worst(scores, alpha=0.0)

@@ -5,7 +5,6 @@ import pytest
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.methods.spatial.bias import like_trusted
-from raysegclean.policy.decisions import Action
 from raysegclean.policy.default import PolicyParams, decide, two_ways
 from raysegclean.policy.finding_scope import Speaking
 
@@ -42,7 +41,7 @@ def speck():
 
 def actions_of(decisions, channels):
     return {
-        (case, c): one.action
+        (case, c): one.edit.action
         for case, decision in decisions.items()
         for c, one in decision.classes.items()
         if c in channels
@@ -63,7 +62,7 @@ def test_where_every_case_is_noisy_in_some_class_each_noisy_class_is_still_found
     ]
     found = actions_of(decide(scores), range(1, classes + 1))
     wanted = {
-        (f"c{i:03}", c + 1): Action.REPLACE if noisy[i, c] else Action.KEEP
+        (f"c{i:03}", c + 1): "replace" if noisy[i, c] else "keep"
         for i in range(200)
         for c in range(classes)
     }
@@ -82,7 +81,7 @@ def test_specks_of_absent_classes_ask_nobody_and_hide_no_noise_elsewhere(rare):
         scores.append(CaseScore(f"c{i:02}", class_score(rng, noisy=noisy), classes))
     decisions = decide(scores)
     for (case, _), action in actions_of(decisions, (1, 2)).items():
-        assert action is (Action.REPLACE if case >= "c62" else Action.KEEP)
+        assert action is ("replace" if case >= "c62" else "keep")
     about = {one.why for d in decisions.values() for c, one in d.classes.items() if c > 2}
     assert not any("nothing near" in why for why in about)
 
@@ -92,7 +91,7 @@ def test_a_structure_that_lies_elsewhere_than_the_networks_see_it_goes_to_a_pers
     scores = [CaseScore(f"c{i:02}", class_score(rng), {1: class_score(rng)}) for i in range(40)]
     scores[0].classes[1] = class_score(rng, offset=NONE)
     found = decide(scores)["c00"].classes[1]
-    assert found.action is Action.REVIEW
+    assert found.edit.action == "review"
     assert "nothing near where the networks see" in found.why
 
 
@@ -110,7 +109,7 @@ def test_structures_that_one_fold_lacks_do_not_make_two_ways_of_drawing(trusted)
     ]
     known = [s for s in scores if s.case == "c59"][:trusted]
     assert not two_ways(scores, PolicyParams(), known)
-    assert Action.SHIFT not in actions_of(decide(scores, trusted=known), (1, 2)).values()
+    assert "shift" not in actions_of(decide(scores, trusted=known), (1, 2)).values()
 
 
 def test_a_trusted_case_whose_given_label_lacks_the_class_does_not_hide_a_bias():

@@ -13,8 +13,9 @@ from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.records import ChangeCounts
 from raysegclean.methods.base import Verdict
-from raysegclean.policy.apply import Actions, apply_edits
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.apply import apply_edits
+from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
+from raysegclean.policy.edits import Fill, Keep, Reason, Replace, Revise, Shift
 from raysegclean.policy.params import PolicyParams
 from raysegclean.runs import harm_guard as holding
 from raysegclean.runs.apply import _generations
@@ -64,13 +65,13 @@ def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch
         np.full(given.shape, 255, np.uint8),
         score_zyx=None,
     )
-    sure = dict.fromkeys(Kind, 0.5)
+    sure = Decision(Replace(dict.fromkeys(Kind, 0.5)), "noisy")
 
-    def rehearsal(session, proposals, actions, undone):
-        return {case: rehearse(one) for case, one in actions.items()}
+    def rehearsal(session, proposals, edits, undone):
+        return {case: rehearse(one) for case, one in edits.items()}
 
-    def rehearse(actions):
-        applied = apply_edits(given, whole, proposal, actions, classes=3, spacing_mm=(1, 1, 1))
+    def rehearse(edits):
+        applied = apply_edits(given, whole, proposal, edits, classes=3, spacing_mm=(1, 1, 1))
         loaded = Loaded(given, whole, proposal, None)
         return change_counts(loaded, applied, SimpleNamespace(metric_mm=(1, 1, 1)), 3)
 
@@ -79,12 +80,13 @@ def test_what_holding_a_class_does_to_its_neighbour_is_rehearsed_too(monkeypatch
         config=SimpleNamespace(relabel=SimpleNamespace(max_change=1.0), policy=PolicyParams()),
         plan=SimpleNamespace(classes=(0, 10, 20)),
     )
-    both = Actions(replace_above={1: sure, 2: sure})
-    allowed, held = held_back(session, None, {"a": both, "b": Actions()})
-    assert allowed == {}
+    both = CaseDecision({1: sure, 2: sure})
+    allowed, held = held_back(session, None, {"a": both, "b": CaseDecision()})
+    assert edits_of(allowed) == {}
+    assert [one.edit.action for one in allowed["a"].classes.values()] == ["review", "review"]
     assert set(held) == {"a"}
-    assert re.search("from 21 to 1 voxels", held["a"][10])
-    assert re.search("from 100 to 3 voxels", held["a"][20])
+    assert re.search("from 21 to 1 voxels", held["a"][1])
+    assert re.search("from 100 to 3 voxels", held["a"][2])
 
 
 def test_a_class_that_is_filled_may_appear_and_no_other() -> None:
@@ -95,9 +97,10 @@ def test_a_class_that_is_filled_may_appear_and_no_other() -> None:
 
 def test_a_shifted_outline_must_fit_the_networks() -> None:
     seen = counts(predicted_vox=100, agreed_before_vox=70, agreed_vox=75)
-    assert not misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.02}))
-    assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.7}, fit_gain={1: 0.1}))
-    assert misfits(seen, Actions(shift_vox={1: 1.0}, min_fit={1: 0.8}))
+    assert not misfits(seen, {1: Shift(1.0, min_fit=0.7, fit_gain=0.02)})
+    assert misfits(seen, {1: Shift(1.0, min_fit=0.7, fit_gain=0.1)})
+    assert misfits(seen, {1: Shift(1.0, min_fit=0.8)})
+    assert not misfits(seen, {1: Shift(1.0, fit_gain=0.1)}), "no fit was asked for"
 
 
 def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
@@ -138,19 +141,8 @@ def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
 
 
 def test_the_corrector_leaves_a_structure_that_is_filled() -> None:
-    decision = CaseDecision(
-        "a",
-        {
-            1: ClassDecision(Action.SHIFT, "off", 1.0),
-            2: ClassDecision(Action.FILL, "lacks it", above={Kind.ADDED: 0.5}),
-            3: ClassDecision(Action.KEEP, "fine"),
-        },
-    )
-    verdict = _corrected(Verdict.of({"a": decision}), ["a"], ["t1", "t2"])
-    assert verdict.actions["a"] == Actions(
-        correct=frozenset({1, 3}),
-        replace_above={2: {Kind.ADDED: 0.5}},
-        fills=frozenset({2}),
-    )
-    actions = {c: one.action for c, one in verdict.decisions["a"].classes.items()}
-    assert actions == {1: Action.CORRECT, 2: Action.FILL, 3: Action.CORRECT}
+    fill = Decision(Fill({Kind.ADDED: 0.5}), "lacks it")
+    decision = CaseDecision({1: Decision(Shift(1.0), "off"), 2: fill, 3: Decision(Keep(), "fine")})
+    verdict = _corrected(Verdict({"a": decision}), ["a"], ["t1", "t2"])
+    corrected = Revise(Reason.CORRECT)
+    assert verdict.decisions["a"].edits.classes == {1: corrected, 2: fill.edit, 3: corrected}

@@ -9,7 +9,6 @@ import raysegclean as rsc
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.table import evidence_rows
-from raysegclean.policy.decisions import Action
 from raysegclean.store.run import RunFolder
 
 CONFIG = {"archive": "archive", "label": "organs", "run": "run", "method": "uncertainty"}
@@ -34,7 +33,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_the_same_numbers_decide_the_same(run: RunFolder) -> None:
     report = rsc.replay(run.uri)
-    assert report.edits[Action.SHIFT] == 10
+    assert report.edits["shift"] == 10
     assert (report.cases, report.changed) == (60, 0)
 
 

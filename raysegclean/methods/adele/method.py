@@ -16,7 +16,6 @@ targets of correction while training, averaged over the scales, and the classes 
 instead of those of a patch.
 """
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -27,7 +26,8 @@ from raysegclean.methods.adele.hook import other_scales
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.params import STRICT, NetworkParams, NotNegative
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Keep, NotJudged, Replace
 
 __all__ = ["ADELE", "AdeleParams"]
 
@@ -74,9 +74,9 @@ def _voters(params: AdeleParams) -> Voters:
 def _policy(evidence: ArchiveEvidence, params: AdeleParams) -> Verdict:
     on = {score.case: _on(evidence, score) for score in evidence.scores}
     if params.rule == "published":
-        return Verdict.of({s.case: _published(s, on[s.case], params) for s in evidence.scores})
+        return Verdict({s.case: _published(s, on[s.case], params) for s in evidence.scores})
     decisions = evidence.judged(params.confidence)
-    return Verdict.of({case: _only(one, on[case]) for case, one in decisions.items()})
+    return Verdict({case: _only(one, on[case]) for case, one in decisions.items()})
 
 
 def _on(evidence: ArchiveEvidence, score: CaseScore) -> frozenset[int]:
@@ -90,31 +90,23 @@ def _on(evidence: ArchiveEvidence, score: CaseScore) -> frozenset[int]:
 
 
 def _published(score: CaseScore, on: frozenset[int], params: AdeleParams) -> CaseDecision:
-    take = ClassDecision(
-        Action.REPLACE,
-        f"rule published, confidence above {params.tau}",
-        above=dict.fromkeys(Kind, params.tau),
-    )
+    why = f"rule published, confidence above {params.tau}"
+    take = Decision(Replace(dict.fromkeys(Kind, params.tau)), why)
     classes = {}
     for channel, one in score.classes.items():
         if channel not in on:
-            classes[channel] = ClassDecision(Action.KEEP, _NOT_ON)
+            classes[channel] = Decision(NotJudged(), _NOT_ON)
         elif not one.given_vox:
-            classes[channel] = ClassDecision(Action.KEEP, "the given label lacks the class")
+            classes[channel] = Decision(Keep(), "the given label lacks the class")
         else:
             classes[channel] = take
-    return CaseDecision(score.case, classes)
+    return CaseDecision(classes)
 
 
 def _only(decision: CaseDecision, on: frozenset[int]) -> CaseDecision:
     """Return the decision with classes that are not on left to a person."""
-    classes = {
-        channel: one
-        if channel in on or one.action is Action.KEEP
-        else replace(one, action=Action.REVIEW, why=f"{one.why}; {_NOT_ON}")
-        for channel, one in decision.classes.items()
-    }
-    return CaseDecision(decision.case, classes)
+    off = {c: one for c, one in decision.classes.items() if c not in on and one.flagged}
+    return decision.held({c: f"{one.why}; {_NOT_ON}" for c, one in off.items()})
 
 
 ADELE = Method("adele", AdeleParams, _voters, _policy)

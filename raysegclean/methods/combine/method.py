@@ -7,8 +7,6 @@ have the same new value there. The reason of each change records which labels th
 Methods that share voters share mistakes: three labels made from one ensemble are nearly one vote.
 """
 
-from dataclasses import replace
-
 from pydantic.dataclasses import dataclass
 
 from raysegclean.errors import ConfigError
@@ -17,7 +15,8 @@ from raysegclean.evidence.voxel_evidence import threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.combine.votes import MAX_LABELS, vote_threshold
 from raysegclean.methods.params import STRICT
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision, case_actions
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Fill, Keep, Replace, Votes
 
 __all__ = ["COMBINE", "CombineParams"]
 
@@ -58,11 +57,7 @@ def _voters(params: CombineParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: CombineParams) -> Verdict:
-    decisions = {score.case: _decide(score, params) for score in evidence.scores}
-    actions = {case: case_actions(decision) for case, decision in decisions.items()}
-    return Verdict(
-        decisions, {case: replace(a, by_vote=True) for case, a in actions.items() if not a.quiet}
-    )
+    return Verdict({score.case: _decide(score, params) for score in evidence.scores})
 
 
 def _decide(score: CaseScore, params: CombineParams) -> CaseDecision:
@@ -76,12 +71,12 @@ def _decide(score: CaseScore, params: CombineParams) -> CaseDecision:
             above = dict.fromkeys(Kind, threshold)
             why = f"{voters} agree on {voxels} voxels"
             # What each method may add to a label that lacks the class, they may together.
-            action = Action.REPLACE if one.given_vox else Action.FILL
-            classes[channel] = ClassDecision(action, why, above=above)
+            edit = Replace(above) if one.given_vox else Fill(above)
+            classes[channel] = Decision(edit, why)
         else:
             why = f"no {voters} agree that it grows, or gives way to background"
-            classes[channel] = ClassDecision(Action.KEEP, why)
-    return CaseDecision(score.case, classes)
+            classes[channel] = Decision(Keep(), why)
+    return CaseDecision(classes, Votes())
 
 
 COMBINE = Method("combine", CombineParams, _voters, _policy)

@@ -22,8 +22,8 @@ from raysegclean.evidence.stats import KINDS, PROB_SCALE, CaseStats
 from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.params import STRICT, Count, NetworkParams
-from raysegclean.policy.apply import Actions
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Replace, ReplaceBelow
 
 __all__ = ["CONFIDENT", "ConfidentParams", "count_issues", "cut_level", "mean_self_confidence"]
 
@@ -66,19 +66,15 @@ def _policy(evidence: ArchiveEvidence, params: ConfidentParams) -> Verdict:
     thresholds = mean_self_confidence(totals)
     chosen = {f"t[{c}]": t for c, t in enumerate(thresholds) if not np.isnan(t)}
     if params.rule == "default":
-        decided = Verdict.of(evidence.judged(params.confidence))
-        return Verdict(decided.decisions, decided.actions, chosen)
+        return Verdict(evidence.judged(params.confidence), chosen)
     wanted = count_issues(totals, thresholds)
     level = cut_level(totals, wanted)
     below = level / LEVELS
-    actions = Actions(replace_below=dict.fromkeys(range(totals.classes), below))
-    voxelwise = ClassDecision(Action.REPLACE, f"p of the given label below {below:.3f}")
+    voxelwise = Decision(Replace(), f"p of the given label below {below:.3f}")
     classes = dict.fromkeys(range(1, totals.classes), voxelwise)
-    return Verdict(
-        decisions={s.case: CaseDecision(s.case, classes) for s in evidence.scores},
-        actions={s.case: actions for s in evidence.scores} if level else {},
-        chosen=chosen | {"issues": wanted, "cut": below},
-    )
+    decision = CaseDecision(classes, ReplaceBelow(below) if level else None)
+    chosen |= {"issues": wanted, "cut": below}
+    return Verdict({s.case: decision for s in evidence.scores}, chosen)
 
 
 def _voters(params: ConfidentParams) -> Voters:

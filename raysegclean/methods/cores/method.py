@@ -34,8 +34,8 @@ from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.params import STRICT, NetworkParams, NotNegative, Share
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.apply import Actions
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Keep, Replace, ReplaceBelow, Review
 
 __all__ = ["CORES", "CoresParams", "sieve_score"]
 
@@ -103,19 +103,14 @@ def _voters(params: CoresParams) -> Voters:
 
 def _policy(evidence: ArchiveEvidence, params: CoresParams) -> Verdict:
     if params.rule == "default":
-        return Verdict.of(evidence.judged(params.confidence))
+        return Verdict(evidence.judged(params.confidence))
     classes = evidence.totals.classes
     if not params.relabel:
-        return Verdict.of(_ranked(evidence.stats, params.review, classes))
-    take = ClassDecision(Action.REPLACE, "rule published: sieved out voxels take the prediction")
-    actions = Actions(replace_below=dict.fromkeys(range(classes), params.decided("level")))
-    return Verdict(
-        decisions={
-            s.case: CaseDecision(s.case, dict.fromkeys(range(1, classes), take))
-            for s in evidence.scores
-        },
-        actions={s.case: actions for s in evidence.scores},
-    )
+        return Verdict(_ranked(evidence.stats, params.review, classes))
+    take = Decision(Replace(), "rule published: sieved out voxels take the prediction")
+    rule = ReplaceBelow(params.decided("level"))
+    decision = CaseDecision(dict.fromkeys(range(1, classes), take), rule)
+    return Verdict({s.case: decision for s in evidence.scores})
 
 
 def _ranked(stats: Mapping[str, CaseStats], share: float, classes: int) -> dict[str, CaseDecision]:
@@ -123,19 +118,12 @@ def _ranked(stats: Mapping[str, CaseStats], share: float, classes: int) -> dict[
     scores = {case: sieve_score(one) for case, one in stats.items()}
     order = sorted(scores, key=lambda case: (-np.nan_to_num(scores[case], nan=-np.inf), case))
     worst = set(order[: int(np.ceil(share * len(order)))])
-    return {
-        case: CaseDecision(
-            case,
-            dict.fromkeys(
-                range(1, classes),
-                ClassDecision(
-                    Action.REVIEW if case in worst else Action.KEEP,
-                    f"sieve score {scores[case]:+.2f}, place {place} of {len(order)}",
-                ),
-            ),
-        )
-        for place, case in enumerate(order, 1)
-    }
+    found = {}
+    for place, case in enumerate(order, 1):
+        why = f"sieve score {scores[case]:+.2f}, place {place} of {len(order)}"
+        one = Decision(Review() if case in worst else Keep(), why)
+        found[case] = CaseDecision(dict.fromkeys(range(1, classes), one))
+    return found
 
 
 CORES = Method("cores", CoresParams, _voters, _policy)

@@ -44,8 +44,8 @@ def _voters(params: CosegParams) -> Voters:
 
 def _policy(evidence: ArchiveEvidence, params: CosegParams) -> Verdict:
     if params.alpha is not None:
-        return Verdict.of(decide_worst(evidence.scores, alpha=params.alpha, min_confidence=1 / 256))
-    return Verdict.of(evidence.judged(params.confidence))
+        return Verdict(decide_worst(evidence.scores, alpha=params.alpha, min_confidence=1 / 256))
+    return Verdict(evidence.judged(params.confidence))
 
 
 COSEG = Method("coseg", CosegParams, _voters, _policy, corrects=lambda params: params.alpha is None)

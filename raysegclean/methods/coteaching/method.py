@@ -50,7 +50,7 @@ def _voters(params: CoteachingParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: CoteachingParams) -> Verdict:
-    return Verdict.of(evidence.judged(params.confidence))
+    return Verdict(evidence.judged(params.confidence))
 
 
 COTEACHING = Method("coteaching", CoteachingParams, _voters, _policy, corrects=lambda _: True)

@@ -8,7 +8,8 @@ that no learned method models, and that this finds at the cost of reading the ar
 
 from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Keep, Review
 from raysegclean.qc.findings import Finding, IntegrityParams
 from raysegclean.qc.integrity import examine
 
@@ -31,7 +32,7 @@ def _policy(evidence: ArchiveEvidence, params: IntegrityParams) -> Verdict:
         for score in evidence.scores
     }
     grave = {finding.case for finding in found.findings if finding.grave}
-    return Verdict(decisions, {}, chosen={"grave_cases": float(len(grave))})
+    return Verdict(decisions, chosen={"grave_cases": float(len(grave))})
 
 
 def _decide(score: CaseScore, findings: list[Finding], values: tuple[int, ...]) -> CaseDecision:
@@ -40,11 +41,9 @@ def _decide(score: CaseScore, findings: list[Finding], values: tuple[int, ...]) 
         mine = [f for f in findings if f.label_value in (None, values[channel])]
         words = "; ".join(f"{f.what} ({f.score:.1f})" for f in mine[:SHOWN])
         classes[channel] = (
-            ClassDecision(Action.REVIEW, words)
-            if mine
-            else ClassDecision(Action.KEEP, "like most cases")
+            Decision(Review(), words) if mine else Decision(Keep(), "like most cases")
         )
-    return CaseDecision(score.case, classes)
+    return CaseDecision(classes)
 
 
 INTEGRITY = Method("integrity", IntegrityParams, _voters, _policy)

@@ -20,7 +20,8 @@ import numpy as np
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.evidence.robust import median_and_sd
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Keep, NotJudged, Review
 
 __all__ = ["Localisation"]
 
@@ -78,23 +79,22 @@ class Localisation:
     def judge(self, score: CaseScore) -> CaseDecision:
         """Return a decision per class; none edits."""
         return CaseDecision(
-            score.case,
-            {channel: self._judge_class(score, channel) for channel in score.classes},
+            {channel: self._judge_class(score, channel) for channel in score.classes}
         )
 
-    def _judge_class(self, score: CaseScore, channel: int) -> ClassDecision:
+    def _judge_class(self, score: CaseScore, channel: int) -> Decision:
         usual, mine = self.usual.get((score.fold, channel)), score.classes[channel]
         if usual is None:
-            return ClassDecision(Action.KEEP, f"fewer than {self.min_cases} cases hold the class")
+            return Decision(NotJudged(), f"fewer than {self.min_cases} cases hold the class")
         if not usual.learnt:
-            return ClassDecision(Action.KEEP, "the map has not learnt the class")
+            return Decision(NotJudged(), "the map has not learnt the class")
         if not mine.given_vox:
             return self._judge_absent(mine, usual)
         off_inside = _sds_below(_inside(mine), usual.inside)
         off_cover = _sds_below(_cover(mine), usual.cover)
         suspicion = _suspicion(max(off_inside, off_cover), self.sds)
         if suspicion <= 0.5:
-            return ClassDecision(Action.KEEP, "where the map looks", posterior=suspicion)
+            return Decision(Keep(), "where the map looks", posterior=suspicion)
         if not mine.both_vox:
             why = "labelled where the map never looks"
         elif off_cover >= off_inside:
@@ -103,15 +103,15 @@ class Localisation:
         else:
             share = mine.both_vox / max(mine.predicted_vox, 1)
             why = f"only {share:.0%} of the map lies in the label: a part is missing or elsewhere"
-        return ClassDecision(Action.REVIEW, why, posterior=suspicion)
+        return Decision(Review(), why, posterior=suspicion)
 
-    def _judge_absent(self, mine: ClassScore, usual: _Usual) -> ClassDecision:
+    def _judge_absent(self, mine: ClassScore, usual: _Usual) -> Decision:
         share = mine.predicted_vox / max(usual.predicted_vox, 1.0)
         suspicion = _suspicion(share, self.found)
         if suspicion <= 0.5:
-            return ClassDecision(Action.KEEP, "neither labelled nor found", posterior=suspicion)
+            return Decision(Keep(), "neither labelled nor found", posterior=suspicion)
         why = f"not labelled, but the map finds it ({share:.0%} of its usual size)"
-        return ClassDecision(Action.REVIEW, why, posterior=suspicion)
+        return Decision(Review(), why, posterior=suspicion)
 
 
 def _measured(scores: Sequence[ClassScore]) -> _Usual:

@@ -24,8 +24,8 @@ from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.multisa.localisation import Localisation
 from raysegclean.methods.params import STRICT, Count, Positive, Share
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.apply import Actions
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import Decision
+from raysegclean.policy.edits import Fill
 
 __all__ = ["MULTISA", "MultisaParams"]
 
@@ -66,21 +66,13 @@ def _policy(evidence: ArchiveEvidence, params: MultisaParams) -> Verdict:
         evidence.scores, sds=params.sds, found=params.found, min_cases=params.min_cases
     )
     decisions = {score.case: witness.judge(score) for score in evidence.scores}
-    actions: dict[str, Actions] = {}
     if params.rule == "pseudo":
         why = "the case has no label; the map of a network told of presence alone proposes one"
-        one = ClassDecision(Action.REPLACE, why, above={Kind.ADDED: params.confidence})
+        one = Decision(Fill({Kind.ADDED: params.confidence}), why)
         for score in evidence.scores:
-            seen = _to_propose(score, witness)
-            if seen:
-                judged = decisions[score.case].classes
-                decisions[score.case] = CaseDecision(
-                    score.case, {**judged, **dict.fromkeys(seen, one)}
-                )
-                actions[score.case] = Actions(
-                    replace_above=dict.fromkeys(seen, one.above), fills=frozenset(seen)
-                )
-    return Verdict(decisions, actions)
+            seen = dict.fromkeys(_to_propose(score, witness), one)
+            decisions[score.case] = decisions[score.case].but(seen)
+    return Verdict(decisions)
 
 
 def _to_propose(score: CaseScore, witness: Localisation) -> list[int]:

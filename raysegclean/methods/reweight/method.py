@@ -49,7 +49,7 @@ def _voters(params: ReweightParams) -> Voters:
 
 
 def _policy(evidence: ArchiveEvidence, params: ReweightParams) -> Verdict:
-    return Verdict.of(evidence.judged(params.confidence))
+    return Verdict(evidence.judged(params.confidence))
 
 
 REWEIGHT = Method(

@@ -40,9 +40,9 @@ from raysegclean.methods.spatial.bias import (
     prediction_bias_mm,
     shell_heights,
 )
-from raysegclean.policy.apply import Actions, Reason
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
 from raysegclean.policy.default import decide, two_ways
+from raysegclean.policy.edits import Fill, Keep, Reason, Replace, Revise, Shift
 from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.policy.params import LEAST_SHIFT_VOX, PolicyParams
 from raysegclean.voxels.signed_distance import fine_voxel_mm
@@ -94,8 +94,8 @@ def _policy(evidence: ArchiveEvidence, params: SpatialParams) -> Verdict | Askin
     if params.rule == "published":
         return _published(evidence, sites, params)
     if params.rule == "shift":
-        return Verdict.of(_all_shifted(evidence, sites, params))
-    return Verdict.of(_decided(evidence, sites, params))
+        return Verdict(_all_shifted(evidence, sites, params))
+    return Verdict(_decided(evidence, sites, params))
 
 
 def _gamma(evidence: ArchiveEvidence, params: SpatialParams) -> float:
@@ -132,12 +132,12 @@ def _all_shifted(
     found, gamma = {}, _gamma(evidence, params)
     for site in sites:
         for score in site.given:
-            classes = dict.fromkeys(score.classes, ClassDecision(Action.KEEP, _NO_BIAS))
+            classes = dict.fromkeys(score.classes, Decision(Keep(), _NO_BIAS))
             for channel, bias_mm in site.bias_mm.items():
                 unit = fine_voxel_mm(evidence.spacing_mm[score.case])
                 if gamma * abs(bias_mm) >= LEAST_SHIFT_VOX * unit:
                     classes[channel] = _shift(bias_mm, unit, site, gamma)
-            found[score.case] = CaseDecision(score.case, classes)
+            found[score.case] = CaseDecision(classes)
     return found
 
 
@@ -159,9 +159,9 @@ def _decided(
         for channel in _learnt(evidence, set(site.bias_mm) - set(mixed), policy):
             for case in like_trusted(site.given, site.trusted, channel, policy):
                 mine = shifted[case].classes[channel]
-                if mine.action is Action.SHIFT and _may_shift(found[case][channel], mine, policy):
+                if isinstance(mine.edit, Shift) and _may_shift(found[case][channel], mine, policy):
                     found[case][channel] = mine
-    return {case: CaseDecision(case, classes) for case, classes in found.items()}
+    return {case: CaseDecision(classes) for case, classes in found.items()}
 
 
 def _learnt(
@@ -175,19 +175,19 @@ def _learnt(
     ]
 
 
-def _may_shift(decided: ClassDecision, shift: ClassDecision, policy: PolicyParams) -> bool:
+def _may_shift(decided: Decision, shift: Decision, policy: PolicyParams) -> bool:
     """Tell whether the bias of trusted cases explains a case that the policy found nothing else in.
 
     A rough outline, or one that the label lacks, is not made right by a shift.
     """
-    otherwise = decided.action in (Action.REPLACE, Action.FILL)
+    otherwise = isinstance(decided.edit, Replace | Fill)
     return not otherwise and abs(shift.shift_vox) <= policy.max_shift_vox
 
 
-def _shift(bias_mm: float, unit_mm: float, site: _Site, gamma: float) -> ClassDecision:
+def _shift(bias_mm: float, unit_mm: float, site: _Site, gamma: float) -> Decision:
     why = f"given labels are {bias_mm:+.2f} mm off in {len(site.trusted)} trusted cases"
     amount = gamma * bias_mm / unit_mm
-    return ClassDecision(Action.SHIFT, why, shift_vox=amount)
+    return Decision(Shift(amount), why)
 
 
 def _published(evidence: ArchiveEvidence, sites: Sequence[_Site], params: SpatialParams) -> Asking:
@@ -207,16 +207,11 @@ def _published(evidence: ArchiveEvidence, sites: Sequence[_Site], params: Spatia
     decisions = {
         s.case: _replaced(s, delta_mm[s.case], heights.get(s.case)) for s in evidence.scores
     }
-    actions = {}
-    for case, decision in decisions.items():
-        classes = {c for c, one in decision.classes.items() if one.action is Action.CORRECT}
-        actions[case] = Actions(correct=frozenset(classes), correct_reason=Reason.BIAS)
     values: dict[str, dict[str, Any]] = {case: {"height": b} for case, b in heights.items()}
     for case in values if params.site else ():
         values[case]["delta_mm"] = delta_mm[case]
     return Verdict(
         decisions=decisions,
-        actions={case: one for case, one in actions.items() if not one.quiet},
         chosen=_chosen(sites, delta_mm, params),
         revision=Revision(BiasReviser(_furthest(delta_mm.values())), values),
     )
@@ -247,13 +242,13 @@ def _chosen(
 def _replaced(
     score: CaseScore, delta_mm: Sequence[float], heights: Sequence[float] | None
 ) -> CaseDecision:
-    keep = ClassDecision(Action.KEEP, "the predicted boundary has no bias that moves a voxel")
+    keep = Decision(Keep(), "the predicted boundary has no bias that moves a voxel")
     classes = dict.fromkeys(score.classes, keep)
     for channel in score.classes:
         if heights is not None and heights[channel] > 0:
             why = f"predicted boundary {-delta_mm[channel]:+.2f} mm off trusted ones"
-            classes[channel] = ClassDecision(Action.CORRECT, why)
-    return CaseDecision(score.case, classes)
+            classes[channel] = Decision(Revise(Reason.BIAS), why)
+    return CaseDecision(classes)
 
 
 def _voters(params: SpatialParams) -> Voters:

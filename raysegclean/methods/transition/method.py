@@ -27,8 +27,8 @@ from raysegclean.methods.params import STRICT, Count
 from raysegclean.methods.transition.matrix import Estimate, PosteriorReviser, Samples, estimate
 from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.nets.hooks import HookSpec
-from raysegclean.policy.apply import NO_ACTIONS, Actions, Reason
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import NotJudged, Reason, Replace, Revise
 
 __all__ = ["TRANSITION", "TransitionParams"]
 
@@ -62,20 +62,18 @@ class TransitionParams:
 
 def _policy(evidence: ArchiveEvidence, params: TransitionParams) -> Verdict | Asking:
     if params.rule == "published":
-        kept = ClassDecision(Action.KEEP, "too few voxels to estimate the transition matrix")
-        decisions = {
-            s.case: CaseDecision(s.case, dict.fromkeys(s.classes, kept)) for s in evidence.scores
-        }
+        kept = Decision(NotJudged(), "too few voxels to estimate the transition matrix")
+        decisions = {s.case: CaseDecision(dict.fromkeys(s.classes, kept)) for s in evidence.scores}
         every = {s.case: frozenset(s.classes) for s in evidence.scores}
-        return _relabelled(evidence, params, Verdict(decisions, {}), every)
-    decided = Verdict.of(evidence.judged())
+        return _relabelled(evidence, params, Verdict(decisions), every)
+    decided = Verdict(evidence.judged())
     due = {case: _replaced(one) for case, one in decided.decisions.items()}
     due = {case: classes for case, classes in due.items() if classes}
     return _relabelled(evidence, params, decided, due) if len(due) >= MIN_CASES else decided
 
 
 def _replaced(decision: CaseDecision) -> frozenset[int]:
-    return frozenset(c for c, one in decision.classes.items() if one.action is Action.REPLACE)
+    return frozenset(c for c, one in decision.classes.items() if isinstance(one.edit, Replace))
 
 
 def _relabelled(
@@ -98,31 +96,24 @@ def _relabelled(
     found = estimate(samples, classes=evidence.totals.classes, divergence=params.divergence)
     known = found.known
     revised = {case: classes & known for case, classes in due.items() if classes & known}
-    decisions, actions = dict(verdict.decisions), dict(verdict.actions)
+    decisions = dict(verdict.decisions)
     for case, classes in revised.items():
         decisions[case] = _by_posterior(decisions[case], classes)
-        actions[case] = _revising(actions.get(case, NO_ACTIONS), classes)
     if not revised:
         return verdict
     reviser = PosteriorReviser.of(found.transition)
     revision = Revision(reviser, {case: {} for case in revised})
-    return Verdict(decisions, actions, _chosen(found), revision)
+    return Verdict(decisions, _chosen(found), revision)
 
 
 def _by_posterior(decision: CaseDecision, revised: frozenset[int]) -> CaseDecision:
     """Return the decision with the posterior in place of candidates, or of nothing."""
-    classes = dict(decision.classes)
+    changed = {}
     for channel in revised:
-        one = classes[channel]
-        why = f"{one.why}; by posterior" if one.action is Action.REPLACE else _POSTERIOR
-        classes[channel] = replace(one, action=Action.CORRECT, above={}, why=why)
-    return CaseDecision(decision.case, classes)
-
-
-def _revising(actions: Actions, revised: frozenset[int]) -> Actions:
-    """Return the actions with the posterior in place of candidates; the others stay."""
-    above = {c: one for c, one in actions.replace_above.items() if c not in revised}
-    return replace(actions, replace_above=above, correct=revised, correct_reason=Reason.POSTERIOR)
+        one = decision.classes[channel]
+        why = f"{one.why}; by posterior" if isinstance(one.edit, Replace) else _POSTERIOR
+        changed[channel] = replace(one, edit=Revise(Reason.POSTERIOR), why=why)
+    return decision.but(changed)
 
 
 def _chosen(found: Estimate) -> Mapping[str, float]:

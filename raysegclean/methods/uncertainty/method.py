@@ -24,8 +24,8 @@ from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.methods.params import STRICT, Count, Epoch, NetworkParams, Positive
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.views import parse_views
-from raysegclean.policy.apply import Actions
-from raysegclean.policy.decisions import Action, CaseDecision, ClassDecision
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import FlipAbove, Replace, ReplaceBelow
 
 __all__ = ["UNCERTAINTY", "UncertaintyParams", "solve_delta"]
 
@@ -97,22 +97,14 @@ def _voters(params: UncertaintyParams) -> Voters:
 
 def _policy(evidence: ArchiveEvidence, params: UncertaintyParams) -> Verdict:
     if params.rule == "default":
-        return Verdict.of(evidence.judged(params.confidence))
+        return Verdict(evidence.judged(params.confidence))
     solved = solve_delta(evidence.totals) if params.rule == "safe" else None
     delta = params.delta or solved or FALLBACK_DELTA[params.rule]
     share = delta / MAX_UNCERTAINTY
-    if params.rule == "published":
-        actions = Actions(flip_above=share)
-    else:
-        below = dict.fromkeys(range(evidence.totals.classes), share)
-        actions = Actions(replace_below=below)
-    voxelwise = ClassDecision(Action.REPLACE, f"rule {params.rule}, delta {delta:.4f}")
-    classes = dict.fromkeys(range(1, evidence.totals.classes), voxelwise)
-    return Verdict(
-        decisions={s.case: CaseDecision(s.case, classes) for s in evidence.scores},
-        actions={s.case: actions for s in evidence.scores},
-        chosen={"delta": delta},
-    )
+    rule = FlipAbove(share) if params.rule == "published" else ReplaceBelow(share)
+    voxelwise = Decision(Replace(), f"rule {params.rule}, delta {delta:.4f}")
+    decision = CaseDecision(dict.fromkeys(range(1, evidence.totals.classes), voxelwise), rule)
+    return Verdict({s.case: decision for s in evidence.scores}, chosen={"delta": delta})
 
 
 def solve_delta(totals: CaseStats) -> float | None:
