@@ -68,8 +68,8 @@ says (harm to clean cases, errors found), and writes down here what it rests on 
 
 PLAIN = {-1, 0, 1, 2, 1e-9}
 """Signs, ends of ranges, pairs and halves, and what keeps a divisor from 0: they decide nothing."""
-CARRIED_OUT = {"apply.py", "corrector.py"}
-"""Voxels, bytes and trees: how a decision is carried out, not which it is."""
+CARRIED_OUT = {"apply.py", "corrector.py", "edits.py"}
+"""Voxels, bytes, trees and codes: how a decision is carried out, not which it is."""
 
 
 def test_every_number_has_the_value_and_the_evidence_that_are_written_here() -> None:
