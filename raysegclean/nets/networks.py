@@ -140,9 +140,10 @@ def forward_checked(net: nn.Module, image: Tensor, classes: int, what: str) -> T
     try:
         logits = net(image)
     except Exception as error:  # whatever a module that users bring may raise
+        first, *_ = str(error).strip().splitlines() or ["no reason given"]
         raise ConfigError(
             f"{what}: the forward pass of an image {tuple(image.shape)} failed "
-            f"({type(error).__name__}: {_first_line(error)}). Expected to read any window whose "
+            f"({type(error).__name__}: {first}). Expected to read any window whose "
             "edges are multiples of the stride; see network.strides."
         ) from error
     expected = (image.shape[0], classes, *image.shape[2:])
@@ -158,11 +159,6 @@ def forward_checked(net: nn.Module, image: Tensor, classes: int, what: str) -> T
             "voxel of the image"
         )
     return logits
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no reason given"
 
 
 def stride_of(net: nn.Module, spec: NetworkSpec) -> Index3:

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from raysegclean.evidence.case_scores import Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.voxel_evidence import LEVELS, threshold_level
-from raysegclean.voxels.contour_shift import shift_halo_vox, shift_label
 from raysegclean.voxels.geometry import Box, Index3
-from raysegclean.voxels.signed_distance import Spacing
+from raysegclean.voxels.signed_distance import Spacing, shift_halo_vox, shift_label
 
 __all__ = [
     "NO_ACTIONS",

@@ -32,7 +32,7 @@ class ClassDecision:
     action: Action
     why: str
     shift_vox: float = 0.0
-    """For `shift`: how far the boundary moves inwards (`voxels.contour_shift.shift_label`)."""
+    """For `shift`: how far the boundary moves inwards (`voxels.signed_distance.shift_label`)."""
     min_fit: float = 0.0
     """For `shift`: Dice with the prediction that the moved class must reach."""
     fit_gain: float = 0.0
