@@ -59,28 +59,24 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
     if spec.script:
         raise ConfigError("network: a TorchScript file has weights of its own; it is never trained")
     make = _builder(spec.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = _made(make, spec)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = make(spec)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a callable that users bring may raise
+        if spec.name == UNET:
+            raise
+        raise ConfigError(
+            f"network.name: {spec.name} failed to build a network of widths {spec.widths} and "
+            f"strides {spec.strides} ({told(error)})."
+        ) from error
     if not isinstance(net, nn.Module):
         raise ConfigError(
             f"network.name: {spec.name} returned a {type(net).__name__}, expected a torch.nn.Module"
         )
     return net
-
-
-def _made(make: Callable[[NetworkSpec], Any], spec: NetworkSpec) -> Any:
-    if spec.name == UNET:
-        return make(spec)
-    try:
-        return make(spec)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a callable that users bring may raise
-        raise ConfigError(
-            f"network.name: {spec.name} failed to build a network of widths {spec.widths} and "
-            f"strides {spec.strides} ({told(error)})."
-        ) from error
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ guaranteed: anatomy beyond what is written here; scores on it say nothing about 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -118,7 +118,8 @@ def phantom_case(
     sigma = (0.4, *(float(np.clip(0.9 / edge, 0.5, 2.0)) for edge in spacing_mm[1:]))
     image = np.empty(shape_zyx, np.int16)
     label = np.empty(shape_zyx, np.uint8)
-    for start, stop in _slabs(shape_zyx):
+    depth = max(1, SLAB_VOXELS // (shape_zyx[1] * shape_zyx[2]))
+    for start, stop in pairwise([*range(0, shape_zyx[0], depth), shape_zyx[0]]):
         # Slices around the slab make its blur that of the whole volume.
         low, high = max(0, start - BLUR_SLICES), min(shape_zyx[0], stop + BLUR_SLICES)
         hu, classes = _paint(anatomy, shape_zyx, low, high)
@@ -129,11 +130,6 @@ def phantom_case(
             image[z] = np.clip(np.rint(noisy), -1024, 3071)
         label[start:stop] = classes[start - low : stop - low]
     return image, label
-
-
-def _slabs(shape_zyx: Index3) -> Iterator[tuple[int, int]]:
-    depth = max(1, SLAB_VOXELS // (shape_zyx[1] * shape_zyx[2]))
-    yield from pairwise([*range(0, shape_zyx[0], depth), shape_zyx[0]])
 
 
 def _draw(rng: np.random.Generator, shape_zyx: Index3, spacing_mm: Spacing) -> _Anatomy:

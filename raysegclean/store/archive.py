@@ -425,12 +425,12 @@ def _write_image(store: Store, image: Array) -> None:
     spec = ImageArraySpec(
         (z, y, x), str(image.dtype), output_shard_zyx((z, y, x)), channels=channels
     )
-    for channel in range(channels or 1):
-        volume = image if channels is None else image[channel]
+    numbers: Iterable[int | None] = [None] if channels is None else range(channels)
+    for channel in numbers:
+        volume = image if channel is None else image[channel]
         for index in spec.grid.indices():
             block = volume[spec.grid.box(index).slices]
-            lead = None if channels is None else channel
-            put_shard(store, "0", index, block, spec, channel=lead, overwrite=True)
+            put_shard(store, "0", index, block, spec, channel=channel, overwrite=True)
     create_array(store, "0", spec)
 
 

@@ -112,15 +112,15 @@ def block_components(
         weight = np.bincount(index, weights, count).astype(np.int64)
     offset = np.add(box.start_zyx, inner.start_zyx)
     first = _first_positions(index, where, count)
-    extents = cc3d.statistics(ids_zyx, no_slice_conversion=True)["bounding_boxes"]
-    extents = extents[1 : count + 1].astype(np.int64)
+    found = cc3d.statistics(ids_zyx, no_slice_conversion=True)["bounding_boxes"]
+    bounds = found[1 : count + 1].astype(np.int64)
     face_start, face = _faces(ids_zyx, inner, box.shape_zyx)
     return BlockComponents(
         box=box,
         key=key_zyx[inner.slices].ravel()[first].astype(np.uint64),
         sums=np.stack([np.bincount(index, minlength=count), weight], axis=1),
-        low_zyx=extents[:, 0::2] + offset,
-        high_zyx=extents[:, 1::2] + 1 + offset,
+        low_zyx=bounds[:, 0::2] + offset,
+        high_zyx=bounds[:, 1::2] + 1 + offset,
         anchor_zyx=np.stack(np.unravel_index(first, ids_zyx.shape), axis=1) + offset,
         face_start=face_start,
         face=face,
