@@ -15,7 +15,7 @@ from grid import DATA, PHANTOM, TRUSTED, Scenario
 from raysegclean.errors import MissingObject, RaysegcleanError
 from raysegclean.simulate.noise import NOISES
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
-from raysegclean.simulate.phantom_archive import write_phantom_archive
+from raysegclean.simulate.phantom import write_phantom_archive
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import load_index
 

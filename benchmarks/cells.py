@@ -26,9 +26,8 @@ from raysegclean.planning.plan import RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.ingest import ingest_nifti
 from raysegclean.store.run import RunFolder
-from raysegclean.voxels.contour_shift import shift_label
 from raysegclean.voxels.geometry import Box
-from raysegclean.voxels.signed_distance import signed_distance
+from raysegclean.voxels.signed_distance import shift_label, signed_distance
 
 __all__ = [
     "BENCH",

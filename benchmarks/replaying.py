@@ -21,8 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from cells import EVIDENCE, ROOT
 
-from raysegclean.evidence.case_scores import CaseScore, Kind
-from raysegclean.evidence.table import scores_of
+from raysegclean.evidence.case_scores import CaseScore, Kind, scores_of
 from raysegclean.policy import default
 from raysegclean.policy.outlier_cases import CORRUPTION, find_groups
 from raysegclean.policy.params import PolicyParams

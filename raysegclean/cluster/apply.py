@@ -24,7 +24,7 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
-from raysegclean.store.shards import LabelArraySpec, put_shard
+from raysegclean.store.shards import ArraySpec, put_shard
 from raysegclean.voxels.channels import channels_of
 from raysegclean.voxels.geometry import Box
 from raysegclean.voxels.packing import arrays_to_text
@@ -157,7 +157,7 @@ class ApplyStage:
                 f"labels/{label}/0",
                 task.index_zyx,
                 block,
-                LabelArraySpec(case.shape_zyx, dtype, shard),
+                ArraySpec(case.shape_zyx, dtype, shard),
                 overwrite=task.case in self._job.overwrite,
             )
             for label, block, dtype in blocks

@@ -17,7 +17,7 @@ from raysegclean.evidence.records import StoredObject
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
-from raysegclean.store.shards import LabelArraySpec, create_array, put_shard
+from raysegclean.store.shards import ArraySpec, create_array, put_shard
 from raysegclean.voxels.geometry import Box, Index3, output_shard_zyx
 
 __all__ = ["CORRECTION", "ProposalFolder"]
@@ -55,10 +55,10 @@ class ProposalFolder:
         )
 
     @property
-    def spec(self) -> LabelArraySpec:
+    def spec(self) -> ArraySpec:
         """Layout of each part: the same shards as the output label."""
         shard = output_shard_zyx(self.shape_zyx, self.shard_vox)
-        return LabelArraySpec(self.shape_zyx, "uint8", shard)
+        return ArraySpec(self.shape_zyx, "uint8", shard)
 
     def path(self, part: str) -> str:
         """Return where one part is: candidate, confidence, score or correction."""

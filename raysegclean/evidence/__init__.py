@@ -6,9 +6,8 @@ Values and how they merge. Nothing here decides (`policy`), predicts (`nets`) or
 - `voxel_evidence`: running sums of what the networks say of each voxel
 - `proposals`: what is kept per voxel: candidate, confidence, score
 - `stats`: counts of one block, which merge into those of a case, and its scores
-- `case_scores`: the scores that a policy decides on
+- `case_scores`: the scores that a policy decides on, as rows of a table, too
 - `robust`: what is usual among many cases of which some are wrong
-- `table`: those scores as rows of a table, and back
 - `records`: what a worker tells the driver of a shard, per stage
 - `second_pass`: what a policy may ask of chosen cases, with probabilities in hand
 """
@@ -21,7 +20,6 @@ DOOR = (
     "robust",
     "second_pass",
     "stats",
-    "table",
     "voxel_evidence",
 )
 """Modules that other rooms may import."""

@@ -139,17 +139,15 @@ class Mixture:
         would begin to fall get its value there. Non-finite values get 0.
         """
         x = np.asarray(values, dtype=np.float64)
-        (m0, m1), (s0, s1) = self.means, self.sds
+        (w0, w1), (m0, m1), (s0, s1) = self.weights, self.means, self.sds
         x = np.where(np.isfinite(x), x, m0)
         if s1 < s0:
             x = np.minimum(x, (m1 / s1**2 - m0 / s0**2) / (1 / s1**2 - 1 / s0**2))
-        upper = 1.0 / (1.0 + np.exp(np.clip(self._log_odds_lower(x), -_LARGEST, _LARGEST)))
-        return np.where(x <= m0, 0.0, upper)
-
-    def _log_odds_lower(self, x: Values) -> Values:
-        (w0, w1), (m0, m1), (s0, s1) = self.weights, self.means, self.sds
-        lower = log(w0 / s0) - ((x - m0) / s0) ** 2 / 2
-        return np.asarray(lower - (log(w1 / s1) - ((x - m1) / s1) ** 2 / 2))
+        lower, upper = (
+            log(w / s) - ((x - m) / s) ** 2 / 2 for w, m, s in ((w0, m0, s0), (w1, m1, s1))
+        )
+        odds_lower = np.exp(np.clip(lower - upper, -_LARGEST, _LARGEST))
+        return np.where(x <= m0, 0.0, 1.0 / (1.0 + odds_lower))
 
 
 def fit_mixture(values: Values, *, iterations: int = _ITERATIONS) -> Mixture | None:

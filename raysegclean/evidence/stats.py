@@ -109,25 +109,20 @@ def block_stats(
     predicted = evidence.predicted_zyx.ravel().astype(np.int64)
     confusion = np.bincount(given * classes + predicted, minlength=classes * classes)
     differs = predicted != given
+    kind = np.where(given == 0, 0, np.where(predicted == 0, 1, 2))
+    channel = np.where(predicted == 0, given, predicted)
     confidence = proposal.confidence_zyx.ravel().astype(np.int64)
+    prob = np.rint(evidence.given_prob_zyx.ravel().astype(np.float64) * PROB_SCALE)
     return CaseStats(
         confusion=confusion.reshape(classes, classes),
         cross_entropy=_cross_entropy(evidence, given, predicted, classes),
-        disagreement=_disagreement(
-            given[differs], predicted[differs], confidence[differs], classes
+        disagreement=_histogram(
+            (kind * classes + channel)[differs], confidence[differs], len(KINDS), classes
         ),
         score=_score(proposal, given, differs, classes),
-        given_prob=_given_prob(evidence, given, classes),
+        given_prob=np.bincount(given, weights=prob, minlength=classes).astype(np.int64),
         trusted=_trusted_hits(proposal, given_zyx, trusted_zyx, predicted, classes),
     )
-
-
-def _disagreement(
-    given: NDArray[np.int64], predicted: NDArray[np.int64], level: NDArray[np.int64], classes: int
-) -> Counts:
-    kind = np.where(given == 0, 0, np.where(predicted == 0, 1, 2))
-    channel = np.where(predicted == 0, given, predicted)
-    return _histogram(kind * classes + channel, level, len(KINDS), classes)
 
 
 def _histogram(group: NDArray[np.int64], level: NDArray[np.int64], *shape: int) -> Counts:
@@ -148,11 +143,6 @@ def _cross_entropy(
     sums = (by_given + by_predicted).astype(np.int64)
     sums[0] = np.int64(nats.sum())
     return sums
-
-
-def _given_prob(evidence: Evidence, given: NDArray[np.int64], classes: int) -> Counts:
-    fixed = np.rint(evidence.given_prob_zyx.ravel().astype(np.float64) * PROB_SCALE)
-    return np.bincount(given, weights=fixed, minlength=classes).astype(np.int64)
 
 
 def _score(

@@ -17,8 +17,7 @@ from raysegclean.evaluate.score import ScoreRow, score_archive
 from raysegclean.interface.picture import Panel, draw_panels, most_changed_slice
 from raysegclean.render import as_text
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
-from raysegclean.simulate.phantom import PHANTOM_CLASSES
-from raysegclean.simulate.phantom_archive import write_phantom_archive
+from raysegclean.simulate.phantom import PHANTOM_CLASSES, write_phantom_archive
 from raysegclean.store.archive import Archive
 
 __all__ = ["DemoReport", "prepare_archive", "run_demo"]

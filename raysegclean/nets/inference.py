@@ -38,7 +38,7 @@ from raysegclean.nets.voters import Voter
 from raysegclean.voxels.channels import pad_to_box
 from raysegclean.voxels.geometry import Box, Grid, Index3, triple
 
-__all__ = ["Seams", "Tiling", "iter_tile_probs", "needed_box", "tiles"]
+__all__ = ["Seams", "Tiling", "iter_tile_probs", "needed_box", "padded_shape", "tiles"]
 
 Read = Callable[[Box], NDArray[Any]]
 """Returns the normalised image, float32 (C, Z, Y, X), in a box inside the case."""

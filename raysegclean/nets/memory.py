@@ -21,21 +21,16 @@ from raysegclean.nets.receptive import Forward, total_stride
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.voxels.geometry import Index3
 
-__all__ = ["bytes_per_voxel", "forward_bytes_per_voxel", "window_bytes"]
+__all__ = ["bytes_per_voxel", "forward_bytes_per_voxel"]
 
 _CELLS = 3
 _MARGIN = 1.4
 _LEAST_EDGE_VOX = 12
 
 
-def window_bytes(spec: NetworkSpec, window_zyx: Index3) -> int:
-    """Return an upper bound of the memory that predicting one window takes, in bytes (fp32)."""
-    return math.ceil(bytes_per_voxel(spec) * math.prod(window_zyx))
-
-
 @lru_cache(maxsize=64)
 def bytes_per_voxel(spec: NetworkSpec) -> float:
-    """Return the memory per voxel of a window, in bytes (fp32).
+    """Return an upper bound of the memory that predicting takes, in bytes (fp32) per voxel.
 
     Measured on U-Nets: 1.05 to 1.75 of what `_unet_floats` counts, by processor (the upsampled
     features come in another layout, and are copied; some kernels pad channels), so four fifths

@@ -59,28 +59,24 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
     if spec.script:
         raise ConfigError("network: a TorchScript file has weights of its own; it is never trained")
     make = _builder(spec.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = _made(make, spec)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = make(spec)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a callable that users bring may raise
+        if spec.name == UNET:
+            raise
+        raise ConfigError(
+            f"network.name: {spec.name} failed to build a network of widths {spec.widths} and "
+            f"strides {spec.strides} ({told(error)})."
+        ) from error
     if not isinstance(net, nn.Module):
         raise ConfigError(
             f"network.name: {spec.name} returned a {type(net).__name__}, expected a torch.nn.Module"
         )
     return net
-
-
-def _made(make: Callable[[NetworkSpec], Any], spec: NetworkSpec) -> Any:
-    if spec.name == UNET:
-        return make(spec)
-    try:
-        return make(spec)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a callable that users bring may raise
-        raise ConfigError(
-            f"network.name: {spec.name} failed to build a network of widths {spec.widths} and "
-            f"strides {spec.strides} ({told(error)})."
-        ) from error
 
 
 @lru_cache(maxsize=64)
@@ -140,9 +136,10 @@ def forward_checked(net: nn.Module, image: Tensor, classes: int, what: str) -> T
     try:
         logits = net(image)
     except Exception as error:  # whatever a module that users bring may raise
+        first, *_ = str(error).strip().splitlines() or ["no reason given"]
         raise ConfigError(
             f"{what}: the forward pass of an image {tuple(image.shape)} failed "
-            f"({type(error).__name__}: {_first_line(error)}). Expected to read any window whose "
+            f"({type(error).__name__}: {first}). Expected to read any window whose "
             "edges are multiples of the stride; see network.strides."
         ) from error
     expected = (image.shape[0], classes, *image.shape[2:])
@@ -158,11 +155,6 @@ def forward_checked(net: nn.Module, image: Tensor, classes: int, what: str) -> T
             "voxel of the image"
         )
     return logits
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no reason given"
 
 
 def stride_of(net: nn.Module, spec: NetworkSpec) -> Index3:

@@ -16,7 +16,6 @@ the same window gives the same bits, whichever worker reads it first.
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -28,9 +27,10 @@ from raysegclean.nets.memory import forward_bytes_per_voxel
 from raysegclean.nets.networks import forward_checked
 from raysegclean.nets.receptive import Geometry, Trial
 from raysegclean.nets.unet import NetworkSpec
+from raysegclean.nets.voters import NetworkVoter
 from raysegclean.voxels.geometry import Index3
 
-__all__ = ["Script", "ScriptFacts", "ScriptVoter", "inspect_script"]
+__all__ = ["Script", "ScriptVoter", "inspect_script"]
 
 _STRIDES = (1, 2, 4, 8, 16, 32)
 _WHAT = "network.torchscript"
@@ -82,40 +82,23 @@ class Script:
         return module.eval()
 
 
-@dataclass(frozen=True)
-class ScriptFacts:
-    """What was measured of a script."""
-
-    geometry: Geometry
-    bytes_per_voxel: float
-
-
-class ScriptVoter:
+class ScriptVoter(NetworkVoter):
     """A TorchScript module, one pass, always in fp32."""
 
     name = "torchscript"
-    n_passes = 1
 
     def __init__(
         self, script: Script, spec: NetworkSpec, *, device: torch.device | str = "cpu"
     ) -> None:
-        self.stride_zyx = spec.stride_zyx
-        self._script, self._spec = script, spec
-        self._device = torch.device(device)
-        self._forward = _Plain(script.load(device))
+        super().__init__(_Plain(script.load(device)), spec, device=device)
+        self._script = script
 
     @property
     def halo_vox(self) -> Index3:
         """The receptive radius; measured when it is asked for."""
         spec = self._spec
-        facts = inspect_script(self._script, spec.in_channels, spec.classes, spec.stride_zyx)
-        return facts.geometry.radius_vox or (0, 0, 0)
-
-    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
-        """Yield the softmax."""
-        with torch.no_grad():
-            logits = self._forward(window_czyx.to(self._device)[None])
-            yield torch.softmax(logits[0].float(), dim=0)
+        placed, _ = inspect_script(self._script, spec.in_channels, spec.classes, spec.stride_zyx)
+        return placed.radius_vox or (0, 0, 0)
 
 
 class _Plain(nn.Module):
@@ -135,8 +118,8 @@ class _Plain(nn.Module):
 @lru_cache(maxsize=4)
 def inspect_script(
     script: Script, channels: int, classes: int, stride_zyx: Index3 | None
-) -> ScriptFacts:
-    """Return how windows of a script must be placed, and what memory they take.
+) -> tuple[Geometry, float]:
+    """Return how windows of a script must be placed, and their memory in bytes per voxel.
 
     stride_zyx: what the config names; None: found by trying. Raises ConfigError when the script
     does not read `channels`, does not answer with logits of `classes` channels, or reads no windows
@@ -151,7 +134,7 @@ def inspect_script(
             geometry = Geometry(stride_zyx, Trial(net, channels, stride_zyx).radius())
         except RuntimeError as error:
             raise _reads_too_little(f"the stride {stride_zyx} of network.strides", error) from error
-    return ScriptFacts(geometry, forward_bytes_per_voxel(net, channels, geometry.stride_zyx))
+    return geometry, forward_bytes_per_voxel(net, channels, geometry.stride_zyx)
 
 
 def _reads_too_little(strides: str, error: Exception | None) -> ConfigError:

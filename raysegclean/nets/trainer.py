@@ -149,7 +149,6 @@ class Exchange(Protocol):
         picks: weights (B,) or labels (B, Z, Y, X) of the lesson of each peer hosted here. Peer i
         receives from peer i - 1, and peer 0 from the last. Every rank calls this alike.
         """
-        ...
 
 
 @dataclass(frozen=True)

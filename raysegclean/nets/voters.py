@@ -37,7 +37,6 @@ class Voter(Protocol):
     @property
     def name(self) -> str:
         """For messages and records."""
-        ...
 
     @property
     def halo_vox(self) -> Index3:
@@ -45,21 +44,17 @@ class Voter(Protocol):
 
         Zero where the answer depends on the whole window; those are averaged (inference.py).
         """
-        ...
 
     @property
     def stride_zyx(self) -> Index3:
         """Window origins and edges must be multiples of this."""
-        ...
 
     @property
     def n_passes(self) -> int:
         """How many passes `passes` yields."""
-        ...
 
     def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
         """Yield (K, Z, Y, X) float32 probabilities of a float32 window (C, Z, Y, X)."""
-        ...
 
 
 class NetworkVoter:

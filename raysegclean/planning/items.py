@@ -7,7 +7,7 @@ never on the number of workers, so the same shards meet in the same item on 1 or
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raysegclean.voxels.geometry import Grid, Index3
@@ -66,7 +66,7 @@ def plan_items(grids: Sequence[tuple[str, Grid]], target_vox: int = 1 << 21) -> 
         tasks = [ShardTask(case, index) for index in grid.indices()]
         if len(tasks) > 1:
             per_item = max(1, min(MAX_SHARDS, target_vox // math.prod(grid.shard_zyx)))
-            groups.extend(_runs(tasks, per_item))
+            groups.extend(tasks[i : i + per_item] for i in range(0, len(tasks), per_item))
             continue
         small.extend(tasks)
         small_vox += math.prod(grid.shape_zyx)
@@ -76,7 +76,3 @@ def plan_items(grids: Sequence[tuple[str, Grid]], target_vox: int = 1 << 21) -> 
     if small:
         groups.append(small)
     return [Item(f"{position:06d}", tuple(group)) for position, group in enumerate(groups)]
-
-
-def _runs(tasks: Sequence[ShardTask], length: int) -> Iterable[Sequence[ShardTask]]:
-    return (tasks[start : start + length] for start in range(0, len(tasks), length))

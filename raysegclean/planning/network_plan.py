@@ -16,7 +16,7 @@ from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError, MissingObject
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Voters
-from raysegclean.nets.inference import Tiling
+from raysegclean.nets.inference import Tiling, padded_shape
 from raysegclean.nets.memory import bytes_per_voxel
 from raysegclean.nets.networks import build_network, check_network, has_dropout, is_shipped
 from raysegclean.nets.receptive import Geometry, geometry_of, seam_error
@@ -89,8 +89,9 @@ def plan_network(
     else:
         spec = _spec(config, infos, classes, voters)
     if spec.script:
-        facts = inspect_script(read_script(config), spec.in_channels, classes, _stride(config))
-        geometry, bytes_per_vox = facts.geometry, facts.bytes_per_voxel
+        geometry, bytes_per_vox = inspect_script(
+            read_script(config), spec.in_channels, classes, _stride(config)
+        )
         spec = replace(spec, widths=(1, 1), strides=(geometry.stride_zyx,))
     else:
         check_network(spec)
@@ -148,7 +149,7 @@ def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float
         return 0.0
     net = read_script(config).load() if network.script else build_network(network).eval()
     window = triple(t + 2 * h for t, h in zip(tiling.tile_zyx, tiling.halo_vox, strict=True))
-    window = _multiple(window, tiling.stride_zyx)
+    window = padded_shape(window, tiling.stride_zyx)
     return seam_error(net, network.in_channels, window, tiling.tile_zyx)
 
 
@@ -267,7 +268,7 @@ def _tile_counts(halo: Index3, geometry: Geometry, voters: Voters) -> bool:
 def _averaged_tile(config: Config, window: Index3, halo: Index3, stride: Index3) -> Index3:
     """Return the step between windows, which are of the size that the network was trained on."""
     if config.relabel.tile_zyx != "auto":
-        return _multiple(config.relabel.tile_zyx, stride)
+        return padded_shape(config.relabel.tile_zyx, stride)
     return triple(
         max((n - 2 * h) // s * s, s) for n, h, s in zip(window, halo, stride, strict=True)
     )
@@ -276,17 +277,17 @@ def _averaged_tile(config: Config, window: Index3, halo: Index3, stride: Index3)
 def _patch(config: Config, infos: Sequence[CaseInfo], stride: Index3, *, gpu: bool) -> Index3:
     """Return the typical case, shrunk evenly to the budget, in multiples of the total stride."""
     if config.train.patch_zyx != "auto":
-        return _multiple(config.train.patch_zyx, stride)
+        return padded_shape(config.train.patch_zyx, stride)
     return _shrunk(_median_shape(infos), PATCH_VOX_GPU if gpu else PATCH_VOX_CPU, stride)
 
 
 def _tile(config: Config, window: Index3, largest: Index3, stride: Index3, halo: Index3) -> Index3:
     """Return the edges of a tile without halo: a whole small case, or what the window leaves."""
     if config.relabel.tile_zyx != "auto":
-        return _multiple(config.relabel.tile_zyx, stride)
+        return padded_shape(config.relabel.tile_zyx, stride)
     return triple(
         w if w == n else max(w - 2 * _up(h, s), 4 * s)
-        for w, n, h, s in zip(window, _multiple(largest, stride), halo, stride, strict=True)
+        for w, n, h, s in zip(window, padded_shape(largest, stride), halo, stride, strict=True)
     )
 
 
@@ -313,13 +314,9 @@ def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _multiple(shape: Index3, stride: Index3) -> Index3:
-    return triple(_up(n, s) for n, s in zip(shape, stride, strict=True))
-
-
 def _shrunk(shape: Index3, budget_vox: int, stride: Index3) -> Index3:
     """Return `shape` rounded up to the stride, its longest edges halved until it fits."""
-    edges = list(_multiple(shape, stride))
+    edges = list(padded_shape(shape, stride))
     while math.prod(edges) > budget_vox:
         axis = max(range(3), key=lambda a: edges[a] / stride[a])
         smaller = _up(max(1, int(edges[axis] * 0.8)), stride[axis])

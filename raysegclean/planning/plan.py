@@ -317,17 +317,10 @@ def _is_query(wanted: str | Sequence[str]) -> bool:
 def _queried(query: str, infos: Sequence[CaseInfo]) -> list[CaseInfo]:
     import pandas as pd
 
-    table = pd.DataFrame(
-        {
-            "case": [i.case for i in infos],
-            "patient": [i.patient for i in infos],
-            "site": [i.site for i in infos],
-            "annotator": [i.annotator for i in infos],
-            "spacing_z": [i.spacing_mm[0] for i in infos],
-            "spacing_y": [i.spacing_mm[1] for i in infos],
-            "spacing_x": [i.spacing_mm[2] for i in infos],
-        }
-    )
+    names = ("case", "patient", "site", "annotator")
+    table = pd.DataFrame({name: [getattr(info, name) for info in infos] for name in names})
+    for axis, name in enumerate(("spacing_z", "spacing_y", "spacing_x")):
+        table[name] = [info.spacing_mm[axis] for info in infos]
     try:
         chosen = set(table.query(query)["case"])
     except Exception as error:
@@ -417,7 +410,9 @@ def _holding(dtype: str, highest: int) -> str:
 
 
 def _group(config: Config, info: CaseInfo, voters: Voters) -> str:
-    if config.group == "case" or _trains_in_sample(config, voters):
+    nothing_trains = config.network.torchscript is not None or not voters.members
+    # In sample, nobody asks who trained on what.
+    if config.group == "case" or config.train.crossfit == 0 or nothing_trains:
         return info.patient or info.case if config.group == "patient" else info.case
     if info.patient is None:
         raise ConfigError(
@@ -426,12 +421,6 @@ def _group(config: Config, info: CaseInfo, voters: Voters) -> str:
             "`group: case` when no two cases are of one patient."
         )
     return info.patient
-
-
-def _trains_in_sample(config: Config, voters: Voters) -> bool:
-    """Tell whether nobody asks who trained on what."""
-    nothing_trains = config.network.torchscript is not None or not voters.members
-    return config.train.crossfit == 0 or nothing_trains
 
 
 def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:

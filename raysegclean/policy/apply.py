@@ -25,9 +25,8 @@ from raysegclean.policy.edits import (
     TakesCandidates,
     Votes,
 )
-from raysegclean.voxels.contour_shift import shift_label
 from raysegclean.voxels.geometry import Box
-from raysegclean.voxels.signed_distance import Spacing
+from raysegclean.voxels.signed_distance import Spacing, shift_label
 
 __all__ = ["Applied", "TakenBack", "apply_edits", "take_back"]
 

@@ -9,9 +9,8 @@ from enum import IntEnum
 from typing import ClassVar, Literal, TypeVar
 
 from raysegclean.evidence.case_scores import Kind
-from raysegclean.voxels.contour_shift import shift_halo_vox
 from raysegclean.voxels.geometry import Index3
-from raysegclean.voxels.signed_distance import Spacing
+from raysegclean.voxels.signed_distance import Spacing, shift_halo_vox
 
 __all__ = [
     "NO_EDITS",
@@ -119,7 +118,7 @@ class Shift:
     """The outline moves."""
 
     shift_vox: float
-    """How far it moves inwards (`voxels.contour_shift.shift_label`)."""
+    """How far it moves inwards (`voxels.signed_distance.shift_label`)."""
     min_fit: float = 0.0
     """Dice with the prediction that the moved class must reach; else it is left for a person."""
     fit_gain: float = 0.0

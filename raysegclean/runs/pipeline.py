@@ -15,9 +15,9 @@ from raysegclean.cluster.executor import Executor, open_executor
 from raysegclean.config.settings import Config
 from raysegclean.errors import RaysegcleanError, UnfitEnvironment, told
 from raysegclean.events import Events, Lines
+from raysegclean.evidence.case_scores import evidence_rows
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.evidence.records import FailedCase
-from raysegclean.evidence.table import evidence_rows
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
 from raysegclean.runs.apply import Outcome, apply, begin_output, note_undone

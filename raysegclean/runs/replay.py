@@ -11,8 +11,7 @@ from typing import Any
 
 from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.evidence.case_scores import CaseScore
-from raysegclean.evidence.table import scores_of
+from raysegclean.evidence.case_scores import CaseScore, scores_of
 from raysegclean.policy.blend_groups import with_blends
 from raysegclean.policy.default import decide
 from raysegclean.policy.params import PolicyParams

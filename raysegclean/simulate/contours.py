@@ -1,11 +1,7 @@
 """Outlines drawn in a hurry: every slice of every component is drawn again, with less detail.
 
-- `polygon`: vertices on the outline at equal distances along it, from a random start. Fewer
-  vertices cut off convex parts and fill hollows.
-- `smooth`: the outline as a closed curve of its lowest Fourier descriptors. Tips are rounded off.
-
-Both are noises of Redekop & Chernyavskiy 2021, who do not say where vertices lie, nor how they
-smooth; both answers here are ours.
+`polygon` and `smooth` are noises of Redekop & Chernyavskiy 2021, who do not say where vertices lie,
+nor how they smooth; both answers here are ours.
 """
 
 from collections.abc import Callable
@@ -47,6 +43,9 @@ def polygon(
 ) -> IntLabel:
     """Replace the outline of each component (8-connected, per class and slice) by a polygon.
 
+    Vertices lie on the outline at equal distances along it, from a random start. Fewer vertices cut
+    off convex parts and fill hollows.
+
     Holes are filled. Where polygons overlap, a voxel keeps its class if one of them has it, else
     the lower class wins. Components of fewer than 9 pixels stay, and so does a class that would
     vanish. Length along the outline is measured in mm. Raises ConfigError below 3 vertices.
@@ -71,8 +70,9 @@ def smooth(
 
     The outline, at equal steps along it, is a periodic complex function; of its Fourier
     coefficients the constant one stays, and 1, -1, 2, -2 and so on as far as they are counted:
-    with 2 the outline becomes an ellipse. Overlaps, holes and what stays are as in `polygon`. Draws
-    nothing that matters. Raises ConfigError below 2 descriptors, which may leave a point or line.
+    with 2 the outline becomes an ellipse. Tips are rounded off. Overlaps, holes and what stays are
+    as in `polygon`. Draws nothing that matters. Raises ConfigError below 2 descriptors, which may
+    leave a point or line.
     """
     if descriptors < 2:
         raise ConfigError(f"A smooth outline needs at least 2 descriptors, got {descriptors}.")

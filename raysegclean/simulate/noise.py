@@ -23,7 +23,6 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
-from types import MappingProxyType
 from typing import Any
 
 import cc3d
@@ -214,20 +213,9 @@ def shift(
     return moved if class_boxes(moved).keys() == classes else label_zyx.copy()
 
 
-Noise = Callable[..., IntLabel]
-
-NOISES: Mapping[str, Noise] = MappingProxyType(
-    {
-        "boundary": boundary,
-        "bias": bias,
-        "markov": markov,
-        "polygon": polygon,
-        "smooth": smooth,
-        "drop": drop,
-        "shift": shift,
-        "swap": swap,
-    }
-)
+NOISES: Mapping[str, Callable[..., IntLabel]] = {
+    noise.__name__: noise for noise in (boundary, bias, markov, polygon, smooth, drop, shift, swap)
+}
 """Every noise by name."""
 
 
@@ -326,9 +314,9 @@ def _centre_mm(
 def _moved(label_zyx: IntLabel, by_zyx: NDArray[np.int_]) -> IntLabel:
     """Return the label displaced by whole voxels, background moving in."""
     result = np.zeros_like(label_zyx)
-    source, target = [], []
-    for step, n in zip(by_zyx.tolist(), label_zyx.shape, strict=True):
-        source.append(slice(max(0, -step), max(0, min(n, n - step))))
-        target.append(slice(max(0, step), max(0, min(n, n + step))))
-    result[tuple(target)] = label_zyx[tuple(source)]
+    whole = Box.whole(label_zyx.shape)
+    moved = whole.moved(triple(by_zyx.tolist()))
+    seen = moved.clipped(whole)
+    if seen.voxels:
+        result[seen.slices] = label_zyx[seen.relative_to(moved).slices]
     return result

@@ -1,4 +1,4 @@
-"""CT-like cases with a known truth, of any number and size.
+"""CT-like cases with a known truth, of any number and size, and archives of them.
 
 A case is one trunk from mid chest to kidneys, drawn in coordinates of the field of view: it fills
 the volume whatever its shape and spacing, so organs scale with the volume and are always present.
@@ -11,19 +11,24 @@ slabs, so memory is about 60 bytes per voxel of a slab plus 3 bytes per voxel of
 guaranteed: anatomy beyond what is written here; scores on it say nothing about patients.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raysegclean.errors import ConfigError
+from raysegclean.errors import CaseError, ConfigError
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.each import CasesReport, for_each_case
+from raysegclean.store.index import load_index
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.surface import Spacing
 
-__all__ = ["PHANTOM_CLASSES", "phantom_case"]
+__all__ = ["PHANTOM_CLASSES", "phantom_case", "write_phantom_archive"]
 
 PHANTOM_CLASSES = {1: "lungs", 2: "liver", 3: "kidneys", 4: "spine"}
 """Label values; both kidneys, and both lungs, are one class."""
@@ -113,7 +118,8 @@ def phantom_case(
     sigma = (0.4, *(float(np.clip(0.9 / edge, 0.5, 2.0)) for edge in spacing_mm[1:]))
     image = np.empty(shape_zyx, np.int16)
     label = np.empty(shape_zyx, np.uint8)
-    for start, stop in _slabs(shape_zyx):
+    depth = max(1, SLAB_VOXELS // (shape_zyx[1] * shape_zyx[2]))
+    for start, stop in pairwise([*range(0, shape_zyx[0], depth), shape_zyx[0]]):
         # Slices around the slab make its blur that of the whole volume.
         low, high = max(0, start - BLUR_SLICES), min(shape_zyx[0], stop + BLUR_SLICES)
         hu, classes = _paint(anatomy, shape_zyx, low, high)
@@ -124,11 +130,6 @@ def phantom_case(
             image[z] = np.clip(np.rint(noisy), -1024, 3071)
         label[start:stop] = classes[start - low : stop - low]
     return image, label
-
-
-def _slabs(shape_zyx: Index3) -> Iterator[tuple[int, int]]:
-    depth = max(1, SLAB_VOXELS // (shape_zyx[1] * shape_zyx[2]))
-    yield from pairwise([*range(0, shape_zyx[0], depth), shape_zyx[0]])
 
 
 def _draw(rng: np.random.Generator, shape_zyx: Index3, spacing_mm: Spacing) -> _Anatomy:
@@ -242,3 +243,50 @@ def _noise(rng: np.random.Generator, shape_yx: tuple[int, int]) -> _Field:
     white = rng.standard_normal(shape_yx, np.float32)
     grainy = ndimage.gaussian_filter(white, 0.5, mode="wrap")
     return np.asarray(grainy / grainy.std())
+
+
+def write_phantom_archive(
+    dst_uri: str | os.PathLike[str],
+    cases: int,
+    *,
+    shape_zyx: Index3 = (32, 96, 96),
+    spacing_mm: Spacing = (2.5, 1.5, 1.5),
+    seed: int = 0,
+    label: str = "organs",
+) -> CasesReport:
+    """Write `cases` phantoms, each its own patient and the same whatever their number.
+
+    Case ids are `phantom-0000` and on. Cases that are there are reused, so a larger number adds to
+    an archive; a case made otherwise is refused. Raises ConfigError for less than one case or too
+    small a shape, UnfitEnvironment when nothing can be written.
+    """
+    if cases < 1:
+        raise ConfigError(f"An archive of phantoms needs at least one case, got {cases}.")
+    archive = Archive.open(dst_uri)
+    archive.check_writable()
+    numbers = {f"phantom-{number:04d}": number for number in range(cases)}
+
+    def one(case: str) -> str:
+        recipe: dict[str, Any] = {"seed": seed, "index": numbers[case], "shape_zyx": [*shape_zyx]}
+        recipe |= {"spacing_mm": [*spacing_mm], "label": label}
+        if archive.at(case).head("zarr.json") is not None:
+            _check_recipe(archive, case, recipe)
+            return "reused"
+        image, organs = phantom_case(seed, numbers[case], shape_zyx, spacing_mm)
+        about = {"patient": case, "phantom": recipe}
+        write_case(archive, case, image, {label: organs}, spacing_mm=spacing_mm, attributes=about)
+        return "written"
+
+    done, failed = for_each_case(numbers, one)
+    load_index(archive)
+    return CasesReport(done, failed)
+
+
+def _check_recipe(archive: Archive, case: str, recipe: dict[str, Any]) -> None:
+    present = archive.attributes(case).get("phantom")
+    if present != recipe:
+        raise CaseError(
+            case,
+            f"exists in {archive.store.uri} as {present or 'no phantom'}, wanted {recipe}. "
+            "Choose another place.",
+        )

@@ -28,12 +28,7 @@ from raysegclean.errors import (
 from raysegclean.store import ome
 from raysegclean.store.arrays import Array, Volume
 from raysegclean.store.objects import ObjectInfo, Store, as_json
-from raysegclean.store.shards import (
-    ImageArraySpec,
-    LabelArraySpec,
-    create_array,
-    put_shard,
-)
+from raysegclean.store.shards import ArraySpec, ImageArraySpec, create_array, put_shard
 from raysegclean.voxels.geometry import Index3, output_shard_zyx
 
 __all__ = ["SUFFIX", "Archive", "as_label", "check_shape", "write_case"]
@@ -151,7 +146,7 @@ class Archive:
         dtype: str | None = None,
         shard_zyx: Index3 | None = None,
         attributes: dict[str, Any] | None = None,
-    ) -> LabelArraySpec:
+    ) -> ArraySpec:
         """Prepare a label that is not listed yet and return its layout; repeatable.
 
         The shape is the image's, the dtype that of the label `like` unless given. `attributes`
@@ -161,7 +156,7 @@ class Archive:
         """
         shape_zyx = self.image(case).shape_zyx
         kind = dtype or (str(self.label(case, like).dtype) if like else "uint8")
-        spec = LabelArraySpec(shape_zyx, kind, shard_zyx or output_shard_zyx(shape_zyx))
+        spec = ArraySpec(shape_zyx, kind, shard_zyx or output_shard_zyx(shape_zyx))
         own: dict[str, Any] = {"derived": True, "layout": asdict(spec), **(attributes or {})}
         if like and "nifti" not in own:
             own["nifti"] = self.label_attributes(case, like).get("nifti")
@@ -430,18 +425,18 @@ def _write_image(store: Store, image: Array) -> None:
     spec = ImageArraySpec(
         (z, y, x), str(image.dtype), output_shard_zyx((z, y, x)), channels=channels
     )
-    for channel in range(channels or 1):
-        volume = image if channels is None else image[channel]
+    numbers: Iterable[int | None] = [None] if channels is None else range(channels)
+    for channel in numbers:
+        volume = image if channel is None else image[channel]
         for index in spec.grid.indices():
             block = volume[spec.grid.box(index).slices]
-            lead = None if channels is None else channel
-            put_shard(store, "0", index, block, spec, channel=lead, overwrite=True)
+            put_shard(store, "0", index, block, spec, channel=channel, overwrite=True)
     create_array(store, "0", spec)
 
 
 def _write_label(store: Store, name: str, label: Array, document: dict[str, Any]) -> None:
     z, y, x = label.shape
-    spec = LabelArraySpec((z, y, x), str(label.dtype), output_shard_zyx((z, y, x)))
+    spec = ArraySpec((z, y, x), str(label.dtype), output_shard_zyx((z, y, x)))
     path = f"labels/{name}/0"
     for index in spec.grid.indices():
         put_shard(store, path, index, label[spec.grid.box(index).slices], spec, overwrite=True)

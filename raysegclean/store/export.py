@@ -12,7 +12,6 @@ import numpy as np
 
 from raysegclean.errors import CaseError
 from raysegclean.store.archive import Archive
-from raysegclean.store.arrays import Array
 from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.nifti import encode_nifti
 from raysegclean.store.objects import Store
@@ -63,11 +62,7 @@ def _encoded(archive: Archive, case: str, label: str | None) -> bytes:
     header = own.get("nifti") or archive.attributes(case).get("nifti")
     if header is not None and "nifti" not in own:
         header = {name: value for name, value in header.items() if name not in ("dtype", "shape")}
-    return encode_nifti(volume.read_all(), header, _affine(archive, case))
-
-
-def _affine(archive: Archive, case: str) -> Array:
-    """Return the source's affine, else one that has the right voxel sizes and no rotation."""
     affine = archive.affine(case)
-    z, y, x = archive.spacing_mm(case)
-    return np.diag([x, y, z, 1.0]) if affine is None else affine
+    if affine is None:  # the right voxel sizes and no rotation
+        affine = np.diag([*archive.spacing_mm(case)[::-1], 1.0])
+    return encode_nifti(volume.read_all(), header, affine)

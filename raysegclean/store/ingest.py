@@ -130,8 +130,10 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
     label_bytes = {name: _bytes(case, folder, key) for name, folder, key in source.labels}
     exists = store.head("zarr.json") is not None
     if exists:
-        _check_same(case, "image", archive.attributes(case), image_bytes)
-        _update_facts(archive, case, source.facts)
+        present = archive.attributes(case)
+        _check_same(case, "image", present, image_bytes)
+        if any(present.get(name) != value for name, value in source.facts.items()):
+            archive.set_attributes(case, dict(source.facts))
         for name in set(label_bytes).intersection(archive.label_names(case)):
             own = archive.label_attributes(case, name)
             _check_same(case, f"label {name!r}", own, label_bytes.pop(name))
@@ -289,12 +291,6 @@ def _check_finite(case: str, image: Nifti) -> None:
 
 def _kept(nifti: Nifti, data: bytes) -> dict[str, Any]:
     return {"nifti": nifti.header, "source_sha256": sha256(data).hexdigest()}
-
-
-def _update_facts(archive: Archive, case: str, facts: Facts) -> None:
-    present = archive.attributes(case)
-    if any(present.get(name) != value for name, value in facts.items()):
-        archive.set_attributes(case, dict(facts))
 
 
 def _where(file: tuple[Store, str]) -> str:

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any, Self
 
 from raysegclean.errors import Conflict, MissingObject, RunConflict, RunOver, UnfitEnvironment
@@ -41,7 +40,8 @@ class RunLock:
         self._job = job
         self._still_s = still_s
         self._token = uuid.uuid4().hex
-        self._term = 0
+        self.term = 0
+        """The term held; 0 before `acquire`."""
         self._info: ObjectInfo | None = None
         self._guard = threading.Lock()
         self._stop = threading.Event()
@@ -64,8 +64,10 @@ class RunLock:
                 self._info = self._store.swap(KEY, self._content(term, 0), info)
             except Conflict:
                 continue  # another starter was faster; look again who it is
-            self._term = term
-            self._start_renewing()
+            self.term = term
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._renew_often, name="run-lock", daemon=True)
+            self._thread.start()
             return term
 
     def renew(self) -> None:
@@ -73,7 +75,7 @@ class RunLock:
         with self._guard:
             held, info = self._mine()
             with suppress(Conflict):  # lost to a taker: the next look says so
-                self._store.swap(KEY, self._content(self._term, held["counter"] + 1), info)
+                self._store.swap(KEY, self._content(self.term, held["counter"] + 1), info)
                 return
             self._mine()
 
@@ -99,19 +101,9 @@ class RunLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *fault: object) -> None:
         """Release."""
         self.release()
-
-    @property
-    def term(self) -> int:
-        """The term held; 0 before `acquire`."""
-        return self._term
 
     def _read(self) -> tuple[dict[str, Any] | None, ObjectInfo | None]:
         try:
@@ -156,11 +148,6 @@ class RunLock:
                 "holder": asdict(this_process()),
             }
         )
-
-    def _start_renewing(self) -> None:
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._renew_often, name="run-lock", daemon=True)
-        self._thread.start()
 
     def _renew_often(self) -> None:
         while not self._stop.wait(self._still_s / 6):

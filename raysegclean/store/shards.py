@@ -6,7 +6,6 @@ voxel other than 0 leaves no object; only the ledger knows that it was done. A l
 finds the same bytes and adopts them; other bytes are refused, because encoding is deterministic.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ from raysegclean.voxels.geometry import Grid, Index3
 __all__ = [
     "ArraySpec",
     "ImageArraySpec",
-    "LabelArraySpec",
     "create_array",
     "encode_shard",
     "put_shard",
@@ -35,8 +33,8 @@ CHUNK_ZYX: Index3 = (64, 64, 64)
 
 
 @dataclass(frozen=True)
-class ArraySpec(ABC):
-    """Shape and layout of an array; lengths in voxels."""
+class ArraySpec:
+    """Shape and layout of an array, such as a label; lengths in voxels."""
 
     shape_zyx: Index3
     dtype: str
@@ -54,18 +52,8 @@ class ArraySpec(ABC):
         return ()
 
     @property
-    @abstractmethod
     def codecs(self) -> list[dict[str, Any]]:
-        """What happens to the bytes of an inner chunk."""
-
-
-@dataclass(frozen=True)
-class LabelArraySpec(ArraySpec):
-    """A label: zstd with a checksum, so that a flipped bit is noticed."""
-
-    @property
-    def codecs(self) -> list[dict[str, Any]]:
-        """What happens to the bytes of an inner chunk."""
+        """What happens to the bytes of an inner chunk; a checksum notices a flipped bit."""
         return [{"name": "zstd", "configuration": {"level": 3, "checksum": True}}]
 
 

@@ -6,10 +6,9 @@ policies, files or Ray. What works on blocks says which halo makes it exact.
 - `geometry`: boxes and grids of voxels, the unit of everything that follows
 - `boxes`: where the classes of a label lie
 - `channels`: label values to channels and back, padding, the ignored value
-- `signed_distance`: distances to the boundary of a class
+- `signed_distance`: distances to the boundary of a class, which they move
 - `contour_offset`: how far one boundary lies off another, as sums
 - `offset_sums`: those sums
-- `contour_shift`: a boundary moved inwards or outwards
 - `surface`: distances between surfaces, in mm
 - `components`: connected parts of a case that no worker sees whole
 - `regions`: changed regions, found per block and joined
@@ -22,7 +21,6 @@ DOOR = (
     "channels",
     "components",
     "contour_offset",
-    "contour_shift",
     "geometry",
     "hashing",
     "offset_sums",

@@ -112,14 +112,15 @@ def block_components(
         weight = np.bincount(index, weights, count).astype(np.int64)
     offset = np.add(box.start_zyx, inner.start_zyx)
     first = _first_positions(index, where, count)
-    low, high = _extents(ids_zyx, count)
+    found = cc3d.statistics(ids_zyx, no_slice_conversion=True)["bounding_boxes"]
+    bounds = found[1 : count + 1].astype(np.int64)
     face_start, face = _faces(ids_zyx, inner, box.shape_zyx)
     return BlockComponents(
         box=box,
         key=key_zyx[inner.slices].ravel()[first].astype(np.uint64),
         sums=np.stack([np.bincount(index, minlength=count), weight], axis=1),
-        low_zyx=low + offset,
-        high_zyx=high + offset,
+        low_zyx=bounds[:, 0::2] + offset,
+        high_zyx=bounds[:, 1::2] + 1 + offset,
         anchor_zyx=np.stack(np.unravel_index(first, ids_zyx.shape), axis=1) + offset,
         face_start=face_start,
         face=face,
@@ -154,14 +155,6 @@ def _first_positions(
     first = np.zeros(count, np.int64)
     first[index[::-1]] = where[::-1]  # of repeated indices the last assignment stays
     return first
-
-
-def _extents(
-    ids_zyx: NDArray[np.integer[Any]], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    stats = cc3d.statistics(ids_zyx, no_slice_conversion=True)
-    bounds = stats["bounding_boxes"][1 : count + 1].astype(np.int64)
-    return bounds[:, 0::2], bounds[:, 1::2] + 1
 
 
 def _faces(

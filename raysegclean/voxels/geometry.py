@@ -7,6 +7,7 @@ half open: `start_zyx` belongs to it, `stop_zyx` does not.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import TypeVar
 
 __all__ = ["Box", "Grid", "Index3", "output_shard_zyx", "triple"]
@@ -46,8 +47,7 @@ class Box:
     @property
     def voxels(self) -> int:
         """Number of voxels inside."""
-        z, y, x = self.shape_zyx
-        return z * y * x
+        return prod(self.shape_zyx)
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
@@ -95,8 +95,7 @@ class Grid:
 
     def __len__(self) -> int:
         """Return the number of shards."""
-        z, y, x = self.counts_zyx
-        return z * y * x
+        return prod(self.counts_zyx)
 
     def indices(self) -> Iterator[Index3]:
         """Yield shard indices, x fastest, so that neighbours follow each other."""
@@ -106,11 +105,7 @@ class Grid:
     def box(self, index_zyx: Index3) -> Box:
         """Return the voxels of one shard, clipped to the case."""
         start = triple(i * s for i, s in zip(index_zyx, self.shard_zyx, strict=True))
-        stop = triple(
-            min((i + 1) * s, n)
-            for i, s, n in zip(index_zyx, self.shard_zyx, self.shape_zyx, strict=True)
-        )
-        return Box(start, stop)
+        return Box.whole(self.shard_zyx).moved(start).clipped(Box.whole(self.shape_zyx))
 
 
 def output_shard_zyx(shape_zyx: Index3, limit_vox: int = 256, multiple_vox: int = 64) -> Index3:

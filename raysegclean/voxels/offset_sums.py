@@ -13,13 +13,7 @@ __all__ = ["OFFSET_STEPS", "OffsetSums"]
 OFFSET_STEPS = 256
 """Steps of a voxel in which offsets are counted."""
 
-_Sums = tuple[int, int, int, int, int]
-_NONE: _Sums = (0, 0, 0, 0, 0)
-
-
-def _added(one: _Sums, other: _Sums) -> _Sums:
-    a, b, c, d, e = (x + y for x, y in zip(one, other, strict=True))
-    return a, b, c, d, e
+_NONE = (0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class OffsetSums:
     and commutative.
     """
 
-    sums: Mapping[int, _Sums]
+    sums: Mapping[int, tuple[int, int, int, int, int]]
 
     @classmethod
     def zero(cls, classes: Sequence[int]) -> "OffsetSums":
@@ -42,26 +36,24 @@ class OffsetSums:
 
     def merge(self, other: "OffsetSums") -> "OffsetSums":
         """Return the record of both parts together."""
-        merged = dict(self.sums)
-        for value, theirs in other.sums.items():
-            merged[value] = _added(merged.get(value, _NONE), theirs)
-        return OffsetSums(merged)
+        parts = (self, other)
+        return OffsetSums({c: _added(parts, [c]) for c in {**self.sums, **other.sums}})
 
     def boundary_vox(self, *classes: int) -> int:
         """Return the number of predicted boundary voxels of these classes together."""
-        return self._together(classes)[0]
+        return _added([self], classes)[0]
 
     def mean_vox(self, *classes: int) -> float:
         """Return the mean offset in voxels of the finest axis; positive: the given label is larger.
 
         NaN where the given label comes near to nothing that is predicted, or nothing is predicted.
         """
-        _, near, total, _, _ = self._together(classes)
+        _, near, total, _, _ = _added([self], classes)
         return total / (near * OFFSET_STEPS) if near else float("nan")
 
     def spread_vox(self, *classes: int) -> float:
         """Return the standard deviation of the offset along the boundary; NaN without voxels."""
-        _, near, _, squares, _ = self._together(classes)
+        _, near, _, squares, _ = _added([self], classes)
         if not near:
             return float("nan")
         variance = squares / (near * OFFSET_STEPS**2) - self.mean_vox(*classes) ** 2
@@ -72,11 +64,12 @@ class OffsetSums:
 
         Networks draw smooth outlines, so this is how rough the given one is; NaN without voxels.
         """
-        _, near, _, _, fine = self._together(classes)
+        _, near, _, _, fine = _added([self], classes)
         return sqrt(fine / (near * OFFSET_STEPS**2)) if near else float("nan")
 
-    def _together(self, classes: Sequence[int]) -> _Sums:
-        together = _NONE
-        for value in classes:
-            together = _added(together, self.sums.get(value, _NONE))
-        return together
+
+def _added(parts: Sequence[OffsetSums], classes: Sequence[int]) -> tuple[int, int, int, int, int]:
+    """Return the sums of all parts and of all these classes."""
+    rows = [part.sums.get(value, _NONE) for part in parts for value in classes]
+    boundary, near, total, squares, fine = map(sum, zip(_NONE, *rows, strict=True))
+    return boundary, near, total, squares, fine

@@ -1,4 +1,4 @@
-"""Signed distances to the boundary of a class, the same for every cut of a case into blocks.
+"""Signed distances to the boundary of a class, and how to move it, whatever the cut into blocks.
 
 Guaranteed: a block with a halo of `distance_halo_vox` gives, inside its core, bit for bit what the
 whole case gives, for any cut of the case into blocks. Two things make that exact: distances are
@@ -11,8 +11,8 @@ Unit: one voxel of the finest axis. For isotropic cases that is a voxel; for ani
 measured in its plane, because the border of the array is not a boundary.
 """
 
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Mapping, Sequence
+from math import ceil, sqrt
 
 import edt
 import numpy as np
@@ -22,7 +22,15 @@ from raysegclean.errors import ConfigError
 from raysegclean.voxels.boxes import bounding_box
 from raysegclean.voxels.geometry import Box, Index3, triple
 
-__all__ = ["axis_ratios", "distance_halo_vox", "fine_voxel_mm", "nearest_class", "signed_distance"]
+__all__ = [
+    "axis_ratios",
+    "distance_halo_vox",
+    "fine_voxel_mm",
+    "nearest_class",
+    "shift_halo_vox",
+    "shift_label",
+    "signed_distance",
+]
 
 Spacing = tuple[float, float, float]
 _RATIO_STEPS = 64
@@ -86,22 +94,16 @@ def signed_distance(
     if not limit_vox > 0:
         raise ConfigError(f"limit_vox must be positive, got {limit_vox}")
     out = np.full(mask.shape, -limit_vox, dtype=np.float32)
-    box = _neighbourhood(mask, distance_halo_vox(limit_vox, spacing_mm))
-    if box is not None:
+    box = bounding_box(mask)
+    if box is not None:  # further away the distance is -limit
+        # One voxel more, so that the background that touches the box is seen whatever the reach is.
+        reach_vox = triple(n + 1 for n in distance_halo_vox(limit_vox, spacing_mm))
+        box = box.grown(reach_vox).clipped(Box.whole(triple(mask.shape)))
         part = np.ascontiguousarray(mask[box.slices])
         signed = edt.sdf(part, anisotropy=ratios, parallel=1)
         signed -= np.copysign(np.float32(0.5), signed)
         out[box.slices] = np.clip(signed, -limit_vox, limit_vox)
     return out
-
-
-def _neighbourhood(mask_zyx: NDArray[np.bool_], reach_vox: Index3) -> Box | None:
-    """Return the mask's bounding box grown by the reach; only there is the distance not -limit."""
-    box = bounding_box(mask_zyx)
-    if box is None:
-        return None
-    # One voxel more, so that the background that touches the box is seen whatever the reach is.
-    return box.grown(triple(n + 1 for n in reach_vox)).clipped(Box.whole(triple(mask_zyx.shape)))
 
 
 def nearest_class(
@@ -124,3 +126,56 @@ def nearest_class(
         nearest[closer] = value
         best[closer] = distance[closer]
     return nearest
+
+
+def shift_halo_vox(
+    shift_by_class: Mapping[int, float], spacing_mm: Spacing | None = None
+) -> Index3:
+    """Return the halo with which `shift_label` on a block equals `shift_label` on the case."""
+    return distance_halo_vox(_shift_limit(shift_by_class), spacing_mm)
+
+
+def _shift_limit(shift_by_class: Mapping[int, float]) -> float:
+    amounts = [float(v) for v in shift_by_class.values()]
+    if not all(np.isfinite(amounts)):
+        raise ConfigError(f"every shift must be a finite number of voxels, got {shift_by_class!r}")
+    return ceil(max((abs(v) for v in amounts), default=0.0)) + 1.0
+
+
+def shift_label(
+    label_zyx: NDArray[np.integer],
+    shift_by_class: Mapping[int, float],
+    *,
+    classes: Sequence[int],
+    spacing_mm: Spacing | None = None,
+) -> NDArray[np.integer]:
+    """Move the outer boundary near each class inwards (shift > 0) or outwards (shift < 0).
+
+    A voxel is foreground afterwards when phi_fg - shift[c] > 0, with c the class of largest phi_c;
+    it then takes class c. Interfaces between touching classes stay. Classes without an
+    entry are not moved. Values outside `classes` are never changed and never taken.
+
+    Args:
+        label_zyx: a case, or a block with a halo of `shift_halo_vox` of which the core is used.
+        shift_by_class: class value -> shift in voxels of the finest axis.
+        classes: all foreground values, moved or not.
+        spacing_mm: voxel edges (z, y, x); None means isotropic. One slice is moved in its plane.
+
+    Returns:
+        A new array of the label's dtype.
+    """
+    moved = {int(c): float(s) for c, s in shift_by_class.items() if s != 0.0}
+    out = np.array(label_zyx)
+    if not moved:
+        return out
+    if not set(moved) <= {int(c) for c in classes}:
+        raise ConfigError(f"shifts for {sorted(moved)} but the classes are {sorted(classes)}")
+    limit = _shift_limit(moved)
+    known = np.isin(label_zyx, classes)
+    phi = signed_distance(known, spacing_mm, limit_vox=limit)
+    nearest = nearest_class(label_zyx, classes, spacing_mm=spacing_mm, limit_vox=limit)
+    for value, shift in moved.items():
+        mine = nearest == value
+        out[mine & known & (phi - np.float32(shift) <= 0)] = 0
+        out[mine & (label_zyx == 0) & (phi - np.float32(shift) > 0)] = value
+    return out

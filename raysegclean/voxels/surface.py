@@ -129,15 +129,11 @@ def _areas(spacing: Spacing, flat: bool) -> NDArray[np.float64]:
     patch = np.zeros(256)
     for code in range(1, 255):
         bits = (code >> np.arange(8)) & 1
-        patch[code] = _patch_area(bits.reshape(2, 2, 2).astype(np.float32), spacing)
+        vertices, faces, *_ = marching_cubes(  # type: ignore[no-untyped-call]
+            bits.reshape(2, 2, 2).astype(np.float32), 0.5, spacing=spacing, method="lorensen"
+        )
+        patch[code] = mesh_surface_area(vertices, faces)  # type: ignore[no-untyped-call]
     return np.minimum(patch, patch[::-1])
-
-
-def _patch_area(corners_zyx: NDArray[np.float32], spacing: Spacing) -> float:
-    vertices, faces, *_ = marching_cubes(  # type: ignore[no-untyped-call]
-        corners_zyx, 0.5, spacing=spacing, method="lorensen"
-    )
-    return float(mesh_surface_area(vertices, faces))  # type: ignore[no-untyped-call]
 
 
 def _contour_lengths(spacing: Spacing) -> NDArray[np.float64]:

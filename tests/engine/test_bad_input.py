@@ -34,7 +34,7 @@ from raysegclean.runs.session import TooManyFailed
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import load_index
 from raysegclean.store.run import RunFolder
-from raysegclean.store.shards import LabelArraySpec, create_array, put_shard
+from raysegclean.store.shards import ArraySpec, create_array, put_shard
 from raysegclean.voxels.geometry import output_shard_zyx
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, two_blobs, write_archive
@@ -152,7 +152,7 @@ def read_label(folder: Path) -> np.ndarray:
 def write_raw_label(folder: Path, label: np.ndarray) -> None:
     """Replace the given label by one that ingest would refuse."""
     store = of(folder).at(folder.name[:-9])
-    spec = LabelArraySpec(SHAPE, str(label.dtype), output_shard_zyx(SHAPE))
+    spec = ArraySpec(SHAPE, str(label.dtype), output_shard_zyx(SHAPE))
     put_shard(store, f"labels/{LABEL}/0", (0, 0, 0), label, spec, overwrite=True)
     create_array(store, f"labels/{LABEL}/0", spec)
 

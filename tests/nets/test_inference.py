@@ -217,7 +217,7 @@ def test_a_tiling_off_the_lattice_of_the_voter_is_refused() -> None:
 
 MEASURE = """
 import sys, torch
-from raysegclean.nets.memory import window_bytes
+from raysegclean.nets.memory import bytes_per_voxel
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import NetworkVoter
@@ -233,7 +233,7 @@ voter = NetworkVoter(build_network(spec), spec)
 list(voter.passes(torch.zeros(1, 8, 8, 8)))
 before = taken("VmRSS:")
 list(voter.passes(torch.zeros(1, 80, 80, 80)))
-print((taken("VmHWM:") - before) / window_bytes(spec, (80, 80, 80)))
+print((taken("VmHWM:") - before) / (bytes_per_voxel(spec) * 80**3))
 """
 
 

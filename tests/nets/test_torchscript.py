@@ -40,8 +40,8 @@ def test_a_script_votes_like_the_network_that_it_was_saved_from() -> None:
 
 def test_the_stride_and_the_reach_of_a_script_are_found_by_trying() -> None:
     script = script_of(build_network(SPEC, 5))
-    found = inspect_script(script, 1, 3, None).geometry
-    named = inspect_script(script, 1, 3, (2, 2, 2)).geometry
+    found, _ = inspect_script(script, 1, 3, None)
+    named, _ = inspect_script(script, 1, 3, (2, 2, 2))
     assert found == named
     assert found.stride_zyx == (2, 2, 2)
     exact = NetworkVoter(build_network(SPEC), SPEC).halo_vox
@@ -50,9 +50,9 @@ def test_the_stride_and_the_reach_of_a_script_are_found_by_trying() -> None:
 
 def test_a_script_that_looks_at_its_window_is_found_out() -> None:
     net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.Conv3d(4, 2, 1))
-    facts = inspect_script(script_of(net), 1, 2, None)
-    assert facts.geometry.radius_vox is None
-    assert facts.bytes_per_voxel > 4
+    geometry, bytes_per_voxel = inspect_script(script_of(net), 1, 2, None)
+    assert geometry.radius_vox is None
+    assert bytes_per_voxel > 4
 
 
 class Probabilities(nn.Module):

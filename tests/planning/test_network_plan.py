@@ -3,7 +3,7 @@
 import io
 import warnings
 from dataclasses import replace
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 
 from raysegclean.errors import ConfigError
 from raysegclean.methods.base import Voters
-from raysegclean.nets.memory import window_bytes
+from raysegclean.nets.memory import bytes_per_voxel
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.planning.plan import RunPlan, make_plan
@@ -55,8 +55,7 @@ def test_the_plan_of_the_default_network_says_what_it_always_said() -> None:
     plan = plan_of()
     assert (plan.network.name, plan.averaged) == ("unet", False)
     assert plan.stride_zyx == plan.network.stride_zyx
-    window = (8, 16, 16)
-    assert ceil(plan.window_bytes_per_vox * 8 * 16 * 16) == window_bytes(plan.network, window)
+    assert plan.window_bytes_per_vox == bytes_per_voxel(plan.network)
 
 
 def test_averaged_windows_have_the_size_of_a_training_patch_and_share_half_of_it() -> None:

@@ -7,8 +7,7 @@ import pytest
 
 import raysegclean as rsc
 from raysegclean.errors import ConfigError, InputError
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
-from raysegclean.evidence.table import evidence_rows
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, evidence_rows
 from raysegclean.store.run import RunFolder
 
 CONFIG = {"archive": "archive", "label": "organs", "run": "run", "method": "uncertainty"}

@@ -8,7 +8,7 @@ from raysegclean.evaluate.metrics import dice
 from raysegclean.evaluate.score import score_archive
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
-from raysegclean.simulate.phantom_archive import write_phantom_archive
+from raysegclean.simulate.phantom import write_phantom_archive
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.arrays import Volume
 from raysegclean.store.index import load_index

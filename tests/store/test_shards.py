@@ -19,8 +19,8 @@ from raysegclean.store.arrays import Volume
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import (
+    ArraySpec,
     ImageArraySpec,
-    LabelArraySpec,
     create_array,
     encode_shard,
     put_shard,
@@ -49,7 +49,7 @@ def _put_all(store, label, spec, path="a", **options):
 
 def test_a_label_written_shard_by_shard_reads_the_same_everywhere(place):
     store, label = Store.open(place), _label((130, 70, 65))
-    spec = LabelArraySpec(label.shape, "uint8", (128, 64, 64))
+    spec = ArraySpec(label.shape, "uint8", (128, 64, 64))
     _put_all(store, label, spec)
     by_zarr = zarr.open_array(as_zarr(store), path="a", mode="r")
     by_ts = ts.open({"driver": "zarr3", "kvstore": store.kvstore("a")}).result()
@@ -68,7 +68,7 @@ def test_a_label_written_shard_by_shard_reads_the_same_everywhere(place):
 def test_any_shape_survives_the_grid_of_outputs(tmp_path_factory, shape, dtype):
     store = Store.open(tmp_path_factory.mktemp("grid"))
     label = np.random.default_rng(0).integers(0, 3, shape).astype(dtype)
-    spec = LabelArraySpec(shape, dtype, output_shard_zyx(shape, limit_vox=128))
+    spec = ArraySpec(shape, dtype, output_shard_zyx(shape, limit_vox=128))
     _put_all(store, label, spec)
     assert np.array_equal(zarr.open_array(as_zarr(store), path="a", mode="r")[...], label)
 
@@ -93,7 +93,7 @@ def test_images_survive_with_and_without_channels(tmp_path, dtype, channels):
 
 def test_background_leaves_no_object_but_a_record(place):
     store = Store.open(place)
-    spec = LabelArraySpec((64, 64, 64), "uint8", (64, 64, 64))
+    spec = ArraySpec((64, 64, 64), "uint8", (64, 64, 64))
     assert encode_shard(np.zeros((64, 64, 64), np.uint8), spec) is None
     record = _put_all(store, np.zeros((64, 64, 64), np.uint8), spec)[0]
     assert record.empty
@@ -103,7 +103,7 @@ def test_background_leaves_no_object_but_a_record(place):
 
 def test_a_late_duplicate_adopts_the_same_bytes(place):
     store, label = Store.open(place), _label((64, 64, 64))
-    spec = LabelArraySpec(label.shape, "uint8", (64, 64, 64))
+    spec = ArraySpec(label.shape, "uint8", (64, 64, 64))
     first = _put_all(store, label, spec)
     info = store.head(first[0].key)
     assert _put_all(store, label, spec) == first
@@ -114,7 +114,7 @@ def test_a_late_duplicate_adopts_the_same_bytes(place):
 @pytest.mark.parametrize("second", ["other voxels", "background"])
 def test_other_voxels_under_the_same_key_are_refused_unless_told(place, second):
     store, label = Store.open(place), _label((64, 64, 64))
-    spec = LabelArraySpec(label.shape, "uint8", (64, 64, 64))
+    spec = ArraySpec(label.shape, "uint8", (64, 64, 64))
     _put_all(store, label, spec)
     other = label * 0 if second == "background" else label + 1
     with pytest.raises(RunConflict, match="a/c/0/0/0: holds other voxels"):
@@ -126,7 +126,7 @@ def test_other_voxels_under_the_same_key_are_refused_unless_told(place, second):
 
 def test_garbage_in_an_edge_shard_cannot_block_an_overwrite(tmp_path):
     store, label = Store.open(tmp_path), _label((70, 64, 64))
-    spec = LabelArraySpec(label.shape, "uint8", (64, 64, 64))
+    spec = ArraySpec(label.shape, "uint8", (64, 64, 64))
     store.put(shard_key("a", (1, 0, 0)), b"garbage")
     with pytest.raises(RunConflict):
         _put_all(store, label + 1, spec)
@@ -141,10 +141,10 @@ import numpy as np
 from raysegclean.evidence.records import ShardRecord
 from raysegclean.store.ledger import Ledger
 from raysegclean.store.objects import Store
-from raysegclean.store.shards import LabelArraySpec, put_shard
+from raysegclean.store.shards import ArraySpec, put_shard
 
 store, attempt = Store.open(sys.argv[1]), int(sys.argv[2])
-spec = LabelArraySpec(({SHARDS} * 64, 64, 64), "uint8", (64, 64, 64))
+spec = ArraySpec(({SHARDS} * 64, 64, 64), "uint8", (64, 64, 64))
 ledger = Ledger(store, "apply", ShardRecord, attempt)
 done = {{record.task for record in ledger.records()}}
 print("ready", flush=True)
@@ -186,9 +186,9 @@ def test_writers_killed_in_mid_write_and_run_again_give_the_undisturbed_bytes(pl
 def test_encoding_is_the_same_in_every_process():
     code = (
         "import numpy as np, google_crc32c\n"
-        "from raysegclean.store.shards import LabelArraySpec, encode_shard\n"
+        "from raysegclean.store.shards import ArraySpec, encode_shard\n"
         "block = np.random.default_rng(5).integers(0, 4, (128, 128, 100)).astype('u1')\n"
-        "data = encode_shard(block, LabelArraySpec((128,) * 3, 'uint8', (128,) * 3))\n"
+        "data = encode_shard(block, ArraySpec((128,) * 3, 'uint8', (128,) * 3))\n"
         "print(google_crc32c.value(data))\n"
     )
     runs = {
@@ -199,7 +199,7 @@ def test_encoding_is_the_same_in_every_process():
 
 
 def test_values_outside_the_dtype_are_refused_not_wrapped():
-    spec = LabelArraySpec((2, 2, 2), "uint8", (64, 64, 64))
+    spec = ArraySpec((2, 2, 2), "uint8", (64, 64, 64))
     with pytest.raises(InputError, match="values 0 to 300 do not fit uint8"):
         encode_shard(np.array([[[0, 300]]]), spec)
     with pytest.raises(InputError, match="-1"):
@@ -208,13 +208,13 @@ def test_values_outside_the_dtype_are_refused_not_wrapped():
 
 def test_a_block_larger_than_a_shard_is_refused():
     with pytest.raises(ValueError, match="larger than a shard"):
-        encode_shard(np.ones((65, 1, 1)), LabelArraySpec((65, 1, 1), "uint8", (64, 64, 64)))
+        encode_shard(np.ones((65, 1, 1)), ArraySpec((65, 1, 1), "uint8", (64, 64, 64)))
 
 
 def test_every_flipped_bit_of_a_label_or_image_is_noticed(tmp_path):
     store, chance = Store.open(tmp_path), np.random.default_rng(11)
     block = chance.integers(0, 100, (64, 64, 64)).astype(np.uint8)
-    label = LabelArraySpec(block.shape, "uint8", (64, 64, 64))
+    label = ArraySpec(block.shape, "uint8", (64, 64, 64))
     image = ImageArraySpec(block.shape, "uint8", (64, 64, 64))
     for path, spec in (("label", label), ("image", image)):
         create_array(store, path, spec)

@@ -9,10 +9,15 @@ from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
 from raysegclean.voxels.contour_offset import boundary_sums, offset_halo_vox
-from raysegclean.voxels.contour_shift import shift_halo_vox, shift_label
 from raysegclean.voxels.geometry import Box, Grid
 from raysegclean.voxels.offset_sums import OffsetSums
-from raysegclean.voxels.signed_distance import axis_ratios, nearest_class, signed_distance
+from raysegclean.voxels.signed_distance import (
+    axis_ratios,
+    nearest_class,
+    shift_halo_vox,
+    shift_label,
+    signed_distance,
+)
 
 SPACINGS = [None, (1.0, 1.0, 1.0), (2.5, 0.7, 0.7), (0.8, 1.1, 3.0)]
 

@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
-from raysegclean.evidence.table import evidence_rows, scores_of
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind, evidence_rows, scores_of
 
 reals = st.floats(width=64, allow_infinity=False)
 counts = st.integers(0, 2**40)
