@@ -12,6 +12,7 @@ WRONG_EDITED = {
     "hippocampus.boundary.uncertainty.s1": 88,
     "hippocampus.drop.uncertainty.s1": 100,
     "hippocampus.polygon.uncertainty.s1": 83,
+    "phantom.drop.uncertainty.s1": 20,
     "phantom.polygon.uncertainty.s1": 20,
     "phantom.boundary.uncertainty.s1": 19,
 }
