@@ -29,7 +29,7 @@ _MAD_TO_SD = 1.4826
 """Definition: of a normal distribution the sd, in units of the median distance from the centre."""
 _MEAN_SHIFTS = 20
 """Numerics: by then the mode stands still."""
-_MOST_VALUES = 2000
+_MOST_VALUES = 1000
 """Cost: of more values so many are looked at, at even ranks."""
 _STARTS = (0.3, 0.5, 0.7, 0.8, 0.9)
 """Numerics: the shares at which a mixture is split to start from."""

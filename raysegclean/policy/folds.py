@@ -33,8 +33,9 @@ def fold_levels(
     if any(part.size < params.min_fold_cases for part in parts.values()) or len(parts) < 2:
         return {}
     compared = {fold: thinned(part, _MOST_COMPARED) for fold, part in parts.items()}
-    first = compared[min(compared)]
+    first = compared.pop(min(compared))
     levels = {f: mode(np.subtract.outer(part, first), least) for f, part in compared.items()}
+    levels[min(parts)] = 0.0
     return levels if max(levels.values()) - min(levels.values()) > least else {}
 
 
