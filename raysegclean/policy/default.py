@@ -46,17 +46,7 @@ from raysegclean.policy.outlier_cases import (
 )
 from raysegclean.policy.params import PolicyParams
 
-__all__ = [
-    "NEVER",
-    "CaseDecision",
-    "CaseScore",
-    "ClassScore",
-    "Kind",
-    "PolicyParams",
-    "decide",
-    "decide_worst",
-    "two_ways",
-]
+__all__ = ["decide", "decide_worst", "two_ways"]
 
 _PUBLISHED = 0.5
 """Definition: where the peers of the published Co-Seg agree against a label, they replace it."""

@@ -110,16 +110,16 @@ class Left:
 @pytest.fixture(scope="module")
 def ended(
     archive: Archive, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
-) -> Callable[[str, str], Config]:
-    """Return what gives the config of a finished run, by kind and executor."""
-    folder, known = tmp_path_factory.mktemp("runs"), dict[tuple[str, str], Config]()
+) -> Callable[[str, str], tuple[Config, Left]]:
+    """Return what gives, by kind and executor, the config of a run and what it left at its end."""
+    folder, known = tmp_path_factory.mktemp("runs"), dict[tuple[str, str], tuple[Config, Left]]()
 
-    def run(kind: str, executor: str) -> Config:
+    def run(kind: str, executor: str) -> tuple[Config, Left]:
         if (kind, executor) not in known:
             config = config_of(archive, folder / f"{kind}-{executor}", kind, executor)
             report = clean(config)
             assert {row.case for row in report.failed} == {BAD}
-            known[kind, executor] = config
+            known[kind, executor] = config, Left.of(config)
         return known[kind, executor]
 
     return run
@@ -134,18 +134,16 @@ def ended(
     ],
 )
 def test_a_run_in_this_process_leaves_behind_what_one_on_ray_does_and_can_be_undone_alike(
-    ended: Callable[[str, str], Config], kind: str
+    ended: Callable[[str, str], tuple[Config, Left]], kind: str
 ) -> None:
-    configs = [ended(kind, executor) for executor in ("local", "ray")]
-    here, there = (Left.of(config) for config in configs)
+    (mine, here), (theirs, there) = (ended(kind, executor) for executor in ("local", "ray"))
     here.assert_equal(there)
     assert set(here.published) == {scene.case for scene in SCENES} - {BAD}
     assert len(here.networks) == {"spatial": 2, "coseg": 5, "reweight": 2}[kind]
-    for config in configs:
+    for config in (mine, theirs):
         assert verify(config.run).exit_code == 0
         undo(config.run, case="odd0")
-    here_too, there_too = (Left.of(config) for config in configs)
-    here_too.assert_equal(there_too)
+    Left.of(mine).assert_equal(Left.of(theirs))
     changed = any(np.frombuffer(reasons, np.uint8).any() for _, reasons in here.published.values())
     assert changed == (kind == "spatial")
 
@@ -167,7 +165,7 @@ class Stops:
 )
 def test_what_one_executor_began_the_other_ends(
     archive: Archive,
-    ended: Callable[[str, str], Config],
+    ended: Callable[[str, str], tuple[Config, Left]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     order: tuple[str, str],
@@ -183,7 +181,7 @@ def test_what_one_executor_began_the_other_ends(
     clean(config.with_settings({"resources.executor": second}), Events(Lines(said.append)))
     assert any("shards were committed before" in line for line in said)
     assert not [line for line in said if line.startswith("train")], "training was finished"
-    Left.of(config).assert_equal(Left.of(ended("spatial", "local")))
+    Left.of(config).assert_equal(ended("spatial", "local")[1])
 
 
 def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(

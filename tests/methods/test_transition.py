@@ -18,8 +18,9 @@ from raysegclean.methods.transition.method import (
 )
 from raysegclean.methods.transition.reservoir import FeatureLook
 from raysegclean.policy.decisions import Decision, edits_of
-from raysegclean.policy.default import PolicyParams, decide
+from raysegclean.policy.default import decide
 from raysegclean.policy.edits import Fill, Reason, Replace, Revise, Shift
+from raysegclean.policy.params import PolicyParams
 
 T = np.array([[0.9, 0.1], [0.3, 0.7]])
 

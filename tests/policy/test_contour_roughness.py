@@ -7,7 +7,8 @@ import pytest
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore
 from raysegclean.policy.contour_roughness import rough_groups
-from raysegclean.policy.default import PolicyParams, decide, two_ways
+from raysegclean.policy.default import decide, two_ways
+from raysegclean.policy.params import PolicyParams
 from raysegclean.simulate.noise import corrupt
 from raysegclean.voxels.contour_offset import boundary_sums
 from raysegclean.voxels.geometry import Box

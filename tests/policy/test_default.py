@@ -9,17 +9,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from raysegclean.errors import ConfigError
-from raysegclean.policy.default import (
-    NEVER,
-    CaseScore,
-    ClassScore,
-    Kind,
-    PolicyParams,
-    decide,
-    decide_worst,
-)
+from raysegclean.evidence.case_scores import NEVER, CaseScore, ClassScore, Kind
+from raysegclean.policy.default import decide, decide_worst
 from raysegclean.policy.edits import Replace
 from raysegclean.policy.outlier_cases import excess_threshold, is_learnt
+from raysegclean.policy.params import PolicyParams
 
 LEVELS = 16
 

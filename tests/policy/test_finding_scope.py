@@ -5,8 +5,9 @@ import pytest
 
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.methods.spatial.bias import like_trusted
-from raysegclean.policy.default import PolicyParams, decide, two_ways
+from raysegclean.policy.default import decide, two_ways
 from raysegclean.policy.finding_scope import Speaking
+from raysegclean.policy.params import PolicyParams
 
 NONE = float("nan")
 LEVELS = 64
