@@ -32,10 +32,12 @@ def fold_levels(
     parts = {int(f): values[(folds == f) & np.isfinite(values)] for f in np.unique(folds)}
     if any(part.size < params.min_fold_cases for part in parts.values()) or len(parts) < 2:
         return {}
-    compared = {fold: thinned(part, _MOST_COMPARED) for fold, part in parts.items()}
-    first = compared.pop(min(compared))
-    levels = {f: mode(np.subtract.outer(part, first), least) for f, part in compared.items()}
-    levels[min(parts)] = 0.0
+    first, *others = sorted(parts)
+    reference = thinned(parts[first], _MOST_COMPARED)
+    levels = {first: 0.0}
+    for fold in others:
+        compared = thinned(parts[fold], _MOST_COMPARED)
+        levels[fold] = mode(np.subtract.outer(compared, reference), least)
     return levels if max(levels.values()) - min(levels.values()) > least else {}
 
 

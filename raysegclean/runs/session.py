@@ -121,7 +121,8 @@ class Session:
     ) -> dict[str, R]:
         """Do what the ledger lacks of `stage` for the cases in `keys`; return all its records."""
         done = self.records(stage, kind, keys)
-        left_over = (item.without(set(done)) for item in self.items(keys))
+        every, committed = self.items(keys), set(done)
+        left_over = (item.without(committed) for item in every)
         items = [item for item in left_over if item.tasks]
         if done:
             left = sum(len(item.tasks) for item in items)
@@ -129,7 +130,7 @@ class Session:
         if not items:
             return done
         ledger = (self.run.uri, stage, self.term)
-        cases = _Cases(keys, self.items(keys), items)
+        cases = _Cases(keys, every, items)
         told = self.events.stage(stage, len(keys), "cases", done=cases.done)
         passed = self.executor.run_pass(factory, job, items, ledger, resources, self.events)
         with told as progress, closing(passed) as reports:
