@@ -137,14 +137,14 @@ def _has_objects(archive: Archive, label: str) -> bool:
     )
 
 
-def _committed(run: RunFolder, stage: str) -> list[str]:
-    """Every line of every ledger object, duplicates included."""
+def _committed(run: RunFolder, stage: str) -> list[tuple[str, str]]:
+    """Shard and key of every line of every ledger object, duplicates included."""
     lines = [
-        line
+        json.loads(line)
         for info in run.store.list(f"ledger/{stage}")
         for line in run.store.get(info.key).splitlines()
     ]
-    return [json.loads(line)["shard"] for line in lines]
+    return [(line["task"], line["key"]) for line in lines]
 
 
 def test_on_files_three_kills_cost_nothing_that_was_committed(tmp_path: Path) -> None:
