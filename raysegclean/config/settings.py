@@ -105,8 +105,11 @@ class Network(_Section):
     name: Literal["unet"] | ImportPath = _setting("unet, or an import path package:build", "unet")
     torchscript: Text | None = _setting("a path or URI of a TorchScript file, or null", None)
     dims: Literal[2, 3] = _setting("2 (reads slices) or 3", 3)
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = _setting(
-        "channels per level, a list of whole numbers >= 1", (8, 16, 32)
+    preset: Literal["auto", "small", "base", "large"] = _setting(
+        "small, base, large, or auto (from the data and the device)", "auto"
+    )
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] | Auto = _setting(
+        "channels per level, a list of whole numbers >= 1, or auto", "auto"
     )
     strides: tuple[Triple, ...] | Auto = _setting(
         "one [z, y, x] for each step down (one fewer than widths), or auto", "auto"
@@ -122,7 +125,7 @@ class Train(_Section):
     """How the voters are trained."""
 
     steps: Count | Auto = _setting("a whole number >= 1, or auto", "auto")
-    batch: Count = _setting("patches per step, a whole number >= 1", 4)
+    batch: Count | Auto = _setting("patches per step, a whole number >= 1, or auto", "auto")
     patch_zyx: Triple | Auto = _setting("[z, y, x] in voxels, whole numbers >= 1, or auto", "auto")
     crossfit: Whole = _setting("a number of folds >= 2, or 0 for in-sample voters", 2)
     seed: Whole = _setting("a whole number >= 0", 0)
@@ -420,7 +423,7 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
         text = "networks of an earlier run vote already. Keep one of models and torchscript."
         found.append((("network", "torchscript"), text))
     own = config.network.torchscript is None
-    if own and strides != "auto" and len(strides) != len(widths) - 1:
+    if own and strides != "auto" and widths != "auto" and len(strides) != len(widths) - 1:
         text = f"expected {len(widths) - 1} triples for {len(widths)} widths; got {len(strides)}."
         found.append((("network", "strides"), text))
     if config.resources.executor == "local":

@@ -242,7 +242,8 @@ def _probe(axis: int, spec: NetworkSpec) -> nn.Module:
     """Return a U-Net that strides along `axis` only and in which every path has a weight."""
     along = (triple(s if a == axis else 1 for a, s in enumerate(stride)) for stride in spec.strides)
     widths = (1,) * len(spec.widths)
-    probe = build_network(NetworkSpec(spec.dims, 1, 2, widths, tuple(along), 0.0))
+    thin = NetworkSpec(spec.dims, 1, 2, widths, tuple(along), 0.0, residual=spec.residual)
+    probe = build_network(thin)
     with torch.no_grad():
         for module in probe.modules():
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):

@@ -3,6 +3,7 @@
 Pure decisions from the config and the index: windows, patches, folds, memory, items of work.
 
 - `plan`: the plan of a run
+- `capacity`: how large a network is, and its patches
 - `network_plan`: which network, what it trains on, how windows are laid
 - `worker_memory`: how much memory a worker takes
 - `items`: the rows that are scheduled

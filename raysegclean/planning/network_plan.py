@@ -18,11 +18,18 @@ from raysegclean.evidence.cases import CaseInfo
 from raysegclean.methods.base import Voters
 from raysegclean.nets.inference import Tiling, padded_shape
 from raysegclean.nets.memory import bytes_per_voxel
-from raysegclean.nets.networks import build_network, check_network, has_dropout, is_shipped
+from raysegclean.nets.networks import (
+    UNET,
+    build_network,
+    check_network,
+    has_dropout,
+    is_shipped,
+)
 from raysegclean.nets.receptive import Geometry, geometry_of, seam_error
 from raysegclean.nets.torchscript import Script, inspect_script
-from raysegclean.nets.unet import NetworkSpec, plan_strides
+from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.views import halo_of_views, resolve_views
+from raysegclean.planning.capacity import Capacity, fitted, plan_capacity, planned_preset
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Index3, triple
 
@@ -35,8 +42,6 @@ __all__ = [
     "seam_error_of",
 ]
 
-PATCH_VOX_CPU = 64_000
-PATCH_VOX_GPU = 2_000_000
 WINDOW_VOX_CPU = 3_000_000
 WINDOW_VOX_GPU = 24_000_000
 WINDOW_BYTES_CPU = 4 << 30
@@ -58,6 +63,8 @@ class NetworkPlan:
     flips: tuple[int, ...]
     """Axes (0 z, 1 y, 2 x) along which patches are flipped."""
     patch_zyx: Index3
+    batch: int = 4
+    """Patches a step."""
     tile_zyx: Index3
     halo_vox: Index3
     stride_zyx: Index3 = (1, 1, 1)
@@ -84,10 +91,14 @@ def plan_network(
 
     Raises ConfigError for a network that cannot be loaded, or does not do what the method asks.
     """
+    trains_on_gpu, votes_on_gpu = (
+        gpu and wanted.gpus != 0 for wanted in (config.resources.train, config.resources.relabel)
+    )
+    capacity = _capacity(config, infos, voters, gpu=trains_on_gpu)
     if lent is not None:
         spec = _lent(config, voters, lent.network)
     else:
-        spec = _spec(config, infos, classes, voters)
+        spec = _spec(config, infos, classes, voters, capacity)
     if spec.script:
         geometry, bytes_per_vox = inspect_script(
             read_script(config), spec.in_channels, classes, _stride(config)
@@ -102,12 +113,9 @@ def plan_network(
     flips = trained if lent is None else lent.flips
     views = resolve_views(voters.views, flips, (*spec.strides, stride))
     voters = replace(voters, views=views)
-    trains_on_gpu, votes_on_gpu = (
-        gpu and wanted.gpus != 0 for wanted in (config.resources.train, config.resources.relabel)
-    )
-    patch = _patch(config, infos, stride, gpu=trains_on_gpu) if lent is None else lent.patch_zyx
+    patch = _patch(config, infos, stride, capacity) if lent is None else lent.patch_zyx
     budget_vox = _window_vox(bytes_per_vox + SUMS_BYTES * classes, gpu=votes_on_gpu)
-    most = _shrunk(_largest_shape(infos), budget_vox, stride)
+    most = fitted(_largest_shape(infos), budget_vox, stride)
     # What a script was trained on is not known: then the more it sees at once, the better.
     usual = most if spec.script else patch
     halo = halo_of_views(_halo(config, geometry, usual), voters.views)
@@ -117,6 +125,7 @@ def plan_network(
         flips=flips,
         stride_zyx=stride,
         patch_zyx=patch,
+        batch=capacity.batch if lent is None else lent.batch,
         tile_zyx=_averaged_tile(config, usual, halo, stride)
         if averaged
         else _tile(config, most, _largest_shape(infos), stride, halo),
@@ -170,7 +179,32 @@ def network_notes(network: NetworkSpec, *, averaged: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _spec(config: Config, infos: Sequence[CaseInfo], classes: int, voters: Voters) -> NetworkSpec:
+def _capacity(config: Config, infos: Sequence[CaseInfo], voters: Voters, *, gpu: bool) -> Capacity:
+    """Return the planned size of the network; what the config gives wins over the preset."""
+    wanted, train = config.network, config.train
+    ships = wanted.name == UNET and not voters.network
+    spacing, shape = _median_spacing(infos), _median_shape(infos)
+    levels = len(wanted.strides) + 1 if wanted.strides != "auto" else None
+    found = plan_capacity(
+        planned_preset(shape, gpu=gpu, ships=ships) if wanted.preset == "auto" else wanted.preset,
+        spacing,
+        shape,
+        gpu=gpu,
+        dims=wanted.dims,
+        patch_zyx=None if train.patch_zyx == "auto" else train.patch_zyx,
+        levels=levels if wanted.widths == "auto" else len(wanted.widths),
+    )
+    return replace(
+        found,
+        widths=found.widths if wanted.widths == "auto" else wanted.widths,
+        strides=found.strides if wanted.strides == "auto" else wanted.strides,
+        batch=found.batch if train.batch == "auto" else train.batch,
+    )
+
+
+def _spec(
+    config: Config, infos: Sequence[CaseInfo], classes: int, voters: Voters, capacity: Capacity
+) -> NetworkSpec:
     wanted = config.network
     if voters.network and wanted.torchscript is not None:
         raise ConfigError(
@@ -180,17 +214,13 @@ def _spec(config: Config, infos: Sequence[CaseInfo], classes: int, voters: Voter
     if wanted.torchscript is not None:
         digest, channels = read_script(config).digest, infos[0].channels
         return NetworkSpec(3, channels, classes, (1,), (), 0.0, script=digest)
-    strides = wanted.strides
-    if strides == "auto":
-        strides = plan_strides(
-            _median_spacing(infos), _median_shape(infos), len(wanted.widths), dims=wanted.dims
-        )
     return NetworkSpec(
         dims=wanted.dims,
         in_channels=infos[0].channels,
         classes=classes,
-        widths=wanted.widths,
-        strides=strides,
+        widths=capacity.widths,
+        strides=capacity.strides,
+        residual=capacity.residual,
         dropout=wanted.dropout,
         name=voters.network or wanted.name,
     )
@@ -274,11 +304,11 @@ def _averaged_tile(config: Config, window: Index3, halo: Index3, stride: Index3)
     )
 
 
-def _patch(config: Config, infos: Sequence[CaseInfo], stride: Index3, *, gpu: bool) -> Index3:
+def _patch(config: Config, infos: Sequence[CaseInfo], stride: Index3, capacity: Capacity) -> Index3:
     """Return the typical case, shrunk evenly to the budget, in multiples of the total stride."""
     if config.train.patch_zyx != "auto":
         return padded_shape(config.train.patch_zyx, stride)
-    return _shrunk(_median_shape(infos), PATCH_VOX_GPU if gpu else PATCH_VOX_CPU, stride)
+    return fitted(_median_shape(infos), capacity.patch_vox, stride)
 
 
 def _tile(config: Config, window: Index3, largest: Index3, stride: Index3, halo: Index3) -> Index3:
@@ -312,17 +342,3 @@ def _largest_shape(infos: Sequence[CaseInfo]) -> Index3:
 
 def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
-
-
-def _shrunk(shape: Index3, budget_vox: int, stride: Index3) -> Index3:
-    """Return `shape` rounded up to the stride, its longest edges halved until it fits."""
-    edges = list(padded_shape(shape, stride))
-    while math.prod(edges) > budget_vox:
-        axis = max(range(3), key=lambda a: edges[a] / stride[a])
-        smaller = _up(max(1, int(edges[axis] * 0.8)), stride[axis])
-        if smaller == edges[axis]:
-            smaller -= stride[axis]
-        if smaller < stride[axis]:
-            break
-        edges[axis] = smaller
-    return triple(edges)

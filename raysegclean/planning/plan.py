@@ -177,7 +177,7 @@ def make_plan(
         folds=folds,
         crossfit=folds > 1,
         normaliser=plan_normaliser(infos, config.network.normalise),
-        train=_train(config, net.voters, len(infos), gpu=gpu and config.resources.train.gpus != 0),
+        train=_train(config, net, len(infos), gpu=gpu and config.resources.train.gpus != 0),
         shard_vox=config.relabel.shard_vox,
     )
     return plan if lender is None else _borrowing(plan, lender)
@@ -352,12 +352,12 @@ def _too_many(label: str, values: int) -> str:
     )
 
 
-def _train(config: Config, voters: Voters, cases: int, *, gpu: bool) -> TrainConfig:
-    wanted = config.train
+def _train(config: Config, net: NetworkPlan, cases: int, *, gpu: bool) -> TrainConfig:
+    wanted, voters = config.train, net.voters
     steps = min(50_000, max(200, 2 * cases)) if wanted.steps == "auto" else wanted.steps
     settings = TrainConfig(
         steps=steps,
-        batch=wanted.batch,
+        batch=net.batch,
         seed=wanted.seed,
         epoch_steps=max(1, steps // EPOCHS),
         threads=wanted.threads,

@@ -42,7 +42,7 @@ def problems(folder: Path, text: str, sets: list[str] | None = None) -> list[str
 def test_the_three_required_settings_are_enough() -> None:
     config = make_config(REQUIRED)
     assert config.train.steps == "auto"
-    assert config.network.widths == (8, 16, 32)
+    assert (config.network.preset, config.network.widths) == ("auto", "auto")
     assert config.output.label == "organs_clean"
 
 
@@ -96,7 +96,8 @@ def test_all_errors_are_shown_at_once_in_the_order_of_the_file(tmp_path: Path) -
         *("--set", "--set"),
     ]
     assert found[0] == (
-        'clean.yaml:5: train.batch: expected patches per step, a whole number >= 1; got "many".'
+        "clean.yaml:5: train.batch: expected patches per step, a whole number >= 1, or auto; "
+        'got "many".'
     )
 
 
@@ -115,7 +116,7 @@ def test_all_errors_are_shown_at_once_in_the_order_of_the_file(tmp_path: Path) -
         ("train: 5", "train: expected settings of training; got 5."),
         ("relabel: {shard_vox: 100}", "a multiple of 64"),
         ("network: {widths: []}", "network.widths: expected"),
-        ("network: {strides: [[1, 2, 2]]}", "expected 2 triples for 3 widths; got 1."),
+        ("network: {widths: [8, 16], strides: []}", "expected 1 triples for 2 widths; got 0."),
         ("network: {name: resnet}", "network.name: expected unet, or an import path"),
         ("method: cosegg", 'method: "cosegg" is not a method. Did you mean coseg?'),
         ("output: {label: organs}", "the given label is never written"),

@@ -58,6 +58,15 @@ def test_the_plan_of_the_default_network_says_what_it_always_said() -> None:
     assert plan.window_bytes_per_vox == bytes_per_voxel(plan.network)
 
 
+def test_what_the_config_says_of_a_network_wins_over_the_preset() -> None:
+    preset = {"preset": "base"}
+    assert plan_of(network=preset).network.widths == (16, 32, 64, 128)
+    own = plan_of(network=preset | {"widths": [4, 5]}, train={"batch": 3})
+    assert (own.network.widths, own.train.batch) == ((4, 5), 3)
+    strided = plan_of(network=preset | {"strides": [[1, 2, 2]]})
+    assert (strided.network.widths, strided.network.strides) == ((16, 32), ((1, 2, 2),))
+
+
 def test_averaged_windows_have_the_size_of_a_training_patch_and_share_half_of_it() -> None:
     plan = plan_of(network=WINDOWED, train={"patch_zyx": [16, 32, 32]})
     assert plan.averaged
@@ -114,7 +123,8 @@ def test_many_classes_get_smaller_windows_and_a_stage_without_gpus_those_of_a_cp
     many = [replace(info, labels=(organs,)) for info in large]
 
     def window_vox(infos, **changes):
-        plan = make_plan(_config(**changes), infos, VOTERS, gpu=True)
+        config = _config(network={"preset": "small"}, **changes)
+        plan = make_plan(config, infos, VOTERS, gpu=True)
         return prod(t + 2 * h for t, h in zip(plan.tile_zyx, plan.halo_vox, strict=True))
 
     few, more = window_vox(large), window_vox(many)
