@@ -13,8 +13,8 @@ The verbs of the command line are functions that take the same words and return 
     rsc.export("archive/", "cleaned/", report.output_label)
 
 Also `status`, `verify`, `replay`, `score`, `simulate_noise` (the verb simulate;
-`raysegclean.simulate` is a room) and `demo`. All raise what `raysegclean.errors` lists. Importing
-this package imports nothing else; a function brings what it needs when it is first used.
+`raysegclean.simulate` is a room), `warp` and `demo`. All raise what `raysegclean.errors` lists.
+Importing this package imports nothing else; a function brings what it needs when it is first used.
 """
 
 from importlib import import_module
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raysegclean.interface.archive_verbs import check, export, ingest
-    from raysegclean.interface.measure_verbs import demo, score, simulate_noise
+    from raysegclean.interface.measure_verbs import demo, score, simulate_noise, warp
     from raysegclean.interface.run_verbs import clean, plan, replay, status, undo, verify
 
 try:
@@ -45,6 +45,7 @@ __all__ = [
     "status",
     "undo",
     "verify",
+    "warp",
 ]
 
 

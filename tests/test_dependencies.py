@@ -24,6 +24,7 @@ WORDS = {
     "plan": ["clean.yaml"],
     "replay": ["r"],
     "score": ["a", "--label", "x", "--truth", "y"],
+    "warp": ["a.nii", "b.nii", "c", "--label", "x"],
     "simulate": ["a", "b", "--label", "x", "--noise", "drop"],
     "status": ["r"],
     "undo": ["r"],

@@ -7,5 +7,5 @@ Text in, one frozen value out; nothing is looked up that a config does not say.
 - `yaml_source`: values with the place where they were written
 """
 
-DOOR = ("settings",)
+DOOR = ("settings", "yaml_source")
 """Modules that other rooms may import."""

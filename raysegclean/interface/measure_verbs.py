@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raysegclean.errors import ConfigError
 from raysegclean.interface.verbs import ARCHIVE, Section, label_option
 
 if TYPE_CHECKING:
     from raysegclean.evaluate.score import ScoreReport
     from raysegclean.interface.demo import DemoReport
     from raysegclean.simulate.noisy_archive import SimulateReport
+    from raysegclean.store.each import CasesReport
 
-__all__ = ["MEASURES", "demo", "score", "simulate_noise"]
+__all__ = ["MEASURES", "demo", "score", "simulate_noise", "warp"]
 
 MEASURES = Section("With known truth")
 
@@ -34,9 +36,11 @@ def demo(folder: str | Path = "demo") -> DemoReport:
     label_option("label to corrupt; the original stays as NAME_truth"),
     click.Option(
         ["--noise"],
-        required=True,
         metavar="NAME",
-        help="boundary, bias, markov, polygon, smooth, drop, shift or swap",
+        help="one kind of error, as boundary, drop, leak or swap: docs/methods.md lists them",
+    ),
+    click.Option(
+        ["--mix"], metavar="YAML", help="many kinds, each with its share: examples/mix.yaml"
     ),
     click.Option(["--fraction"], type=float, default=0.5, help="share of cases (0.5)"),
     click.Option(["--seed"], type=int, default=0, help="the same seed gives the same noise"),
@@ -53,28 +57,95 @@ def simulate_noise(
     target: str,
     label: str,
     *,
-    noise: str,
+    noise: str | None = None,
+    mix: str | Path | Mapping[str, Any] | None = None,
     fraction: float = 0.5,
     seed: int = 0,
     params: Mapping[str, Any] | Sequence[str] = (),
 ) -> SimulateReport:
     """Copy an archive and corrupt a label.
 
-    `params` are those of the noise: `{"n_max": 2}`, or texts as after --param.
+    `params` are those of the noise: `{"n_max": 2}`, or texts as after --param. `mix` is a file, or
+    what such a file says: name -> noise, share and params.
     """
     from raysegclean.config.settings import parse_params
+    from raysegclean.simulate.mixture import kinds_of
     from raysegclean.simulate.noisy_archive import simulate
     from raysegclean.store.archive import Archive
 
+    if (noise is None) is (mix is None):
+        raise ConfigError("simulate needs --noise or --mix, and not both.")
     return simulate(
         Archive.open(source),
         target,
         label,
-        noise=noise,
+        noise=noise or kinds_of(_values(mix)),
         fraction=fraction,
         seed=seed,
         params=params if isinstance(params, Mapping) else parse_params(params),
     )
+
+
+@MEASURES.verb(
+    click.Argument(["image"], metavar="IMAGE", help="NIfTI file of one CT"),
+    click.Argument(["labels"], metavar="LABEL", help="its label, a NIfTI file"),
+    click.Argument(["archive"], help="path or URI of the new archive"),
+    label_option("name of the label inside the archive"),
+    click.Option(["--cases"], type=int, default=40, help="how many cases (40)"),
+    click.Option(["--seed"], type=int, default=0, help="the same seed makes the same cases"),
+    click.Option(
+        ["--groups"], metavar="YAML", help="classes of the archive: a name and its values each"
+    ),
+    click.Option(
+        ["--add-label", "more_labels"],
+        multiple=True,
+        type=(str, str),
+        callback=lambda _, __, pairs: dict(pairs),
+        metavar="NAME FILE",
+        help="one more label, as another model's; may be given many times",
+    ),
+)
+def warp(
+    image: str,
+    labels: str,
+    archive: str,
+    label: str,
+    *,
+    cases: int = 40,
+    seed: int = 0,
+    groups: str | Path | Mapping[str, Sequence[int]] | None = None,
+    more_labels: Mapping[str, str] | None = None,
+) -> CasesReport:
+    """Warp one labelled CT into an archive of patients with known truth.
+
+    `groups` is a file, or what such a file says: name -> values of the label, or one value. Classes
+    are 1, 2, ... then, in that order.
+    """
+    from raysegclean.simulate.warped import grouped, read_scan, write_warped_archive
+
+    scan = read_scan(image, {label: labels, **(more_labels or {})})
+    if groups is not None:
+        scan = grouped(scan, {k: _whole(k, v) for k, v in _values(groups).items()})
+    return write_warped_archive(archive, scan, cases, seed=seed)
+
+
+def _whole(name: str, values: Any) -> list[int]:
+    found = values if isinstance(values, list | tuple) else [values]
+    if not all(isinstance(value, int) for value in found):
+        raise ConfigError(f"groups, {name}: expected whole numbers as [15, 16, 17], got {values}.")
+    return list(found)
+
+
+def _values(given: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return what a YAML file says, or what is given in its place."""
+    from raysegclean.config.yaml_source import read_yaml
+
+    if given is None or isinstance(given, Mapping):
+        return given or {}
+    source = read_yaml(Path(given))
+    if source.problems:
+        raise ConfigError("\n".join(source.problems))
+    return source.values
 
 
 @MEASURES.verb(

@@ -1,4 +1,4 @@
-"""Outlines drawn in a hurry: every slice of every component is drawn again, with less detail.
+"""Outlines drawn in a hurry: every slice drawn again, with less detail, or some slices only.
 
 `polygon` and `smooth` are noises of Redekop & Chernyavskiy 2021, who do not say where vertices lie,
 nor how they smooth; both answers here are ours.
@@ -6,6 +6,7 @@ nor how they smooth; both answers here are ours.
 
 from collections.abc import Callable
 
+import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,7 +18,7 @@ from raysegclean.voxels.boxes import IntLabel, class_boxes
 from raysegclean.voxels.geometry import Box
 from raysegclean.voxels.surface import Spacing
 
-__all__ = ["polygon", "smooth"]
+__all__ = ["interpolate", "polygon", "smooth"]
 
 Points = NDArray[np.float64]
 """A closed outline (n, 2): row and column; the first point comes once."""
@@ -88,6 +89,60 @@ def smooth(
     return _redrawn(label_zyx, rng, low_pass, overshoot=0.5)
 
 
+def interpolate(
+    label_zyx: IntLabel,
+    rng: np.random.Generator,
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
+    *,
+    every: int = 3,
+) -> IntLabel:
+    """Keep every third slice, or `every`, from a random first one, and interpolate the others.
+
+    Between two slices each class is where the interpolated signed distance, in plane, is inside;
+    towards a slice without it, it ends halfway. Before the first slice and after the last it stays
+    the same. Where classes overlap the deeper one wins; a class that would vanish stays as given.
+    Raises ConfigError for `every` below 2.
+    """
+    if every < 2:
+        raise ConfigError(f"Interpolated slices need every >= 2, got {every}.")
+    depth = label_zyx.shape[0]
+    drawn = np.arange(int(rng.integers(every)) % depth, depth, every)
+    result = np.zeros_like(label_zyx)
+    deepest = np.zeros(label_zyx.shape, np.float32)
+    for value, box in class_boxes(label_zyx).items():
+        rows, columns = box.grown((0, 1, 1)).clipped(Box.whole(label_zyx.shape)).slices[1:]
+        inside = [_inside_mm(label_zyx[z, rows, columns] == value, spacing_mm) for z in drawn]
+        for z in range(depth):
+            at = float(np.interp(z, drawn, np.arange(len(drawn))))
+            here = _between(inside, at)
+            if here is not None:
+                takes = (here > 0) & (here > deepest[z, rows, columns])
+                result[z, rows, columns][takes] = value
+                deepest[z, rows, columns][takes] = here[takes]
+    return _with_all_classes(result, label_zyx)
+
+
+def _inside_mm(mask_yx: NDArray[np.bool_], spacing_mm: Spacing) -> NDArray[np.float32] | None:
+    """Return the signed distance in plane, positive inside; None for an empty slice."""
+    if not mask_yx.any():
+        return None
+    edges = spacing_mm[1:]
+    return np.asarray(edt.edt(mask_yx, edges) - edt.edt(~mask_yx, edges), np.float32)
+
+
+def _between(slices: list[NDArray[np.float32] | None], at: float) -> NDArray[np.float32] | None:
+    """Return the distance at a place between two slices; what one lacks ends halfway to it."""
+    low = int(at)
+    ends = ((slices[low], low + 1 - at), (slices[min(low + 1, len(slices) - 1)], at - low))
+    known = [(inside, np.float32(weight)) for inside, weight in ends if inside is not None]
+    if not known:
+        return None
+    lacking = 1 - sum(weight for _, weight in known)
+    deepest = max(inside.max() for inside, _ in known)
+    weighted = [inside * weight for inside, weight in known]
+    return np.asarray(sum(weighted) - lacking * deepest, np.float32)
+
+
 def _redrawn(
     label_zyx: IntLabel,
     rng: np.random.Generator,
@@ -112,10 +167,16 @@ def _redrawn(
                 rows, columns = pixels[inside].T
                 free = (drawn_yx[rows, columns] == 0) | (given_yx[rows, columns] == value)
                 drawn_yx[rows[free], columns[free]] = value
-    while left_out := boxes.keys() - class_boxes(result).keys():
+    return _with_all_classes(result, label_zyx)
+
+
+def _with_all_classes(result_zyx: IntLabel, label_zyx: IntLabel) -> IntLabel:
+    """Give classes that vanished back as they were given, until none is missing."""
+    wanted = class_boxes(label_zyx).keys()
+    while left_out := wanted - class_boxes(result_zyx).keys():
         given_back = np.isin(label_zyx, list(left_out))
-        result[given_back] = label_zyx[given_back]
-    return result
+        result_zyx[given_back] = label_zyx[given_back]
+    return result_zyx
 
 
 def _components(mask_yx: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:

@@ -1,16 +1,18 @@
-"""A copy of an archive whose label is wrong in a known way, to measure a cleaning against.
+"""A copy of an archive whose label is wrong in known ways, to measure a cleaning against.
 
-The label keeps its name in the copy, so the same configuration cleans the real archive and the
-simulated one; the original stays beside it as `<label>_truth`. Which cases are corrupted, and each
-corruption, depend on the seed and the case's id alone. Running the same simulation again reuses
-what is there and reads no voxel; another one into the same place, or one of an image or label that
-was written since, is refused. The source is only read.
+A case has one of the noises of `simulate.noise`, or a label that was made for something else:
+`another_label` of the same case, as another model's, or that of `another_case`. The label keeps its
+name in the copy, so the same configuration cleans the real archive and the simulated one; the
+original stays beside it as `<label>_truth`. Which cases are corrupted, and each corruption, depend
+on the seed and the case's id alone, but for `another_case`. Running the same simulation again
+reuses what is there and reads no voxel; another one into the same place, or one of an image or
+label that was written since, is refused. The source is only read.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +20,22 @@ import numpy as np
 
 from raysegclean.errors import CaseError, ConfigError, MissingObject
 from raysegclean.evaluate.metrics import dice
-from raysegclean.simulate.noise import case_rng, choose_cases, corrupt
+from raysegclean.simulate.mixture import ErrorKind, share_out
+from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.store.archive import Archive, as_label, write_case
 from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.index import load_index, source_versions
+from raysegclean.voxels.boxes import IntLabel
+from raysegclean.voxels.surface import Spacing
 
 __all__ = ["SIMULATED", "SimulateReport", "load_simulated", "simulate", "truth_name"]
 
 SIMULATED = "simulated.json"
-"""Object at the root of a simulated archive: corrupted case -> noise, params, seed, Dice."""
+"""Object at the root of a simulated archive: corrupted case -> noise, params, seed, Dice, and
+its kind in a mixture."""
+
+ELSEWHERE: Mapping[str, tuple[str, ...]] = {"another_label": ("name",), "another_case": ()}
+"""Labels that were made for something else, and the parameters that each needs."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +61,21 @@ class SimulateReport(CasesReport):
 
 @dataclass(frozen=True)
 class _Plan:
-    """One simulation; cases are corrupted where `chosen` says so."""
+    """One simulation; cases are corrupted as `chosen` says."""
 
     source: Archive
     target: Archive
     label: str
-    noise: str
     seed: int
-    params: Mapping[str, Any]
-    chosen: frozenset[str]
+    cases: Sequence[str]
+    chosen: Mapping[str, ErrorKind]
 
     def record(self, case: str) -> dict[str, Any]:
         """Return what identifies a case of the copy; JSON values only."""
         told: dict[str, Any] = {"label": self.label, "noise": None}
-        if case in self.chosen:
-            told |= {"noise": self.noise, "params": dict(self.params), "seed": self.seed}
+        if kind := self.chosen.get(case):
+            told |= {"noise": kind.noise, "params": dict(kind.params), "seed": self.seed}
+            told |= {"kind": kind.name} if kind.name else {}
         told["source"] = source_versions(self.source, case, self.label)
         return dict(json.loads(json.dumps(told)))
 
@@ -76,7 +85,7 @@ def simulate(
     dst_uri: str | os.PathLike[str],
     label: str,
     *,
-    noise: str,
+    noise: str | Sequence[ErrorKind],
     fraction: float = 0.5,
     seed: int = 0,
     params: Mapping[str, Any] | None = None,
@@ -84,18 +93,21 @@ def simulate(
 ) -> SimulateReport:
     """Copy the cases of `src` (default: all) and corrupt `label` in a fraction of them.
 
-    `noise` and `params` are those of `simulate.noise.corrupt`. Images, other given labels, spacing,
-    affine, patient, site and annotator are kept; labels made by runs are not copied. Raises
-    ConfigError for an impossible noise or target, InputError when there is no case at all,
+    `noise` and `params` are those of `simulate.noise.corrupt`, or `another_label` (its `name`) or
+    `another_case`; a mixture of kinds brings its own shares and params. Images, other given labels,
+    spacing, affine, patient, site and annotator are kept; labels made by runs are not copied.
+    Raises ConfigError for an impossible noise or target, InputError when there is no case at all,
     UnfitEnvironment when nothing can be written.
     """
     target = Archive.open(dst_uri)
     if target.store.uri == src.store.uri:
         raise ConfigError(f"{target.store.uri}: source and copy are one. Choose another place.")
-    corrupt(np.ones((1, 4, 4), np.uint8), noise, case_rng(seed, ""), **(params or {}))
+    kinds = [ErrorKind(noise, fraction, params or {})] if isinstance(noise, str) else noise
+    for kind in kinds:
+        _check(kind)
     names = src.wanted_cases(cases)
-    chosen = frozenset(choose_cases(names, fraction, seed))
-    plan = _Plan(src, target, label, noise, seed, params or {}, chosen)
+    chosen = share_out(names, kinds, seed)
+    plan = _Plan(src, target, label, seed, names, chosen)
     target.check_writable()
     done, failed = for_each_case(names, lambda case: _simulate_case(plan, case))
     corrupted = {case: facts for case, facts in done.items() if case in chosen}
@@ -109,7 +121,7 @@ def simulate(
 
 
 def load_simulated(archive: Archive) -> dict[str, dict[str, Any]]:
-    """Return {corrupted case: {label, noise, params, seed, dice}}; empty for a real archive."""
+    """Return {corrupted case: {label, noise, params, seed, dice[, kind]}}, or {} if it is real."""
     try:
         return dict(archive.store.get_json(SIMULATED))
     except MissingObject:
@@ -139,8 +151,7 @@ def _simulate_case(plan: _Plan, case: str) -> dict[str, Any]:
     given = as_label(case, plan.label, label.read_all(), image.shape_zyx)
     noisy = given
     if case in plan.chosen:
-        rng = case_rng(plan.seed, case)
-        noisy = corrupt(given, plan.noise, rng, spacing_mm, **plan.params)
+        noisy = _wrong(plan, case, given, spacing_mm)
         wanted["dice"] = {str(value): score for value, score in dice(given, noisy).items()}
     labels, own = _other_labels(plan, case)
     about = source.label_attributes(case, plan.label)
@@ -158,6 +169,31 @@ def _simulate_case(plan: _Plan, case: str) -> dict[str, Any]:
         label_attributes={**own, plan.label: about, truth: about},
     )
     return wanted
+
+
+def _check(kind: ErrorKind) -> None:
+    """Raise ConfigError for an impossible kind, before anything is written."""
+    if kind.noise not in ELSEWHERE:
+        corrupt(np.ones((1, 4, 4), np.uint8), kind.noise, case_rng(0, ""), **kind.params)
+    elif {*kind.params} != {*ELSEWHERE[kind.noise]}:
+        wanted = ", ".join(ELSEWHERE[kind.noise]) or "no parameter"
+        raise ConfigError(f"Noise {kind.noise!r} needs {wanted}, got {dict(kind.params)}.")
+
+
+def _wrong(plan: _Plan, case: str, given_zyx: IntLabel, spacing_mm: Spacing) -> IntLabel:
+    """Return the wrong label of a case. One of another case is stretched to this one's shape."""
+    kind, source, shape_zyx = plan.chosen[case], plan.source, given_zyx.shape
+    if kind.noise not in ELSEWHERE:
+        rng = case_rng(plan.seed, case)
+        return corrupt(given_zyx, kind.noise, rng, spacing_mm, **kind.params)
+    if kind.noise == "another_label":
+        name = str(kind.params["name"])
+        return as_label(case, name, source.published_label(case, name).read_all(), shape_zyx)
+    following = (plan.cases.index(case) + 1) % len(plan.cases)
+    other = source.published_label(plan.cases[following], plan.label).read_all()
+    pairs = zip(shape_zyx, other.shape, strict=True)
+    where = np.ix_(*((np.arange(n) * m // n for n, m in pairs)))
+    return as_label(case, plan.label, other[where], shape_zyx)
 
 
 def _is_same(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -15,16 +15,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raysegclean.errors import CaseError, ConfigError
-from raysegclean.store.archive import Archive, write_case
-from raysegclean.store.each import CasesReport, for_each_case
-from raysegclean.store.index import load_index
+from raysegclean.errors import ConfigError
+from raysegclean.simulate.fields import Field, scanner_noise, spline
+from raysegclean.simulate.made_archive import Scan, write_made_archive
+from raysegclean.store.each import CasesReport
 from raysegclean.voxels.geometry import Index3
 from raysegclean.voxels.surface import Spacing
 
@@ -40,8 +39,6 @@ AIR_HU = -1000.0
 GRAIN_MM = 8.0
 MAX_WARP = 0.25
 """No voxel is displaced by more than this share of half the volume."""
-
-_Field = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ class _Placed:
     """A part as it is in one case."""
 
     part: _Part
-    centre_zyx: _Field
-    radius_zyx: _Field
+    centre_zyx: Field
+    radius_zyx: Field
     hu: float
 
 
@@ -92,9 +89,9 @@ class _Anatomy:
     """All that is random in one case but its noise, drawn once; slabs only evaluate it."""
 
     parts: tuple[_Placed, ...]
-    warp: _Field
+    warp: Field
     """Displacement at the nodes of a coarse grid (axis, nodes z, y, x)."""
-    texture: _Field
+    texture: Field
     """HU offset at the nodes of a fine grid (nodes z, y, x)."""
     vertebrae: tuple[float, float]
     """Vertebrae per half height, and phase."""
@@ -126,7 +123,7 @@ def phantom_case(
         blurred = ndimage.gaussian_filter(hu, sigma, mode="nearest", truncate=3.0)
         for z in range(start, stop):
             rng = np.random.default_rng([seed, index, z])
-            noisy = blurred[z - low] + anatomy.noise_hu * _noise(rng, shape_zyx[1:])
+            noisy = blurred[z - low] + anatomy.noise_hu * scanner_noise(rng, shape_zyx[1:])
             image[z] = np.clip(np.rint(noisy), -1024, 3071)
         label[start:stop] = classes[start - low : stop - low]
     return image, label
@@ -154,12 +151,12 @@ def _place(part: _Part, rng: np.random.Generator) -> _Placed:
 
 def _paint(
     anatomy: _Anatomy, shape_zyx: Index3, low: int, high: int
-) -> tuple[_Field, NDArray[np.uint8]]:
+) -> tuple[Field, NDArray[np.uint8]]:
     """Return HU, without blur and noise, and classes of the slices low..high."""
     axes = [((np.arange(n) + 0.5) * 2 / n - 1).astype(np.float32) for n in shape_zyx]
     axes[0] = axes[0][low:high]
     straight = np.meshgrid(*axes, indexing="ij", sparse=True)
-    where = [_spline(nodes, axes) + x for nodes, x in zip(anatomy.warp, straight, strict=True)]
+    where = [spline(nodes, axes) + x for nodes, x in zip(anatomy.warp, straight, strict=True)]
     hu = np.full(where[0].shape, AIR_HU, np.float32)
     classes = np.zeros(where[0].shape, np.uint8)
     in_trunk = np.ones(where[0].shape, np.bool_)
@@ -173,11 +170,11 @@ def _paint(
         inner = [x[inside] for x in here]
         hu[near][inside] = placed.hu + _detail(placed, anatomy, inner, square[inside])
         classes[near][inside] = placed.part.value
-    hu += _spline(anatomy.texture, axes) * (hu > AIR_HU)
+    hu += spline(anatomy.texture, axes) * (hu > AIR_HU)
     return hu, classes
 
 
-def _near(placed: _Placed, axes: Sequence[_Field]) -> tuple[slice, ...]:
+def _near(placed: _Placed, axes: Sequence[Field]) -> tuple[slice, ...]:
     """Return the voxels that could lie in a part, however they are displaced; all for `muscle`."""
     if placed.part.name == "muscle":
         return tuple(slice(None) for _ in axes)
@@ -189,7 +186,7 @@ def _near(placed: _Placed, axes: Sequence[_Field]) -> tuple[slice, ...]:
     )
 
 
-def _square(placed: _Placed, where: Sequence[_Field]) -> _Field:
+def _square(placed: _Placed, where: Sequence[Field]) -> Field:
     """Return the squared distance from the centre in units of the radii."""
     square = np.zeros_like(where[0])
     for x, centre, radius in zip(where, placed.centre_zyx, placed.radius_zyx, strict=True):
@@ -198,8 +195,8 @@ def _square(placed: _Placed, where: Sequence[_Field]) -> _Field:
 
 
 def _detail(
-    placed: _Placed, anatomy: _Anatomy, where: Sequence[_Field], square: _Field
-) -> _Field | float:
+    placed: _Placed, anatomy: _Anatomy, where: Sequence[Field], square: Field
+) -> Field | float:
     """Return what a part's HU adds inside; `square` is the squared distance from centre to rim."""
     z, y, x = where
     if placed.part.name == "spine":
@@ -217,34 +214,6 @@ def _detail(
     return 0.0
 
 
-def _spline(nodes_zyx: _Field, axes: Sequence[_Field]) -> _Field:
-    """Evaluate a uniform cubic B-spline with these nodes at the product of the axes (-1..1)."""
-    value = nodes_zyx
-    for axis, positions in enumerate(axes):
-        weights = _spline_weights(positions, nodes_zyx.shape[axis])
-        value = np.moveaxis(np.tensordot(weights, value, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(value)
-
-
-def _spline_weights(positions: _Field, nodes: int) -> _Field:
-    """Return the weight of each node at each position (positions, nodes); rows sum to 1."""
-    at = (positions + 1) / 2 * (nodes - 3)
-    first = np.clip(np.floor(at).astype(int), 0, nodes - 4)
-    t = at - first
-    basis = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    weights = np.zeros((positions.size, nodes), np.float32)
-    for step, values in enumerate(basis):
-        weights[np.arange(positions.size), first + step] = values / 6
-    return weights
-
-
-def _noise(rng: np.random.Generator, shape_yx: tuple[int, int]) -> _Field:
-    """Return noise of unit spread with the short correlation that a CT kernel leaves."""
-    white = rng.standard_normal(shape_yx, np.float32)
-    grainy = ndimage.gaussian_filter(white, 0.5, mode="wrap")
-    return np.asarray(grainy / grainy.std())
-
-
 def write_phantom_archive(
     dst_uri: str | os.PathLike[str],
     cases: int,
@@ -256,37 +225,13 @@ def write_phantom_archive(
 ) -> CasesReport:
     """Write `cases` phantoms, each its own patient and the same whatever their number.
 
-    Case ids are `phantom-0000` and on. Cases that are there are reused, so a larger number adds to
-    an archive; a case made otherwise is refused. Raises ConfigError for less than one case or too
-    small a shape, UnfitEnvironment when nothing can be written.
+    As `simulate.made_archive` says. Raises ConfigError for less than one case or too small a shape,
+    UnfitEnvironment when nothing can be written.
     """
-    if cases < 1:
-        raise ConfigError(f"An archive of phantoms needs at least one case, got {cases}.")
-    archive = Archive.open(dst_uri)
-    archive.check_writable()
-    numbers = {f"phantom-{number:04d}": number for number in range(cases)}
+    recipe = {"seed": seed, "shape_zyx": [*shape_zyx], "spacing_mm": [*spacing_mm], "label": label}
 
-    def one(case: str) -> str:
-        recipe: dict[str, Any] = {"seed": seed, "index": numbers[case], "shape_zyx": [*shape_zyx]}
-        recipe |= {"spacing_mm": [*spacing_mm], "label": label}
-        if archive.at(case).head("zarr.json") is not None:
-            _check_recipe(archive, case, recipe)
-            return "reused"
-        image, organs = phantom_case(seed, numbers[case], shape_zyx, spacing_mm)
-        about = {"patient": case, "phantom": recipe}
-        write_case(archive, case, image, {label: organs}, spacing_mm=spacing_mm, attributes=about)
-        return "written"
+    def make(index: int) -> Scan:
+        image, organs = phantom_case(seed, index, shape_zyx, spacing_mm)
+        return Scan(image, {label: organs}, spacing_mm)
 
-    done, failed = for_each_case(numbers, one)
-    load_index(archive)
-    return CasesReport(done, failed)
-
-
-def _check_recipe(archive: Archive, case: str, recipe: dict[str, Any]) -> None:
-    present = archive.attributes(case).get("phantom")
-    if present != recipe:
-        raise CaseError(
-            case,
-            f"exists in {archive.store.uri} as {present or 'no phantom'}, wanted {recipe}. "
-            "Choose another place.",
-        )
+    return write_made_archive(dst_uri, "phantom", cases, recipe, make)

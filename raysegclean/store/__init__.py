@@ -34,6 +34,7 @@ DOOR = (
     "ingest",
     "ledger",
     "lock",
+    "nifti",
     "objects",
     "parquet",
     "run",

@@ -26,6 +26,8 @@ import pytest
 from raysegclean.errors import UnfitEnvironment
 from raysegclean.interface.cli import VERBS, main
 from raysegclean.render import as_json, as_text
+from raysegclean.simulate.noisy_archive import load_simulated
+from raysegclean.store.archive import Archive
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "clean.py"
@@ -89,7 +91,7 @@ def test_every_verb_explains_every_argument(verb: str) -> None:
 
 def test_the_verbs_of_the_manual_exist() -> None:
     wanted = {"ingest", "simulate", "check", "plan", "clean", "status", "verify", "undo", "score"}
-    assert wanted | {"export", "demo", "replay", "version"} == set(VERBS.commands)
+    assert wanted | {"export", "demo", "replay", "version", "warp"} == set(VERBS.commands)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +291,34 @@ def test_labels_go_in_are_checked_and_come_out_the_same(
     assert all(0 < row["dice"] < 1 and row["change"]["harm"] == 0 for row in rows)
     assert main(scored) == 0
     assert "hd95_mm" in capsys.readouterr().out
+
+
+def test_one_labelled_ct_becomes_an_archive_with_a_mixture_of_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = np.zeros((24, 24, 16), np.uint8)
+    label[4:20, 4:20] = np.where(np.arange(16) < 8, 5, 7)
+    for name, array in (("ct", label.astype(np.int16) * 20), ("organs", label)):
+        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 3, 1])), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "groups.yaml").write_text("upper: 7\nlower: [5, 6]\n")
+    (tmp_path / "mix.yaml").write_text("gone: {noise: drop, share: 0.5}\nmirror: {share: 0.25}\n")
+    ct, organs, groups, mix, clean, noisy = (
+        str(tmp_path / name)
+        for name in ("ct.nii.gz", "organs.nii.gz", "groups.yaml", "mix.yaml", "clean", "noisy")
+    )
+    warp = ["warp", ct, organs, clean, "--label", "organs", "--cases", "4", "--groups", groups]
+    assert main(warp) == 0
+    simulate = ["simulate", clean, noisy, "--label", "organs"]
+    assert main([*simulate, "--mix", mix]) == 0
+    assert "corrupted: 3" in capsys.readouterr().out.replace("  ", " ")
+    assert sorted(one["kind"] for one in load_simulated(Archive.open(noisy)).values()) == [
+        *("gone", "gone", "mirror")
+    ]
+    assert main([*simulate, "--mix", mix, "--noise", "drop"]) == main(simulate) == 2
+    assert capsys.readouterr().err.count("--noise or --mix, and not both") == 2
+    (tmp_path / "groups.yaml").write_text("upper: liver\n")
+    assert main(warp) == 2
+    assert "groups, upper: expected whole numbers" in capsys.readouterr().err
 
 
 def test_an_archive_without_cases_and_a_label_that_none_has_are_2(

@@ -10,21 +10,13 @@ from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
 from raysegclean.evaluate.metrics import dice
-from raysegclean.simulate.noise import (
-    NOISES,
-    bias,
-    boundary,
-    case_rng,
-    choose_cases,
-    corrupt,
-    drop,
-    shift,
-    smooth,
-    swap,
-)
+from raysegclean.simulate.contours import interpolate, smooth
+from raysegclean.simulate.gross import cut, drop, leak, merge, mirror, shift, swap
+from raysegclean.simulate.noise import NOISES, case_rng, corrupt
+from raysegclean.simulate.outlines import bias, boundary
 
 ISOTROPIC = (1.0, 1.0, 1.0)
-KEEPS_CLASSES = ("boundary", "bias", "markov", "polygon", "smooth", "shift")
+MAY_EMPTY = ("drop", "cut", "swap", "merge")
 
 
 def ball(shape_zyx, centre_zyx, radius, value=1, dtype=np.uint8):
@@ -68,7 +60,7 @@ def test_every_noise_is_seeded_and_keeps_dtype_shape_and_classes(label, noise, s
     assert not np.shares_memory(first, label)
     present, left = set(np.unique(label)) - {0}, set(np.unique(first)) - {0}
     assert left <= present
-    if noise in KEEPS_CLASSES:
+    if noise not in MAY_EMPTY:
         assert left == present
 
 
@@ -299,19 +291,97 @@ def test_a_case_has_its_own_generator_whatever_the_others():
     assert case_rng(1, "a").random() != case_rng(2, "a").random()
 
 
-@settings(deadline=None)
-@given(st.integers(0, 60), st.floats(0, 1), st.integers(0, 9))
-def test_the_chosen_fraction_is_exact_and_ignores_the_order(count, fraction, seed):
-    cases = [f"case{i}" for i in range(count)]
-    chosen = choose_cases(cases, fraction, seed)
-    assert len(chosen) == round(fraction * count)
-    assert chosen == choose_cases(cases[::-1], fraction, seed)
-    assert chosen <= choose_cases(cases, 1.0, seed)
+def test_a_share_of_the_classes_is_drawn_each_in_its_own_way():
+    label = np.zeros((20, 40, 90), np.uint8)
+    for value in range(1, 5):
+        label[5:15, 10:30, 22 * value - 16 : 22 * value - 4] = value
+    ways = set()
+    for seed in range(8):
+        out = boundary(label, np.random.default_rng(seed), n_max=1, share=0.5)
+        changes = [int((out == value).sum()) - 2400 for value in range(1, 5)]
+        assert sum(change != 0 for change in changes) == 2
+        ways.add(tuple(sorted(np.sign(changes))))
+    assert (-1, 0, 0, 1) in ways, "one grows, one shrinks"
 
 
-def test_a_seed_below_nothing_is_refused():
-    with pytest.raises(ConfigError, match="seed must be 0 or more, got -1"):
-        choose_cases(["a"], 1.0, -1)
+def test_slices_between_drawn_ones_are_interpolated():
+    radii = [0, 0, 0, 4, 6, 8, 10, 12, 14, 16, 14, 12, 10, 0, 0]
+    label = np.concatenate([ball((1, 41, 41), (0, 20, 20), r) * (r > 0) for r in radii])
+    for seed in range(6):
+        out = interpolate(label, np.random.default_rng(seed))
+        kept = (out == label).all(axis=(1, 2))
+        assert any(kept[first::3].all() for first in range(3))
+        assert not kept.all()
+        assert min(dice(label[z : z + 1], out[z : z + 1])[1] for z in range(6, 11)) > 0.8
+
+
+def test_a_class_that_no_drawn_slice_has_stays_as_given():
+    label = np.zeros((9, 10, 10), np.uint8)
+    label[:, 2:5, 2:5] = 1
+    label[4, 7:9, 7:9] = 2
+    outs = [interpolate(label, np.random.default_rng(seed)) for seed in range(9)]
+    assert all((out == 2).any() for out in outs)
+
+
+def test_a_leak_floods_background_beside_its_class_within_its_radius():
+    label = ball((40, 40, 40), (20, 20, 14), 10) + ball((40, 40, 40), (20, 20, 35), 3, value=2)
+    for seed in range(6):
+        out = leak(label, np.random.default_rng(seed))
+        new = out != label
+        assert set(out[new]) == {1}, "a class of fewer than 500 voxels does not leak"
+        assert not label[new].any()
+        extent = np.ptp(np.argwhere(new), axis=0)
+        assert 5 <= extent.max() <= 16
+
+
+def test_a_leak_is_round_in_mm():
+    label = np.zeros((12, 60, 60), np.uint8)
+    label[5, 25:35, 25:35] = 1
+    new = np.argwhere(leak(label, np.random.default_rng(0), (4.0, 1.0, 1.0), low_vox=8.0) != label)
+    assert np.ptp(new[:, 0]) <= 4
+    assert np.ptp(new[:, 1]) >= 8
+
+
+def test_a_cut_takes_one_end_of_what_is_labelled():
+    label = np.zeros((30, 12, 12), np.uint8)
+    label[5:25, 2:10, 2:10] = 1
+    ends = set()
+    for seed in range(8):
+        left = np.flatnonzero(cut(label, np.random.default_rng(seed)).any(axis=(1, 2)))
+        assert 10 <= len(left) <= 14
+        assert left[0] == 5 or left[-1] == 24
+        ends.add(left[0] == 5)
+    assert ends == {True, False}
+    assert 4 <= cut(label[6:7], np.random.default_rng(0)).any(axis=2).sum() < 8
+
+
+def test_a_mirrored_label_is_itself_when_mirrored_again():
+    label = two_touching_boxes()
+    for axis in ("z", "y", "x"):
+        out = mirror(label, None, axis=axis)
+        np.testing.assert_array_equal(mirror(out, None, axis=axis), label)
+    np.testing.assert_array_equal(mirror(label, None), label[:, :, ::-1])
+
+
+def test_a_merged_class_has_its_neighbours_name():
+    label = np.zeros((4, 10, 40), np.int16)
+    label[:, 2:5, 2:6], label[:, 2:8, 10:14], label[:, 2:5, 30:34] = 4, 9, 5
+    np.testing.assert_array_equal(
+        merge(label, case_rng(0, "a"), value=5), np.where(label == 5, 9, label)
+    )
+
+
+def test_named_pairs_are_exchanged_as_left_and_right():
+    label = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    out = swap(label, case_rng(0, "a"), pairs="2:3 5:4")
+    assert out.ravel().tolist() == [0, 1, 3, 2, 5, 4]
+
+
+def test_several_classes_can_be_forgotten():
+    label = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    left = {len(np.unique(drop(label, np.random.default_rng(s), count=2))) for s in range(9)}
+    assert left == {4}
+    assert not drop(label, case_rng(0, "a"), count=9).any()
 
 
 @pytest.mark.parametrize(
@@ -330,6 +400,14 @@ def test_a_seed_below_nothing_is_refused():
         ("shift", {"length": 0.0}, "length"),
         ("smooth", {"descriptors": 1}, "at least 2"),
         ("swap", {"target": "organ"}, "component"),
+        ("swap", {"pairs": "2-3"}, "pairs as"),
+        ("swap", {"pairs": "2:3 3:4"}, "each class once"),
+        ("boundary", {"share": 0.0}, "share above 0"),
+        ("drop", {"count": 0}, "at least 1"),
+        ("leak", {"low_vox": 9.0}, "low_vox <= high_vox"),
+        ("cut", {"high_share": 1.5}, "high_share <= 1"),
+        ("mirror", {"axis": "left"}, '"z", "y" or "x"'),
+        ("interpolate", {"every": 1}, "every >= 2"),
         ("markov", {"th1": 1.5}, "th1 from 0 to 1"),
         ("markov", {"steps": -1}, "steps >= 0"),
         ("markov", {"smoothing": "strong"}, "published, none"),
@@ -346,6 +424,6 @@ def test_the_page_names_every_parameter_with_its_default(name):
     (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
     for parameter in inspect.signature(NOISES[name]).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
-            value = "null" if parameter.default is None else parameter.default
+            value = {None: "null", "": '""'}.get(parameter.default, parameter.default)
             shown = f"{value:g}" if isinstance(value, float) else value
             assert f"`{parameter.name}={shown}`" in row

@@ -6,6 +6,7 @@ import pytest
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evaluate.metrics import dice
 from raysegclean.evaluate.score import score_archive
+from raysegclean.simulate.mixture import ErrorKind
 from raysegclean.simulate.noise import case_rng, corrupt
 from raysegclean.simulate.noisy_archive import load_simulated, simulate
 from raysegclean.simulate.phantom import write_phantom_archive
@@ -159,6 +160,8 @@ def test_impossible_simulations_are_refused_before_anything_is_written(source, t
     place = tmp_path / "noisy"
     with pytest.raises(ConfigError, match="did you mean 'polygon'"):
         simulate(source, place, "organs", noise="polygn")
+    with pytest.raises(ConfigError, match="'another_label' needs name"):
+        simulate(source, place, "organs", noise="another_label")
     with pytest.raises(ConfigError, match="n_max"):
         simulate(source, place, "organs", noise="boundary", params={"n_max": 0})
     with pytest.raises(ConfigError, match="fraction"):
@@ -168,6 +171,39 @@ def test_impossible_simulations_are_refused_before_anything_is_written(source, t
     with pytest.raises(InputError, match="none: no case here"):
         simulate(Archive.open(tmp_path / "none"), place, "organs", noise="boundary")
     assert not place.exists()
+
+
+def test_a_mixture_gives_each_case_its_own_kind_of_error(source, tmp_path):
+    kinds = (
+        ErrorKind("drop", 0.2, {"value": 300}, name="forgotten"),
+        ErrorKind("another_label", 0.2, {"name": "expert"}),
+        ErrorKind("another_case", 0.2),
+    )
+    report = simulate(source, tmp_path / "noisy", "organs", noise=kinds, seed=2)
+    copy = Archive.open(tmp_path / "noisy")
+    told = load_simulated(copy)
+    noises = sorted(one["noise"] for one in told.values())
+    assert noises == ["another_case", "another_case", "another_label", "drop"]
+    assert {one.get("kind") for one in told.values()} == {"forgotten", None}
+    for case, one in told.items():
+        given = copy.label(case, "organs").read_all()
+        if one["noise"] == "another_case":
+            following = f"c{(int(case[1]) + 1) % 6}"
+            np.testing.assert_array_equal(given, source.label(following, "organs").read_all())
+        else:
+            np.testing.assert_array_equal(given, source.label(case, "expert").read_all())
+    assert simulate(source, tmp_path / "noisy", "organs", noise=kinds, seed=2) == report
+
+
+def test_a_label_of_another_case_is_stretched_to_the_shape(source, tmp_path):
+    deep = np.zeros((16, 64, 64), np.uint8)
+    deep[4:12, 12:40, 12:40] = 1
+    write_case(source, "d", deep.astype(np.int16), {"organs": deep}, spacing_mm=SPACING)
+    simulate(
+        source, tmp_path / "n", "organs", noise="another_case", fraction=1.0, cases=["c0", "d"]
+    )
+    given = Archive.open(tmp_path / "n").label("c0", "organs").read_all()
+    np.testing.assert_array_equal(given, deep[::2, ::2, ::2])
 
 
 def test_a_simulation_of_a_simulation_is_refused(source, tmp_path):
