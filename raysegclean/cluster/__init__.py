@@ -14,6 +14,7 @@ the driver small records; what is durable it commits to the ledger first.
 - `predict`: reading windows, asking voters
 - `propose`: the pass that runs networks
 - `label_votes`: the same without networks
+- `check`: what labels say of themselves, without networks
 - `proposal_folder`: proposals in the run folder
 - `second_pass`: looks and revisions on workers
 - `apply`: new labels, shard by shard
@@ -31,6 +32,7 @@ the driver small records; what is durable it commits to the ledger first.
 
 DOOR = (
     "apply",
+    "check",
     "connection",
     "driver",
     "executor",

@@ -1,11 +1,10 @@
-"""Propose without networks: labels of the archive vote, and facts of given labels are counted.
+"""Propose without networks: labels of the archive vote.
 
 The same shards, proposals and records as those of `cluster.propose`, so all that follows is the
 same.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from raysegclean.cluster.predict import Channels, Reader, VoteJob
 from raysegclean.cluster.propose import Proposing, whole_offsets
@@ -14,9 +13,6 @@ from raysegclean.evidence.records import ProposeRecord
 from raysegclean.evidence.stats import block_stats
 from raysegclean.methods.combine.votes import count_votes
 from raysegclean.planning.items import ShardTask
-from raysegclean.qc.collect import read_affine, read_block_statistics
-from raysegclean.qc.label_statistics import BlockStatistics
-from raysegclean.store.archive import Archive
 
 __all__ = ["LabelVoteStage"]
 
@@ -28,7 +24,6 @@ class Loaded:
     given_zyx: Channels
     trusted_zyx: Channels | None
     votes_zyx: list[Channels]
-    facts: BlockStatistics | None
 
 
 class LabelVoteStage(Proposing):
@@ -36,23 +31,15 @@ class LabelVoteStage(Proposing):
 
     def __init__(self, job: VoteJob) -> None:
         super().__init__(Reader(job))
-        self._archive = Archive.open(job.plan.archive)
-        self._given = lru_cache(maxsize=64)(
-            lambda case: self._archive.label(case, self._plan.label)
-        )
 
     def load(self, task: ShardTask) -> Loaded:
-        """Read the labels; count the facts where they are wanted."""
+        """Read the labels."""
         case = self._cases[task.case]
         box = case.grid(self._plan.shard_vox).box(task.index_zyx)
         given, trusted = self._reader.labels(case, box)
         names = self._plan.voters.labels
         votes = [self._reader.channels(case.case, name, box) for name in names]
-        if not self._plan.voters.facts:
-            return Loaded(given, trusted, votes, None)
-        image = self._reader.image(case.case)
-        facts = read_block_statistics(self._given(case.case), image, case, box)
-        return Loaded(given, trusted, votes, facts)
+        return Loaded(given, trusted, votes)
 
     def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Proposal, ProposeRecord]:
         """Count the votes; return its proposal and the record, without objects."""
@@ -70,18 +57,8 @@ class LabelVoteStage(Proposing):
             stats=stats.to_text(),
             trusted_stats=None if truth is None else self._trusted_stats(truth, loaded.votes_zyx),
             offsets=whole_offsets(self._plan, case, (given, truth), proposal),
-            facts=None if loaded.facts is None else loaded.facts.to_text(),
         )
         return proposal, record
-
-    def write(self, task: ShardTask, result: tuple[Proposal, ProposeRecord]) -> ProposeRecord:
-        """Do the same; the first shard of a case tells its geometry, too, for the facts."""
-        record = super().write(task, result)
-        if record.facts is None or task.index_zyx != (0, 0, 0):
-            return record
-        spacing_mm = self._archive.label_spacing_mm(task.case, self._plan.label)
-        affine = read_affine(self._archive, task.case)
-        return replace(record, affine=affine, label_spacing_mm=spacing_mm)
 
     def _trusted_stats(self, truth: Channels, votes_zyx: list[Channels]) -> str:
         classes = len(self._plan.classes)

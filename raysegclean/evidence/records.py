@@ -11,6 +11,7 @@ from raysegclean.voxels.offset_sums import OffsetSums
 __all__ = [
     "ApplyRecord",
     "ChangeCounts",
+    "CheckRecord",
     "FailedCase",
     "FailedShard",
     "MeasureRecord",
@@ -60,10 +61,17 @@ class ProposeRecord(ShardRecord):
     """Of a case of one shard; others are measured later."""
     seams: tuple[int, int] | None = None
     """Square and count of `Seams`."""
-    facts: str | None = None
-    """`BlockStatistics` as text; the first shard of a case tells its geometry, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRecord(ShardRecord):
+    """What a shard of a given label says of itself and of its image."""
+
+    facts: str
+    """`qc.label_statistics.BlockStatistics` as text."""
     affine: tuple[tuple[float, ...], ...] | None = None
     label_spacing_mm: tuple[float, float, float] | None = None
+    """The geometry of the case, told by its first shard."""
 
 
 @dataclass(frozen=True, kw_only=True)

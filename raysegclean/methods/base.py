@@ -23,7 +23,6 @@ from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.policy.decisions import CaseDecision
 from raysegclean.policy.default import decide
 from raysegclean.policy.params import PolicyParams
-from raysegclean.qc.label_statistics import LabelStatistics
 
 __all__ = ["ArchiveEvidence", "Asking", "Method", "Verdict", "Voters", "load_method", "make_params"]
 
@@ -48,9 +47,6 @@ class Voters:
     """A second quantity that is stored per voxel beside the candidates; empty: none."""
     labels: tuple[str, ...] = ()
     """Labels of the archive that vote in place of networks; then `members` is 0."""
-    facts: bool = False
-    """Whether the facts of the given labels are wanted (`qc.label_statistics`); then `members` is
-    0."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,6 @@ class ArchiveEvidence:
     """Fold -> what the hook of each of its networks reported (`nets.hooks.Hook.report`)."""
     classes: tuple[int, ...] = ()
     """Label values; the position is the channel."""
-    facts: Mapping[str, LabelStatistics] = field(default_factory=dict)
-    """The facts of each given label, for methods that want them."""
     policy: PolicyParams = field(default_factory=PolicyParams)
     """The numbers that the run decides by."""
 
@@ -96,6 +90,9 @@ class Verdict:
     revision: Revision | None = None
     """A last look that writes a label; it is taken where the edits say so (`policy.edits.Revise`).
     """
+    least_agreement: Mapping[int, float] = field(default_factory=dict)
+    """Dice with the voters below which no right label of a class is, where that is known: a class
+    that was changed and stays below is in doubt."""
 
 
 Asking = Generator[CaseQuery, Mapping[str, Answer], Verdict]

@@ -13,6 +13,7 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `contour_roughness`: outlines rougher than the others'
 - `omitted`: structures that a label lacks
 - `finding_scope`: for which classes a finding speaks
+- `kept`: what stays as given: right, in doubt, or not judged
 - `blending`: outlines drawn towards the networks'
 - `blend_groups`: which outlines are blended, and by how much
 - `corrector`: what trusted cases teach about given labels
@@ -29,6 +30,7 @@ DOOR = (
     "decisions",
     "default",
     "edits",
+    "kept",
     "outlier_cases",
     "params",
 )

@@ -30,16 +30,32 @@ class Decision:
     """Offset from the archive's central value, where it was measured."""
     posterior: float = 0.0
     """Probability that the case belongs to the noisy group that it was flagged with."""
+    doubt: str = ""
+    """Why a person should look at it, where one should. Unlike `Review` it holds nothing back."""
 
     @property
     def flagged(self) -> bool:
         """True when the class is to be changed or looked at."""
-        return not isinstance(self.edit, Keep | NotJudged)
+        return not self.stays
+
+    @property
+    def action(self) -> str:
+        """What is done, in a word."""
+        return "review" if self.doubt else self.edit.action
 
     @property
     def shift_vox(self) -> float:
         """How far the outline moves inwards, or would if it were not left for a person."""
         return self.edit.shift_vox if isinstance(self.edit, Shift | Review) else 0.0
+
+    @property
+    def stays(self) -> bool:
+        """True when the class stays as given, and is not left for a person."""
+        return isinstance(self.edit, Keep | NotJudged)
+
+    def doubted(self, why: str) -> "Decision":
+        """Return the decision with one more doubt."""
+        return replace(self, doubt="; ".join(filter(None, (self.doubt, why))))
 
     def held(self, why: str) -> "Decision":
         """Return the decision that leaves the class for a person."""

@@ -213,9 +213,9 @@ class _Archive:
         if self.elsewhere[value][row]:
             why = "the label has nothing near where the networks see this class"
             return Decision(Review(), why)
-        usual = value not in self.ways or self.ways[value].is_known
-        why = "like most cases" if usual else _TWO_WAYS
-        return Decision(Keep(), why, offset)
+        if value in self.ways and not self.ways[value].is_known:
+            return Decision(NotJudged(), _TWO_WAYS, offset)
+        return Decision(Keep(), "no rule speaks against it", offset)
 
     def _in_group(self, row: int, value: int, *, rough: bool) -> Decision | None:
         """Return the decision for a member of a noisy group, found by roughness or otherwise."""

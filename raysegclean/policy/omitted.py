@@ -14,7 +14,7 @@ from raysegclean.evidence.robust import Values
 from raysegclean.policy.contour_offsets import Flags
 from raysegclean.policy.params import PolicyParams
 
-__all__ = ["elsewhere", "forgotten"]
+__all__ = ["elsewhere", "forgotten", "usual_sizes"]
 
 
 def forgotten(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
@@ -25,7 +25,7 @@ def forgotten(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
     `min_cases` have the class, or where more than `max_flagged` of all would be flagged.
     """
     given, predicted = _sizes(scores)
-    least, most = _usual_sizes(given, params)
+    least, most = usual_sizes(given, params)
     found = (given == 0) & (predicted >= least) & (predicted <= most)
     return found if found.sum() <= params.max_flagged * len(scores) else np.zeros_like(found)
 
@@ -37,7 +37,7 @@ def elsewhere(scores: Sequence[ClassScore], params: PolicyParams) -> Flags:
     for `forgotten` keep the flags from telling of most cases, or of few examples.
     """
     given, predicted = _sizes(scores)
-    least, _ = _usual_sizes(given, params)
+    least, _ = usual_sizes(given, params)
     seen = np.array([score.boundary_vox >= params.min_boundary_vox for score in scores], np.bool_)
     far = seen & np.isnan([score.offset_vox for score in scores])
     found = far & ((given > 0) | (predicted >= least)) & np.isfinite(least)
@@ -49,7 +49,7 @@ def _sizes(scores: Sequence[ClassScore]) -> tuple[Values, Values]:
     return np.array(given, np.float64), np.array(predicted, np.float64)
 
 
-def _usual_sizes(given: Values, params: PolicyParams) -> tuple[float, float]:
+def usual_sizes(given: Values, params: PolicyParams) -> tuple[float, float]:
     """Return the least and the largest usual size, with slack; infinite where it is not known."""
     has = given > 0
     if has.sum() < params.min_cases:

@@ -89,6 +89,15 @@ class PolicyParams(BaseModel):
     telling_share: float = _share(0.2, "argued: a fifth of the boundary moves the whole's scores")
     """A class with this share of a case's boundary tells something about its foreground."""
 
+    # Labels that stay as given (`policy.kept`).
+    doubt_share: float = _share(0.5, "measured: no clean label of benchmarks/evidence is below")
+    """A label with which the networks agree by less than this share of what they agree with half of
+    the labels (Dice) is in doubt ..."""
+    doubt_misfit: float = _factor(3.0, "measured: clean labels of benchmarks/evidence reach 2.6")
+    """... and so is one that they miss by so many times as much as half of the labels ..."""
+    doubt_loss: float = _dice(0.1, "argued: where networks miss nothing, a small error is no doubt")
+    """... unless their agreement with it is less than this below what it is with half of them."""
+
     # Folds: what networks differ by is not the labels'.
     min_fold_cases: int = _cases(20, "argued: a fold's centre is known to .2 sd then")
     """Folds of at least this size are compared, and what their networks differ by is undone."""

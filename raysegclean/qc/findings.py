@@ -28,11 +28,17 @@ class Finding:
     case: str
     label_value: int | None = None
     """None: it is not about one class."""
+    also: int | None = None
+    """Another class that it is as much about."""
     what: str
     where: str = ""
     value: str = ""
     usual: str = ""
     remedy: str
+
+    def is_about(self, value: int) -> bool:
+        """Tell whether it speaks of the class of this label value."""
+        return self.label_value is None or value in (self.label_value, self.also)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ EMPTY_SCORE = 100.0
 TWIN_SCORE = 20.0
 """Scores of findings that are not measured in standard deviations, on the same ladder."""
 
+SHOWN = 3
+"""So many findings are said of a class at most, the worst ones."""
+
 ENDS = ("z low", "z high", "y low", "y high", "x low", "x high")
 GEOMETRY_TOLERANCE = 0.01
 SKIPPED_FLANK = 0.1
@@ -44,6 +47,26 @@ class Examination:
     """Case -> how odd it is, all its oddities together; of cases without a finding too."""
     notes: tuple[str, ...] = ()
     """What could not be judged, and why."""
+
+    def said(self, values: Sequence[int]) -> dict[str, dict[int, str]]:
+        """Return case -> channel -> what is wrong with that class, in words.
+
+        `values` are the label values by channel. What is about no class is said of all of them.
+        """
+        said: dict[str, dict[int, str]] = {}
+        for case, findings in self._by_case().items():
+            for channel, value in enumerate(values):
+                about = [f for f in findings if f.is_about(value)] if value else []
+                if about:
+                    words = "; ".join(f"{one.what} ({one.score:.1f})" for one in about[:SHOWN])
+                    said.setdefault(case, {})[channel] = words
+        return said
+
+    def _by_case(self) -> dict[str, list[Finding]]:
+        found: dict[str, list[Finding]] = defaultdict(list)
+        for finding in self.findings:
+            found[finding.case].append(finding)
+        return found
 
     def worst_first(self) -> list[str]:
         """Return all cases: those with grave findings first, then by score, then by name."""
@@ -378,6 +401,7 @@ def _order_finding(
         score=round(worst.score, 1),
         case=case.case,
         label_value=worst.second,
+        also=worst.first,
         what=f"class {worst.second} lies further {side} than class {worst.first}, "
         f"the wrong way round{more}",
         where=box_words(case.classes[worst.second]),

@@ -7,6 +7,7 @@ Work on voxels is elsewhere.
 - `preflight`: what is checked before anything is computed
 - `begin`: the plan is frozen, or taken from the run folder
 - `session`: what the stages share
+- `check`: what labels break of the archive's own rules
 - `train`: train the networks, and the final one
 - `propose`: run them over the archive, once
 - `gather`: from records to evidence
@@ -16,6 +17,7 @@ Work on voxels is elsewhere.
 - `blend`: outlines are blended
 - `harm_guard`: what would do harm is held back
 - `apply`: write and publish
+- `tally`: what became of cases and classes, counted
 - `search`: trials that end in a verdict
 - `plan_report`: what a run would do
 - `metrics`: how far it was and is, kept in the run folder

@@ -17,8 +17,9 @@ from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
 from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
-from raysegclean.policy.edits import CaseEdits, NotJudged, reason_name, reason_names
+from raysegclean.policy.edits import CaseEdits, NotJudged, Review, reason_name, reason_names
 from raysegclean.runs.harm_guard import (
+    agreement_after,
     held_back,
     output_keys,
     rehearsal_job,
@@ -27,6 +28,7 @@ from raysegclean.runs.harm_guard import (
 )
 from raysegclean.runs.propose import Proposals, relabel_resources
 from raysegclean.runs.session import Session
+from raysegclean.runs.tally import Tally, tally
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.components import BlockComponents
 from raysegclean.voxels.packing import text_to_arrays
@@ -47,9 +49,7 @@ PUBLISHERS = 8
 class Outcome:
     """What was published."""
 
-    held_cases: int
-    """Cases of which something was left for a person, because it would have done harm."""
-    changed_cases: int
+    tally: Tally
     changed_vox: int
     published: tuple[str, ...]
 
@@ -72,17 +72,32 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     resources = relabel_resources(session, "labels")
     records = session.run_stage(APPLY, ApplyRecord, ApplyStage, job, output.keys, resources)
     published = _publish(session, records)
-    _write_tables(session, decisions, records, published)
+    counts = sum_by_case(records.values())
+    rows = _rows(session, still_doubted(decisions, counts, verdict), counts, published)
+    session.run.write_table("cases.parquet", rows)
+    session.run.write_table("changes.parquet", _changes(session, records))
     _write_edits(session, edits, held, verdict.chosen)
-    changed = Counter({record.case: 0 for record in records.values()})
-    for record in records.values():
-        changed[record.case] += record.counts.changed_vox
-    return Outcome(
-        held_cases=len(held),
-        changed_cases=sum(count > 0 for count in changed.values()),
-        changed_vox=sum(changed.values()),
-        published=published,
-    )
+    changed_vox = sum(one.changed_vox for one in counts.values())
+    return Outcome(tally(rows), changed_vox, published)
+
+
+def still_doubted(
+    decisions: Mapping[str, CaseDecision], counts: Mapping[str, ChangeCounts], verdict: Verdict
+) -> dict[str, CaseDecision]:
+    """Return the decisions with a doubt about classes that were changed and still do not fit.
+
+    They agree with the voters by less than any right label.
+    """
+    out = dict(decisions)
+    for case in decisions.keys() & counts.keys():
+        for channel, least in verdict.least_agreement.items():
+            one, after = decisions[case].classes.get(channel), agreement_after(counts[case])
+            if one is None or one.stays or isinstance(one.edit, Review) or channel not in after:
+                continue
+            if after[channel] < least:
+                why = f"{one.why}; even so the networks agree by only {after[channel]:.2f}"
+                out[case] = out[case].but({channel: one.doubted(why)})
+    return out
 
 
 def load_undone(run: RunFolder) -> tuple[TakenBack, ...]:
@@ -238,22 +253,22 @@ def _publish(session: Session, records: Mapping[str, ApplyRecord]) -> tuple[str,
         return tuple(_for_each(session, whole, publish))
 
 
-def _write_tables(
+def _rows(
     session: Session,
     decisions: Mapping[str, CaseDecision],
-    records: Mapping[str, ApplyRecord],
+    counts: Mapping[str, ChangeCounts],
     published: Collection[str],
-) -> None:
+) -> list[dict[str, Any]]:
+    """Return one row per case and class: what was done, and why."""
     nothing = Decision(NotJudged(), "")
     rows = []
-    for case, counts in sum_by_case(records.values()).items():
+    for case, mine in counts.items():
         decided = decisions[case].classes if case in decisions else {}
         status = "published" if case in published else "unpublished"
         for channel, value in enumerate(session.plan.classes[1:], 1):
             about = {"case": case, "class": value, "status": status}
-            rows.append(about | _class_row(decided.get(channel, nothing), counts, channel))
-    session.run.write_table("cases.parquet", rows)
-    session.run.write_table("changes.parquet", _changes(session, records))
+            rows.append(about | _class_row(decided.get(channel, nothing), mine, channel))
+    return rows
 
 
 def _write_edits(
@@ -295,13 +310,16 @@ def _changes(session: Session, records: Mapping[str, ApplyRecord]) -> list[dict[
 
 def _class_row(one: Decision, counts: ChangeCounts, channel: int) -> dict[str, str | float | None]:
     return {
-        "action": one.edit.action,
-        "why": one.why,
+        "action": one.action,
+        "why": one.doubt or one.why,
         "shift_vox": one.shift_vox,
         "offset_vox": one.offset_vox,
         "posterior": one.posterior,
         "given_vox": counts.given_vox[channel],
         "after_vox": counts.after_vox[channel],
+        "changed_vox": counts.given_vox[channel]
+        + counts.after_vox[channel]
+        - 2 * counts.kept_vox[channel],
         "deep_vox": counts.deep_vox[channel],
         "trusted_dice": trusted_dice(counts).get(channel),
     }

@@ -11,8 +11,6 @@ from raysegclean.nets.inference import Seams
 from raysegclean.planning.network_plan import network_notes
 from raysegclean.planning.plan import RunPlan
 from raysegclean.policy.outlier_cases import is_learnt
-from raysegclean.qc.collect import about_case
-from raysegclean.qc.label_statistics import BlockStatistics, LabelStatistics, label_statistics
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.session import Session
 from raysegclean.runs.train import hook_reports
@@ -45,7 +43,6 @@ def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
         reports=hook_reports(session, proposals.job.models),
         classes=session.plan.classes,
         policy=session.config.policy,
-        facts=_facts(session, proposed) if session.plan.voters.facts else {},
     )
 
 
@@ -81,23 +78,6 @@ class StatsByCase(Mapping[str, CaseStats]):
     def __len__(self) -> int:
         """Return the number of cases."""
         return len(self._texts)
-
-
-def _facts(session: Session, records: Iterable[ProposeRecord]) -> dict[str, LabelStatistics]:
-    """Return the facts of each given label from the records of its shards."""
-    about: dict[str, LabelStatistics] = {}
-    blocks: dict[str, list[BlockStatistics]] = {}
-    for record in records:
-        case = session.plan.case(record.case)
-        if record.facts is not None:
-            blocks.setdefault(case.case, []).append(BlockStatistics.from_text(record.facts))
-        if record.label_spacing_mm is not None:
-            about[case.case] = about_case(case, record.affine, record.label_spacing_mm)
-    return {
-        case: label_statistics(blocks[case], one)
-        for case, one in about.items()
-        if case not in session.failed
-    }
 
 
 def voter_notes(plan: RunPlan, records: Iterable[ProposeRecord]) -> tuple[str, ...]:

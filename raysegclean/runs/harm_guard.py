@@ -17,6 +17,7 @@ from raysegclean.runs.propose import Proposals, relabel_resources
 from raysegclean.runs.session import Session
 
 __all__ = [
+    "agreement_after",
     "held_back",
     "misfits",
     "objections",
@@ -107,6 +108,18 @@ def trusted_dice(counts: ChangeCounts) -> dict[int, float]:
         channel: 2 * right / (after + trusted)
         for channel, (right, after, trusted) in enumerate(columns)
         if channel and after + trusted
+    }
+
+
+def agreement_after(counts: ChangeCounts) -> dict[int, float]:
+    """Return the Dice of each channel with the prediction once it is changed, where it was read."""
+    if not counts.predicted_vox:
+        return {}
+    columns = zip(counts.agreed_vox, counts.after_vox, counts.predicted_vox, strict=True)
+    return {
+        channel: 2 * agreed / (after + predicted)
+        for channel, (agreed, after, predicted) in enumerate(columns)
+        if channel and after + predicted
     }
 
 

@@ -4,14 +4,18 @@ First the method's policy, with the looks that it asks for; then the voxel corre
 trusted cases enough, else the blending of noisy outlines. A run and a search's trial judge alike.
 """
 
+from dataclasses import replace
+
 from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.policy.kept import in_doubt, judged_kept, least_agreements
+from raysegclean.qc.integrity import Examination
 from raysegclean.runs.blend import blend
 from raysegclean.runs.correct import correct
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.second_pass import answered
 from raysegclean.runs.session import Session
 
-__all__ = ["judge"]
+__all__ = ["judge", "with_doubts"]
 
 
 def judge(
@@ -22,3 +26,21 @@ def judge(
     proposals, verdict = answered(session, proposals, policy)
     proposals, verdict = correct(session, proposals, evidence, verdict)
     return blend(session, proposals, evidence, verdict)
+
+
+def with_doubts(
+    session: Session, evidence: ArchiveEvidence, verdict: Verdict, found: Examination
+) -> Verdict:
+    """Return the verdict that says of each class that stays as given whether it was found right.
+
+    What the checks found joins what the networks see. Nothing that changes is changed here.
+    """
+    decisions = dict(verdict.decisions)
+    least: dict[int, float] = {}
+    if session.plan.voters.members:
+        seen = (evidence.scores, evidence.trusted, evidence.policy)
+        decisions, least = judged_kept(decisions, *seen), least_agreements(*seen)
+    said = found.said(session.plan.classes)
+    alive = {score.case for score in evidence.scores}
+    doubts = {case: words for case, words in said.items() if case in alive}
+    return replace(verdict, decisions=in_doubt(decisions, doubts), least_agreement=least)

@@ -7,9 +7,9 @@ stay. One bad case costs itself and no other; it is named in failed.jsonl with t
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from raysegclean.cluster.executor import Executor, open_executor
 from raysegclean.config.settings import Config
@@ -22,8 +22,9 @@ from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
 from raysegclean.runs.apply import Outcome, apply, begin_output, note_undone
 from raysegclean.runs.begin import begin, gpus_needed
+from raysegclean.runs.check import check, check_notes
 from raysegclean.runs.gather import gather, learning_notes, voter_notes
-from raysegclean.runs.judge import judge
+from raysegclean.runs.judge import judge, with_doubts
 from raysegclean.runs.metrics import kept_metrics
 from raysegclean.runs.preflight import prepare
 from raysegclean.runs.propose import propose
@@ -43,12 +44,20 @@ class RunReport:
     status: str
     output_label: str
     cases: int
+    kept_cases: int
+    """Judged and found right; what was not judged of them too is counted in `classes`."""
     changed_cases: int
+    review_cases: int
+    """A person should look at them, changed or not."""
+    not_judged_cases: int
     changed_vox: int
-    held_cases: int
     failed: tuple[FailedCase, ...]
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """The same of the classes of all cases."""
+    look_at: tuple[str, ...] = ()
+    """Cases in review, and why."""
     notes: tuple[str, ...] = ()
-    """What must be known of the voters to judge the result."""
+    """What must be known of the voters and the archive to judge the result."""
 
     @property
     def exit_code(self) -> int:
@@ -113,6 +122,7 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
     """Do what is left; `final` tells whether a network is trained on the cleaned labels."""
     session.fail(session.unusable)
     begin_output(session)
+    found = check(session)
     models = train(session, infos)
     proposals = propose(session, models)
     with session.events.stage("gather"):
@@ -121,26 +131,32 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
         session.run.write_table("evidence.parquet", rows)
     with session.events.stage("judge"):
         proposals, verdict = judge(session, proposals, evidence)
+        verdict = with_doubts(session, evidence, verdict, found)
     outcome = apply(session, proposals, verdict)
     if final and session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)
     notes = voter_notes(session.plan, proposals.records.values())
-    notes += learning_notes(session.plan, evidence)
+    notes += learning_notes(session.plan, evidence) + check_notes(session, found)
     return _finish(session, verdict, outcome, notes)
 
 
 def _finish(
     session: Session, verdict: Verdict, outcome: Outcome, notes: tuple[str, ...]
 ) -> RunReport:
+    cases = outcome.tally.cases
     report = RunReport(
         run=session.run.uri,
         status="complete",
         output_label=session.config.output.label,
         cases=len(session.plan.cases),
-        changed_cases=outcome.changed_cases,
+        kept_cases=cases["kept"],
+        changed_cases=cases["changed"],
+        review_cases=cases["review"],
+        not_judged_cases=cases["not judged"],
         changed_vox=outcome.changed_vox,
-        held_cases=outcome.held_cases,
         failed=tuple(session.run.failed()),
+        classes=outcome.tally.classes,
+        look_at=outcome.tally.look_at,
         notes=notes,
     )
     session.still_ours()

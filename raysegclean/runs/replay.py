@@ -14,6 +14,7 @@ from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.case_scores import CaseScore, scores_of
 from raysegclean.policy.blend_groups import with_blends
 from raysegclean.policy.default import decide
+from raysegclean.policy.kept import judged_kept
 from raysegclean.policy.params import PolicyParams
 from raysegclean.runs.begin import LATEST
 from raysegclean.store.run import existing_run
@@ -82,8 +83,9 @@ def edits_of(
 ) -> Edits:
     """Return what the default policy would do with each class of each case."""
     decisions, _ = with_blends(scores, decide(scores, params, trusted=trusted), params)
+    decisions = judged_kept(decisions, scores, trusted, params)
     return {
-        (case, cls): one.edit.action
+        (case, cls): one.action
         for case, decision in decisions.items()
         for cls, one in decision.classes.items()
     }

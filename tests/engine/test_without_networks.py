@@ -164,7 +164,7 @@ def test_a_class_that_all_votes_give_to_its_neighbour_is_held_for_a_person(tmp_p
             archive.add_label(case, name, np.where(given == 1, 2, given), {})
     config = _config(archive, tmp_path / "held", params={"labels": "by_one by_two", "agree": 2})
     report = clean(config)
-    assert (report.held_cases, report.changed_vox) == (2, 0)
+    assert (report.review_cases, report.changed_cases, report.changed_vox) == (2, 0, 0)
     rows = RunFolder(config.run).read_table("cases.parquet")
     held = [row for row in rows if row["class"] == 1]
     assert {row["action"] for row in held} == {"review"}
@@ -271,9 +271,17 @@ def test_integrity_as_a_method_says_what_check_says_and_changes_nothing(tmp_path
     findings = check(archive.store.uri, LABEL).findings
     said = {(finding.case, finding.label_value) for finding in findings}
     assert set(review) == {pair for pair in said if pair[1] is not None}
+    assert (report.review_cases, report.classes["review"]) == (
+        len({c for c, _ in review}),
+        len(review),
+    )
+    assert len(report.look_at) == report.review_cases
+    assert "class 3 is missing" in next(line for line in report.look_at if line.startswith("c05"))
     assert "class 3 is missing" in review["c05", 3]
-    assert {row["action"] for row in rows} == {"keep", "review"}
+    assert {row["action"] for row in rows} == {"not judged", "review"}
     for case, (label, reasons) in outputs(config).items():
         assert label == archive.label(case, LABEL).read_all().tobytes()
         assert not any(reasons)
-    assert run.state()["chosen"]["grave_cases"] >= 1
+    again: list[str] = []
+    clean(config, Events(Lines(again.append)))
+    assert any("check" in line and "0 are left" in line for line in again)

@@ -236,7 +236,7 @@ def test_of_two_ways_that_fit_alike_none_is_touched():
     ]
     decisions = decide([*wide, *narrow])
     found = [d for one in decisions.values() for d in one.classes.values()]
-    assert {d.edit.action for d in found} == {"keep"}
+    assert {d.edit.action for d in found} == {"not judged"}
     assert all("in two ways and nothing tells" in d.why for d in found)
 
 
@@ -261,7 +261,7 @@ def test_of_two_ways_none_is_touched_where_fits_differ_little_or_in_one_class_al
     wide = of_three_classes(drawn(45, "wide", 0.3, 0.6), worse)
     narrow = of_three_classes(drawn(50, "narrow", -0.45, 0.6, seed=1), (1, 1, 1))
     found = [d for one in decide([*wide, *narrow]).values() for d in one.classes.values()]
-    assert {d.edit.action for d in found} == {"keep"}
+    assert {d.edit.action for d in found} == {"not judged"}
     assert all("in two ways and nothing tells" in d.why for d in found)
 
 

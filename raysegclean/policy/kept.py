@@ -1,0 +1,120 @@
+"""Classes that stay as given: found right, in doubt, or not judged. A pure function of the scores.
+
+`keep` is a finding: networks that have learnt the class, and did not train on the case, agree with
+its label as well as with most others, and no check finds anything odd. Where they agree by far less
+than with the others, or a check names the class, it is in doubt: a person should look, and no voxel
+changes. Where they have not learnt the class, or too few cases have it, it is not judged.
+
+Not seen: an error that leaves the agreement within what right labels reach.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
+from raysegclean.policy.decisions import CaseDecision, Decision
+from raysegclean.policy.edits import Keep, NotJudged
+from raysegclean.policy.omitted import usual_sizes
+from raysegclean.policy.outlier_cases import is_learnt
+from raysegclean.policy.params import PolicyParams
+
+__all__ = ["Found", "disagreement", "in_doubt", "judged_kept", "least_agreements"]
+
+Found = Mapping[str, Mapping[int, str]]
+"""Case -> channel -> what the checks found, in words."""
+
+
+def judged_kept(
+    decisions: Mapping[str, CaseDecision],
+    scores: Sequence[CaseScore],
+    trusted: Sequence[CaseScore],
+    params: PolicyParams,
+) -> dict[str, CaseDecision]:
+    """Return the decisions with every class that is kept found right, in doubt or not judged."""
+    classes = sorted({c for decision in decisions.values() for c in decision.classes})
+    usual = {c: _Usual.of(of_key(scores, c), of_key(trusted, c), params) for c in classes}
+    mine = {score.case: score for score in scores}
+    out = dict(decisions)
+    for case in decisions.keys() & mine.keys():
+        changed = {
+            c: usual[c].judged(one, mine[case].classes[c])
+            for c, one in decisions[case].classes.items()
+            if isinstance(one.edit, Keep) and c in mine[case].classes
+        }
+        out[case] = decisions[case].but(changed)
+    return out
+
+
+def in_doubt(decisions: Mapping[str, CaseDecision], found: Found) -> dict[str, CaseDecision]:
+    """Return the decisions with a doubt about every class that stays as given and is in `found`."""
+    out = dict(decisions)
+    for case, words in found.items():
+        before = out.get(case, CaseDecision())
+        nothing = Decision(NotJudged(), "")
+        mine = {c: before.classes.get(c, nothing) for c in words}
+        out[case] = before.but({c: one.doubted(words[c]) for c, one in mine.items() if one.stays})
+    return out
+
+
+def least_agreements(
+    scores: Sequence[CaseScore], trusted: Sequence[CaseScore], params: PolicyParams
+) -> dict[int, float]:
+    """Return, by class that the networks have learnt, the least agreement of a right label."""
+    classes = sorted({c for score in scores for c in score.classes})
+    usual = {c: _Usual.of(of_key(scores, c), of_key(trusted, c), params) for c in classes}
+    return {c: one.least for c, one in usual.items() if not one.unjudged}
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """What is usual for one class."""
+
+    unjudged: str
+    """Why nothing can be told of the class; empty where something can."""
+    agreement: float
+    """The middle one of the agreements with labels that have the class."""
+    least: float
+    """Below this no right label is."""
+    size_vox: float
+    """Less is a part of the structure, or a speck."""
+
+    @classmethod
+    def of(
+        cls, scores: Sequence[ClassScore], trusted: Sequence[ClassScore], params: PolicyParams
+    ) -> "_Usual":
+        agreed = [score.agreement for score in scores if score.given_vox]
+        middle = float(np.median(agreed)) if agreed else float("nan")
+        unjudged = ""
+        if len(agreed) < params.min_cases:
+            unjudged = f"only {len(agreed)} cases have this class, {params.min_cases} are needed"
+        elif not is_learnt(scores, trusted, params):
+            unjudged = (
+                "the networks have not learnt this class: they agree with half of its labels by "
+                f"{middle:.2f} or less"
+            )
+        least = max(params.doubt_share * middle, 1 - params.doubt_misfit * (1 - middle))
+        least = min(least, middle - params.doubt_loss)
+        given = np.array([score.given_vox for score in scores], np.float64)
+        return cls(unjudged, middle, least, usual_sizes(given, params)[0])
+
+    def judged(self, kept: Decision, score: ClassScore) -> Decision:
+        """Return what is said of a class that stays as given."""
+        if self.unjudged:
+            return replace(kept, edit=NotJudged(), why=self.unjudged)
+        small = max(score.given_vox, score.predicted_vox) < self.size_vox
+        if small and not score.given_vox:
+            return replace(kept, why="the case has nothing of this class, for the networks too")
+        if score.agreement >= self.least:
+            why = f"the networks agree by {score.agreement:.2f} (others {self.agreement:.2f})"
+            return replace(kept, why=why)
+        if small:
+            why = "less of this class than any other case has: too little to judge"
+            return replace(kept, edit=NotJudged(), why=why)
+        return kept.doubted(disagreement(score.agreement, self.agreement))
+
+
+def disagreement(agreement: float, others: float) -> str:
+    """Return in words that networks agree with a label by far less than with others."""
+    return f"the networks agree by only {agreement:.2f} (others {others:.2f})"
