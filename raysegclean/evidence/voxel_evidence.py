@@ -1,9 +1,10 @@
-"""Evidence: what the voters say about each voxel, folded into two running sums per class.
+"""Evidence: what the voters say about each voxel, folded into a running sum per class and one more.
 
 Any number of passes (members of an ensemble, dropout passes, augmented views) costs the same
 memory, because Kwon's two terms follow from the sums of p and of p squared alone:
 the aleatoric part is mean p (1 - p), the epistemic part mean p^2 - (mean p)^2, and they add up to
-the diagonal of diag(pbar) - pbar pbar^T (Kwon et al. 2018; Redekop & Chernyavskiy 2021).
+the diagonal of diag(pbar) - pbar pbar^T (Kwon et al. 2018; Redekop & Chernyavskiy 2021). Only their
+sums over classes are used, so the squares are summed over classes as they come.
 Evidence is transient: it is never stored whole.
 """
 
@@ -52,7 +53,7 @@ class EvidenceSum:
         self._passes = 0
         self._done = False
         self._sum_czyx: Tensor | None = None
-        self._sum_squares_czyx: Tensor | None = None
+        self._sum_squares_zyx: Tensor | None = None
         self._first_zyx: Tensor | None = None
         self._agree_zyx: Tensor | None = None
 
@@ -63,16 +64,16 @@ class EvidenceSum:
         """
         if self._done:
             raise ValueError("The passes were summed up already: begin another EvidenceSum.")
-        winner_zyx = prob_czyx.argmax(dim=0)
+        winner_zyx = prob_czyx.max(dim=0)[1]  # several times as fast as argmax
         self._passes += 1
-        if self._sum_czyx is None or self._sum_squares_czyx is None or self._agree_zyx is None:
+        if self._sum_czyx is None or self._sum_squares_zyx is None or self._agree_zyx is None:
             self._sum_czyx = prob_czyx.clone()
-            self._sum_squares_czyx = prob_czyx.square()
+            self._sum_squares_zyx = _squares(prob_czyx)
             self._first_zyx = winner_zyx
             self._agree_zyx = torch.ones_like(winner_zyx, dtype=torch.bool)
             return
         self._sum_czyx += prob_czyx
-        self._sum_squares_czyx += prob_czyx.square()
+        self._sum_squares_zyx += _squares(prob_czyx)
         self._agree_zyx &= winner_zyx == self._first_zyx
 
     def mean_czyx(self) -> Tensor:
@@ -80,7 +81,7 @@ class EvidenceSum:
 
         Raises InputError where they are not numbers, which would pass for a confident background.
         """
-        if self._sum_czyx is None or self._sum_squares_czyx is None:
+        if self._sum_czyx is None or self._sum_squares_zyx is None:
             raise ValueError(
                 "No pass was added: call add() with the probabilities of a voter first."
             )
@@ -92,21 +93,20 @@ class EvidenceSum:
             )
         if not self._done:  # where they lie: with many classes each copy is gigabytes
             self._sum_czyx /= self._passes
-            self._sum_squares_czyx /= self._passes
+            self._sum_squares_zyx /= self._passes
         self._done = True
         return self._sum_czyx
 
     def finish(self, given_zyx: NDArray[np.integer]) -> Evidence:
         """Return the evidence of all passes against the given label (channel indices, z y x)."""
-        mean_czyx, squares_czyx = self.mean_czyx(), self._sum_squares_czyx
-        assert squares_czyx is not None
+        mean_czyx, squares_zyx = self.mean_czyx(), self._sum_squares_zyx
+        assert squares_zyx is not None
         assert self._agree_zyx is not None
         prob_zyx, predicted_zyx = mean_czyx.max(dim=0)
         given_index = torch.from_numpy(given_zyx.astype(np.int64)).to(mean_czyx.device)
         given_prob_zyx = mean_czyx.gather(0, given_index[None])[0]
-        aleatoric_zyx = (mean_czyx - squares_czyx).sum(dim=0).clamp_(min=0) / 2
-        variance_czyx = mean_czyx.square().neg_().add_(squares_czyx)
-        epistemic_zyx = variance_czyx.sum(dim=0).clamp_(min=0) / 2
+        aleatoric_zyx = (mean_czyx.sum(dim=0) - squares_zyx).clamp_(min=0) / 2
+        epistemic_zyx = (squares_zyx - _squares(mean_czyx)).clamp_(min=0) / 2
         return Evidence(
             predicted_zyx=predicted_zyx.to(torch.uint8).cpu().numpy(),
             prob_zyx=prob_zyx.cpu().numpy(),
@@ -116,6 +116,11 @@ class EvidenceSum:
             epistemic_zyx=epistemic_zyx.cpu().numpy(),
             agree_zyx=self._agree_zyx.cpu().numpy(),
         )
+
+
+def _squares(prob_czyx: Tensor) -> Tensor:
+    """Return the sums over classes of p squared (Z, Y, X), plane by plane to copy little."""
+    return torch.stack([prob_zyx.square().sum(dim=0) for prob_zyx in prob_czyx.unbind(1)])
 
 
 def quantise(prob: NDArray[np.floating]) -> NDArray[np.uint8]:

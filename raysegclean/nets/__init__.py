@@ -13,6 +13,7 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 - `normalise`: from stored intensities to what a network reads
 - `sampling`: which patch comes at which step
 - `batch`: one step's patches
+- `augment`: changes of patches that keep their labels true
 - `losses`: losses, one value per sample
 - `hooks`: what a method does while a network learns
 - `relabel`: what hooks share that correct labels

@@ -13,7 +13,8 @@ Source of the default: Co-Seg (Huang et al. 2021, arXiv 2102.00523), equations 1
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ __all__ = ["LOSSES", "sample_score", "segmentation_loss", "voxel_entropy"]
 _SPACE = (-3, -2, -1)
 _SMOOTH = 1.0
 """Voxels added to Dice ratios: a class neither present nor predicted costs nothing."""
+_SLAB = 1 << 22
+"""Classes x voxels that are worked on at a time."""
 _LABEL_FLOOR = 1e-5
 """What a label of 0 counts as inside the logarithm of the reverse cross-entropy."""
 
@@ -46,23 +49,92 @@ def segmentation_loss(
     Cross-entropy is the mean over labelled voxels. Dice is 1 - mean over classes (background
     included) of 2 sum(p g) / (sum p^2 + sum g^2), the squared denominator of equation 3. A sample
     without any labelled voxel has loss 0. weights: (B, Z, Y, X), factors of each voxel's part in
-    every sum; None is 1 for all.
+    every sum, through which no gradient flows; None is 1 for all.
+
+    Beside the logits only their gradient is ever held whole (`_EntropyAndDice`).
+    """
+    voxels = (label != IGNORE).sum(dim=_SPACE).clamp(min=1)
+    entropy, dice = _EntropyAndDice.apply(logits, label, weights)  # type: ignore[no-untyped-call]
+    return cast(Tensor, entropy / voxels + dice_weight * (1 - dice))
+
+
+class _EntropyAndDice(torch.autograd.Function):
+    """Sums of -log p(label), and means over classes of Dice, by sample, in slabs along z.
+
+    Autograd would keep half a dozen tensors of classes x voxels in fp32. Here the probabilities of
+    a slab are computed, summed and forgotten, and computed again for the gradient.
     """
 
-    def weighed(parts: Tensor) -> Tensor:
-        return parts if weights is None else parts * weights.unsqueeze(1)
+    @staticmethod
+    def forward(logits: Tensor, label: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (B,) sums and (B,) means."""
+        entropy = logits.new_zeros(len(logits), dtype=torch.float32)
+        for z in _slabs(logits):
+            share, given = _shares(label[:, z], weights, z), label[:, z].clamp(min=0)
+            log_prob = torch.log_softmax(logits[:, :, z].float(), dim=1)
+            entropy = entropy - (log_prob.gather(1, given[:, None])[:, 0] * share).sum(dim=_SPACE)
+        overlap, sizes = _dice_sums(logits, label, weights)
+        return entropy, ((2 * overlap + _SMOOTH) / (sizes + _SMOOTH)).mean(dim=1)
 
-    log_prob = torch.log_softmax(logits.float(), dim=1)
-    truth = _one_hot(label, logits.shape[1])
-    labelled = truth.any(dim=1, keepdim=True)
-    zero = log_prob.new_zeros(())
-    voxels = labelled.sum(dim=(1, *_SPACE)).clamp(min=1)
-    entropy = -weighed(torch.where(truth, log_prob, zero)).sum(dim=(1, *_SPACE)) / voxels
-    prob = torch.where(labelled, log_prob.exp(), zero)
-    overlap = weighed(torch.where(truth, prob, zero)).sum(dim=_SPACE)
-    sizes = weighed(prob.square()).sum(dim=_SPACE) + weighed(truth).sum(dim=_SPACE)
-    dice = ((2 * overlap + _SMOOTH) / (sizes + _SMOOTH)).mean(dim=1)
-    return entropy + dice_weight * (1 - dice)
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
+        """Keep what was given; all else is computed again."""
+        logits, label, weights = inputs
+        ctx.weighed = weights is not None
+        ctx.save_for_backward(logits, label, *([weights] if ctx.weighed else []))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the logits, p (G - sum of p G) for the gradient G of p."""
+        logits, label, *rest = ctx.saved_tensors
+        weights = rest[0] if ctx.weighed else None
+        overlap, sizes = _dice_sums(logits, label, weights)
+        by_entropy, by_dice = (_wide(g[:, None]) for g in gradients)
+        by_dice = by_dice / logits.shape[1]
+        whole = sizes + _SMOOTH
+        pull, push = _wide(2 / whole), _wide(2 * (2 * overlap + _SMOOTH) / whole.square())
+        found = torch.empty_like(logits)
+        for z in _slabs(logits):
+            share = _shares(label[:, z], weights, z)[:, None]
+            truth = _one_hot(label[:, z], logits.shape[1])
+            prob = torch.softmax(logits[:, :, z].float(), dim=1)
+            slope = (pull * truth - push * prob).mul_(by_dice)
+            slope = slope - (prob * slope).sum(dim=1, keepdim=True)
+            slope = slope.mul_(prob).add_(by_entropy * (prob - truth.to(prob))).mul_(share)
+            found[:, :, z] = slope.to(found)
+        return found, None, None
+
+
+def _slabs(logits: Tensor) -> Iterator[slice]:
+    """Yield slices along z of at most `_SLAB` numbers."""
+    depth = logits.shape[2]
+    step = max(1, _SLAB * depth // max(1, logits.numel()))
+    yield from (slice(start, min(start + step, depth)) for start in range(0, depth, step))
+
+
+def _shares(label: Tensor, weights: Tensor | None, z: slice) -> Tensor:
+    """Return the factors (B, Z, Y, X) of the voxels of a slab, 0 where the label is `IGNORE`."""
+    known = (label != IGNORE).float()
+    return known if weights is None else known * weights[:, z]
+
+
+def _wide(sums: Tensor) -> Tensor:
+    """Return (B, K) as (B, K, 1, 1, 1)."""
+    return sums[:, :, None, None, None]
+
+
+def _dice_sums(logits: Tensor, label: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return (B, K): sums of p g, and of p^2 + g^2."""
+    overlap = logits.new_zeros(logits.shape[:2], dtype=torch.float32)
+    sizes = torch.zeros_like(overlap)
+    for z in _slabs(logits):
+        share = _shares(label[:, z], weights, z)[:, None]
+        truth = _one_hot(label[:, z], logits.shape[1])
+        prob = torch.softmax(logits[:, :, z].float(), dim=1)
+        shared = truth * share
+        overlap = overlap + (shared * prob).sum(dim=_SPACE)
+        sizes = sizes + (prob.square_() * share).sum(dim=_SPACE) + shared.sum(dim=_SPACE)
+    return overlap, sizes
 
 
 def voxel_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -148,9 +220,8 @@ def sample_score(logits: Tensor, label: Tensor) -> Tensor:
     says nothing about its case.
     """
     log_prob = torch.log_softmax(logits.float(), dim=1)
-    truth = _one_hot(label, logits.shape[1])
-    given = torch.where(truth, log_prob, log_prob.new_zeros(())).sum(dim=1)
     labelled = label != IGNORE
+    given = log_prob.gather(1, label.clamp(min=0)[:, None])[:, 0] * labelled
     foreground = labelled & ((label > 0) | (log_prob.argmax(dim=1) > 0))
     cost = -given.clamp(min=-9.210340371976182).sum(dim=_SPACE)
     voxels = foreground.sum(dim=_SPACE)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from raysegclean.nets import losses
 from raysegclean.nets.losses import (
     LOSSES,
     generalised_cross_entropy,
@@ -16,6 +17,7 @@ from raysegclean.nets.losses import (
     t_loss,
     voxel_entropy,
 )
+from raysegclean.nets.memory import _Alive
 from raysegclean.voxels.channels import IGNORE
 
 torch.set_num_threads(1)
@@ -67,6 +69,47 @@ def test_the_loss_is_cross_entropy_plus_squared_dice(dice_weight, ignored) -> No
     logits, label = scene(ignored=ignored)
     loss = segmentation_loss(logits, label, dice_weight)
     np.testing.assert_allclose(loss.numpy(), by_hand(logits, label, dice_weight), rtol=1e-5)
+
+
+def plain_loss(logits, label, dice_weight, weights):
+    """Return the default loss as autograd has it, in float64."""
+    prob = torch.softmax(logits, dim=1)
+    known = (label != IGNORE).double()
+    truth = torch.stack([label == k for k in range(logits.shape[1])], dim=1).double()
+    shares = (known * weights)[:, None]
+    space = (2, 3, 4)
+    entropy = -(truth * prob.log() * shares).sum(dim=(1, *space)) / known.sum(dim=(1, 2, 3))
+    overlap = (truth * prob * shares).sum(dim=space)
+    sizes = ((prob.square() + truth) * shares).sum(dim=space)
+    return entropy + dice_weight * (1 - ((2 * overlap + 1) / (sizes + 1)).mean(dim=1))
+
+
+@pytest.mark.parametrize("dice_weight", [0.0, 0.7])
+@pytest.mark.parametrize("classes", [2, 9])
+@pytest.mark.parametrize("slab", [1, 1 << 22])
+def test_the_gradient_is_the_one_of_the_formula_however_the_image_is_cut(
+    monkeypatch, dice_weight, classes, slab
+) -> None:
+    monkeypatch.setattr(losses, "_SLAB", slab)
+    logits, label = scene(4, classes)
+    shares = torch.from_numpy(np.random.default_rng(5).choice([0.0, 0.5, 3.0], label.shape))
+    logits.requires_grad_()
+    loss = segmentation_loss(logits, label, dice_weight, weights=shares.float())
+    (loss * torch.tensor([1.0, 0.3])).sum().backward()
+    wide = logits.detach().double().requires_grad_()
+    expected = plain_loss(wide, label, dice_weight, shares)
+    (expected * torch.tensor([1.0, 0.3]).double()).sum().backward()
+    torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits.grad.double(), wide.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_beside_the_logits_the_loss_holds_their_gradient_and_no_other_copy() -> None:
+    logits = torch.zeros(1, 60, 32, 24, 24, requires_grad=True)
+    label = torch.zeros(1, 32, 24, 24, dtype=torch.long)
+    counter = _Alive()
+    with counter:
+        segmentation_loss(logits, label).sum().backward()
+    assert counter.peak < 1.5 * logits.nbytes + 8 * 4 * losses._SLAB
 
 
 def test_each_voxel_may_have_a_weight_in_every_sum() -> None:
