@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from raysegclean.errors import ConfigError, told
 from raysegclean.names import BUILT_IN, load
 from raysegclean.nets.dropout import ChannelDropout
-from raysegclean.nets.unet import NetworkSpec
-from raysegclean.voxels.geometry import Index3, triple
+from raysegclean.nets.unet import NetworkSpec, UNet
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = [
     "UNET",
@@ -175,9 +175,15 @@ def begin(net: nn.Module, image: Tensor) -> Tensor:
     return cast(Tensor, cast(Any, net).begin(image)) if _is_staged(net) else image
 
 
-def deepen(net: nn.Module, begun: Tensor) -> Tensor:
-    """Return the logits that follow from what `begin` returned."""
-    return cast(Tensor, cast(Any, net).deepen(begun) if _is_staged(net) else net(begun))
+def deepen(net: nn.Module, begun: Tensor, core: Box | None = None) -> Tensor:
+    """Return the logits that follow from what `begin` returned, of the window's box `core` alone.
+
+    Only the default network saves work by that.
+    """
+    if isinstance(net, UNet):
+        return net.deepen(begun, core)
+    logits = cast(Tensor, cast(Any, net).deepen(begun) if _is_staged(net) else net(begun))
+    return logits if core is None else logits[(..., *core.slices)]
 
 
 def _is_staged(net: nn.Module) -> bool:

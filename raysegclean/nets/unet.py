@@ -14,6 +14,7 @@ follow Isensee et al. 2021 (nnU-Net), simplified.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,9 +24,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.dropout import ChannelDropout
-from raysegclean.voxels.geometry import Index3, triple
+from raysegclean.voxels.geometry import Box, Index3, triple
 
-__all__ = ["ConvUnit", "NetworkSpec", "UNet", "build", "fold_batchnorm", "plan_strides"]
+__all__ = [
+    "ConvUnit",
+    "NetworkSpec",
+    "UNet",
+    "build",
+    "decoder_cuts",
+    "fold_batchnorm",
+    "plan_strides",
+]
 
 _SLOPE = 0.01
 _SHORTEST_VOX = 4
@@ -169,6 +178,8 @@ class UNet(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         widths, strides, kernel = spec.widths, spec.strides, spec.kernel_zyx
+        self.reach_zyx = triple(2 * (k // 2) for k in kernel)
+        """How far the two convolutions of a level look."""
         self.encoder = nn.ModuleList()
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
@@ -194,15 +205,70 @@ class UNet(nn.Module):
         """Return the finest features, which no dropout touches: passes can share them."""
         return cast(Tensor, self.encoder[0](image))
 
-    def deepen(self, finest: Tensor) -> Tensor:
-        """Return the logits that follow from the finest features."""
-        skips = [finest]
-        for down, level in zip(self.down, list(self.encoder)[1:], strict=True):
-            skips.append(level(down(skips[-1])))
-        features = skips.pop()
-        for up, level in zip(reversed(self.up), reversed(self.decoder), strict=True):
-            features = level(torch.cat([skips.pop(), up(features)], dim=1))
+    def deepen(self, finest: Tensor, core: Box | None = None) -> Tensor:
+        """Return the logits that follow from the finest features, of `core` alone if it is given.
+
+        `core` is a box of the window. Each level of the decoder then computes what the core needs
+        of it, which costs half as much and gives the same logits.
+        """
+        cuts = self._cuts(finest, core)
+        skips, features = [], finest
+        for cut, down, level in zip(cuts[:-1], self.down, list(self.encoder)[1:], strict=True):
+            skips.append(_cut(features, cut.read))
+            features = level(down(features))
+        features = _cut(features, cuts[-1].answer)
+        decoders = zip(reversed(self.up), reversed(self.decoder), reversed(cuts[:-1]), strict=True)
+        for up, level, cut in decoders:
+            fine = _cut(up(features), cut.of_coarse)
+            features = _cut(level(torch.cat([skips.pop(), fine], dim=1)), cut.answer)
         return cast(Tensor, self.head(features))
+
+    def _cuts(self, finest: Tensor, core: Box | None) -> "list[DecoderCut]":
+        """Return what each level computes for `core`, finest first."""
+        strides = [triple(cast(ConvUnit, down).conv.stride) for down in self.down]
+        if core is None or core.shape_zyx == tuple(finest.shape[2:]):
+            return [DecoderCut()] * (len(strides) + 1)
+        return list(decoder_cuts(triple(finest.shape[2:]), core, strides, self.reach_zyx))
+
+
+@dataclass(frozen=True)
+class DecoderCut:
+    """What one level of the decoder computes; all of it without boxes.
+
+    read: of this level's features. of_coarse: the same place in what the coarser level's answer
+    covers here. answer: what is handed on, within `read`.
+    """
+
+    read: Box | None = None
+    of_coarse: Box | None = None
+    answer: Box | None = None
+
+
+def decoder_cuts(
+    window_zyx: Index3, core: Box, strides: Sequence[Index3], reach_zyx: Index3
+) -> Iterator[DecoderCut]:
+    """Yield what each level of the decoder computes so that `core` of a window is answered.
+
+    Finest first, each in its own voxels; the last is the deepest level, which needs `answer` of it.
+    reach_zyx: how far the convolutions of a level look.
+    """
+    answer, shape = core, window_zyx
+    for stride in strides:
+        read = answer.grown(reach_zyx).clipped(Box.whole(shape))
+        ends = tuple(zip(read.start_zyx, read.stop_zyx, stride, strict=True))
+        coarse = Box.of((a // s for a, _, s in ends), (-(-b // s) for _, b, s in ends))
+        fine = tuple(zip(coarse.start_zyx, coarse.stop_zyx, stride, strict=True))
+        grown = Box.of((a * s for a, _, s in fine), (b * s for _, b, s in fine))
+        yield DecoderCut(read, read.relative_to(grown), answer.relative_to(read))
+        answer, shape = coarse, triple(n // s for n, s in zip(shape, stride, strict=True))
+    yield DecoderCut(answer=answer)
+
+
+def _cut(features: Tensor, box: Box | None) -> Tensor:
+    """Return `box` of the features, in memory of its own; all of them without a box."""
+    if box is None or box.shape_zyx == tuple(features.shape[2:]):
+        return features
+    return features[(..., *box.slices)].clone()
 
 
 def build(spec: NetworkSpec) -> UNet:

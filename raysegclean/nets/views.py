@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.voters import Voter
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = ["ViewsVoter", "halo_of_views", "parse_views", "resolve_views"]
 
 Change = Callable[[Tensor], Tensor]
+Place = Callable[[Box, Index3], Box]
+"""Where a box of a window of this shape lies in the view."""
 
 TRAINED_FLIPS = "flips"
 """Stands for a flip along each axis that the network was trained to be flipped along."""
@@ -35,23 +37,37 @@ _SHIFT = 0.1
 _GAIN = 1.1
 
 
-def _flip(axis: int) -> tuple[Change, Change]:
-    return (lambda image: image.flip(axis),) * 2
+def _flip(axis: int) -> tuple[Change, Change, Place]:
+    def place(box: Box, shape: Index3) -> Box:
+        start, stop = list(box.start_zyx), list(box.stop_zyx)
+        start[axis], stop[axis] = shape[axis] - stop[axis], shape[axis] - start[axis]
+        return Box.of(start, stop)
+
+    return lambda image: image.flip(axis), lambda prob: prob.flip(axis), place
 
 
-def _quarters(count: int) -> tuple[Change, Change]:
+def _quarters(count: int) -> tuple[Change, Change, Place]:
     """Return the turn by quarters in the y-x plane, and the turn back."""
+
+    def place(box: Box, shape: Index3) -> Box:
+        for _ in range(count):
+            (z0, y0, x0), (z1, y1, x1), (depth, height, width) = box.start_zyx, box.stop_zyx, shape
+            box = Box((z0, width - x1, y0), (z1, width - x0, y1))
+            shape = (depth, width, height)
+        return box
+
     return (
         lambda image: torch.rot90(image, count, (-2, -1)),
         lambda prob: torch.rot90(prob, -count, (-2, -1)),
+        place,
     )
 
 
-def _light(gain: float, shift: float) -> tuple[Change, Change]:
-    return lambda image: gain * image + shift, lambda prob: prob
+def _light(gain: float, shift: float) -> tuple[Change, Change, Place]:
+    return lambda image: gain * image + shift, lambda prob: prob, lambda box, _: box
 
 
-_CHANGES: Mapping[str, tuple[Change, Change]] = {
+_CHANGES: Mapping[str, tuple[Change, Change, Place]] = {
     "flip_z": _flip(-3),
     "flip_y": _flip(-2),
     "flip_x": _flip(-1),
@@ -90,13 +106,14 @@ class ViewsVoter:
         """The last layer of the member's network, which reads the plain window first."""
         return getattr(self.member, "head", None)
 
-    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
+    def passes(self, window_czyx: Tensor, core: Box | None = None) -> Iterator[Tensor]:
         """Yield the member's passes of the plain window, then those of each view."""
-        yield from self.member.passes(window_czyx)
+        yield from self.member.passes(window_czyx, core)
         for view in self.views:
-            there, back = _CHANGES[view]
+            there, back, place = _CHANGES[view]
+            part = core and place(core, triple(window_czyx.shape[1:]))
             # Networks of users may ask for contiguous memory, as `view` does.
-            for prob_kzyx in self.member.passes(there(window_czyx).contiguous()):
+            for prob_kzyx in self.member.passes(there(window_czyx).contiguous(), part):
                 yield back(prob_kzyx)
 
 

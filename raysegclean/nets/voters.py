@@ -24,7 +24,7 @@ from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.networks import begin, deepen, has_dropout, prepare_network, stride_of
 from raysegclean.nets.receptive import receptive_radius
 from raysegclean.nets.unet import NetworkSpec, fold_batchnorm
-from raysegclean.voxels.geometry import Index3, triple
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = ["DropoutVoter", "EnsembleVoter", "NetworkVoter", "Precision", "Voter", "head_inputs"]
 
@@ -53,8 +53,11 @@ class Voter(Protocol):
     def n_passes(self) -> int:
         """How many passes `passes` yields."""
 
-    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
-        """Yield (K, Z, Y, X) float32 probabilities of a float32 window (C, Z, Y, X)."""
+    def passes(self, window_czyx: Tensor, core: Box | None = None) -> Iterator[Tensor]:
+        """Yield (K, Z, Y, X) float32 probabilities of a float32 window (C, Z, Y, X).
+
+        With `core` those of that box of the window alone.
+        """
 
 
 class NetworkVoter:
@@ -87,20 +90,20 @@ class NetworkVoter:
         """The network's last layer, where it names one."""
         return getattr(self._net, "head", None)
 
-    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
+    def passes(self, window_czyx: Tensor, core: Box | None = None) -> Iterator[Tensor]:
         """Yield the softmax."""
-        yield self._finish(self._begin(window_czyx))
+        yield self._finish(self._begin(window_czyx), core)
 
     def _begin(self, window_czyx: Tensor) -> Tensor:
         """Return the finest features, which are the same in every dropout pass."""
         with torch.no_grad(), self._autocast():
             return begin(self._net, window_czyx.to(self._device)[None])
 
-    def _finish(self, finest: Tensor) -> Tensor:
+    def _finish(self, finest: Tensor, core: Box | None) -> Tensor:
         """Return probabilities (K, Z, Y, X)."""
         with torch.no_grad():
             with self._autocast():
-                logits = deepen(self._net, finest)
+                logits = deepen(self._net, finest, core)
             return torch.softmax(logits[0].float(), dim=0)
 
     def _autocast(self) -> torch.autocast:
@@ -138,13 +141,13 @@ class DropoutVoter(NetworkVoter):
         self.n_passes = n_passes
         self.seed = seed
 
-    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
+    def passes(self, window_czyx: Tensor, core: Box | None = None) -> Iterator[Tensor]:
         """Yield the softmax under each set of masks."""
         finest = self._begin(window_czyx)
         for number in range(self.n_passes):
             # Not held across the yield: a consumer may stop early or use the network.
             with dropout_masks(self._net, (self.seed, number)):
-                prob = self._finish(finest)
+                prob = self._finish(finest, core)
             yield prob
 
 
@@ -166,18 +169,19 @@ class EnsembleVoter:
         """The reach of the member that looks furthest."""
         return triple(map(max, zip(*(m.halo_vox for m in self.members), strict=True)))
 
-    def passes(self, window_czyx: Tensor) -> Iterator[Tensor]:
+    def passes(self, window_czyx: Tensor, core: Box | None = None) -> Iterator[Tensor]:
         """Yield every member's passes in turn."""
         for member in self.members:
-            yield from member.passes(window_czyx)
+            yield from member.passes(window_czyx, core)
 
 
 @contextmanager
 def head_inputs(voter: Voter) -> Iterator[list[Tensor]]:
     """Give a list that receives what the head of the voter's first network reads: its features.
 
-    Only the first pass since the list was last cleared counts, (F, Z, Y, X) float32 of the whole
-    window on the voter's device. Raises ConfigError where that network has no `head`.
+    Only the first pass since the list was last cleared counts, (F, Z, Y, X) float32 of what was
+    asked for (the window, or its core) on the voter's device. Raises ConfigError where that
+    network has no `head`.
     """
     while isinstance(voter, EnsembleVoter):
         voter = voter.members[0]

@@ -184,7 +184,7 @@ def test_nothing_is_read_or_predicted_before_it_is_asked_for() -> None:
     class Slow:
         name, halo_vox, stride_zyx, n_passes = "slow", (0, 0, 0), (1, 1, 1), 2
 
-        def passes(self, window_czyx: torch.Tensor) -> Iterator[torch.Tensor]:
+        def passes(self, window_czyx: torch.Tensor, core=None) -> Iterator[torch.Tensor]:
             for number in range(2):
                 log.append(f"pass {number}")
                 yield window_czyx

@@ -117,7 +117,7 @@ def test_passes_come_back_in_the_original_orientation() -> None:
 
         name, halo_vox, stride_zyx, n_passes = "bright", (0, 0, 0), (1, 1, 1), 1
 
-        def passes(self, window_czyx):
+        def passes(self, window_czyx, core=None):
             foreground = (window_czyx[0] > 0.5).float()
             yield torch.stack([1 - foreground, foreground])
 
@@ -172,7 +172,7 @@ def test_a_network_may_ask_for_contiguous_windows() -> None:
     class Viewing:
         name, halo_vox, stride_zyx, n_passes = "viewing", (0, 0, 0), (1, 1, 1), 1
 
-        def passes(self, window_czyx):
+        def passes(self, window_czyx, core=None):
             yield window_czyx.view(-1).view(window_czyx.shape)
 
     window = torch.arange(24.0).reshape(1, 2, 3, 4)
