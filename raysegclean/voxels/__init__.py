@@ -9,6 +9,7 @@ policies, files or Ray. What works on blocks says which halo makes it exact.
 - `signed_distance`: distances to the boundary of a class, which they move
 - `contour_offset`: how far one boundary lies off another, as sums
 - `offset_sums`: those sums
+- `resampling`: the working grid, in millimetres, on which networks read a case
 - `surface`: distances between surfaces, in mm
 - `components`: connected parts of a case that no worker sees whole
 - `regions`: changed regions, found per block and joined
