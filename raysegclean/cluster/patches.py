@@ -31,7 +31,8 @@ from raysegclean.nets.sampling import (
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.voxels.channels import IGNORE, channels_of, pad_to_box
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, Index3, triple
+from raysegclean.voxels.resampling import Spacing, WorkingGrid
 
 __all__ = ["LabelView", "PatchSource", "Rows"]
 
@@ -71,6 +72,7 @@ class PatchSource:
 
     intensities, spacing_mm: by case id. classes: label values, ascending; the position is the
     channel. batch: samples per step, all data-parallel ranks together. flip_axes: 0 z, 1 y, 2 x.
+    patch_zyx: working voxels. working_mm: their spacing, None for each case's own.
     clean: the source of trusted patches that come beside each step's own.
     """
 
@@ -85,6 +87,7 @@ class PatchSource:
     batch: int
     seed: int
     flip_axes: tuple[int, ...] = ()
+    working_mm: Spacing | None = None
     clean: "PatchSource | None" = None
 
     @property
@@ -107,6 +110,16 @@ class PatchSource:
     def present(self) -> dict[str, tuple[int, ...]]:
         """Case -> the channels that its whole label holds."""
         return present_channels(self.table, self.classes)
+
+    @cached_property
+    def seen_mm(self) -> dict[str, Spacing]:
+        """Case -> voxel size (z, y, x) of its patches."""
+        shapes = zip(self.table.cases, self.table.shape_zyx, strict=True)
+        return {case: self.grid(case, triple(map(int, shape))).seen_mm for case, shape in shapes}
+
+    def grid(self, case: str, shape_zyx: Index3) -> WorkingGrid:
+        """Return the grid on which a case of this native shape is learnt."""
+        return WorkingGrid.of(shape_zyx, self.spacing_mm[case], self.working_mm)
 
     def cut(self, step: int, rank: int, ranks: int) -> Rows:
         """Return the samples of `rank` at `step` as columns.
@@ -175,11 +188,12 @@ class _Cut:
 
     def read(self) -> None:
         block = self.block.result() if self.block else None
-        shape = self.label.shape_zyx
-        self.box = place_patch(self.drawn, self.source.patch_zyx, shape, block)
-        self.inner = self.box.clipped(Box.whole(shape))
-        self.image_read = self.image.start(self.inner)
-        self.label_read = self.label.start(self.inner)
+        self.grid = self.source.grid(self.drawn.case, self.label.shape_zyx)
+        self.box = place_patch(self.drawn, self.source.patch_zyx, self.grid, block)
+        self.inner = self.box.clipped(Box.whole(self.grid.shape_zyx))
+        self.native = self.grid.needed_native(self.inner)
+        self.image_read = self.image.start(self.native)
+        self.label_read = self.label.start(self.native)
 
     def finish(self) -> None:
         source, drawn = self.source, self.drawn
@@ -187,8 +201,11 @@ class _Cut:
         image = voxels if voxels.ndim == 4 else voxels[np.newaxis]
         if len(image) != source.channels:
             raise InputError(f"image: {len(image)} channels, the network reads {source.channels}")
+        # Normalised first: what is clipped must not weigh in a mean.
         image = source.normaliser.apply(image, source.intensities[drawn.case])
-        label = channels_of(self.label_read.result(), source.classes)
+        image = self.grid.to_working(image, self.native, self.inner)
+        label = self.grid.label_to_working(self.label_read.result(), self.native, self.inner)
+        label = channels_of(label, source.classes)
         label = pad_to_box(label, self.inner, self.box, fill=IGNORE)
         self.image_czyx = flip(pad_to_box(image, self.inner, self.box), drawn.flips)
         self.label_zyx = flip(label, drawn.flips).astype(np.int16)

@@ -13,7 +13,7 @@ from torch import Tensor
 from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.voxel_evidence import EvidenceSum
-from raysegclean.nets.inference import Seams, iter_tile_probs, needed_box, tiles
+from raysegclean.nets.inference import Seams, Tile, iter_tile_probs, needed_window
 from raysegclean.nets.numerics import fix_numerics, numeric_class, usable_gpu
 from raysegclean.nets.torchscript import Script, ScriptVoter
 from raysegclean.nets.views import ViewsVoter
@@ -109,24 +109,29 @@ class Predictor(Reader):
 
     def read(self, case: CasePlan, box: Box) -> Window:
         """Read what the voters of `case` must see to answer for `box`."""
-        window = needed_box(box, case.shape_zyx, self.plan.tiling)
+        grid = self.plan.working_grid(case)
+        window = grid.needed_native(needed_window(box, grid, self.plan.tiling))
         block = self.image(case.case).read(window)
         return Window(box, window, block if block.ndim == 4 else block[None])
 
     def tiles(
         self, case: CasePlan, window: Window, seams: Seams | None = None
-    ) -> Iterator[tuple[Box, Iterator[Tensor]]]:
+    ) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
         """Yield every tile of the window's box with the probabilities (C, Z, Y, X) of each pass.
 
         `seams` is told how far averaged windows differ.
         """
         voter = self._voter(case.fold)
+        grid, tiling = self.plan.working_grid(case), self.plan.tiling
+        seen = needed_window(window.box, grid, tiling)
+        # Normalised first: what is clipped must not weigh in a mean.
         image = self.plan.normaliser.apply(window.image_czyx, case.intensity)
+        image = grid.to_working(image, window.window, seen)
 
         def read(box: Box) -> NDArray[np.float32]:
-            return image[(slice(None), *box.relative_to(window.window).slices)]
+            return image[(slice(None), *box.relative_to(seen).slices)]
 
-        return iter_tile_probs(voter, read, window.box, case.shape_zyx, self.plan.tiling, seams)
+        return iter_tile_probs(voter, read, window.box, grid, tiling, seams)
 
     def means(
         self, case: CasePlan, window: Window, *, with_features: bool = False
@@ -146,20 +151,22 @@ class Predictor(Reader):
                 f"network.name: {self.plan.network.name} looks at its whole window, so it has no "
                 "features of its own for a voxel, which this method compares. Use unet."
             )
-        windows = {one.core: one.window for one in tiles(box, case.shape_zyx, self.plan.tiling)}
+        before: Box | None = None
         listening: AbstractContextManager[list[Tensor]] = (
             head_inputs(voter) if with_features else nullcontext([])
         )
         with listening as inputs:
-            for core, passes in self.tiles(case, window):
-                part = (slice(None), *core.relative_to(box).slices)
+            for tile, passes in self.tiles(case, window):
+                part = (slice(None), *tile.core.relative_to(box).slices)
                 sums = EvidenceSum()
-                inputs.clear()
+                if tile.window != before:
+                    inputs.clear()
+                    before = tile.window
                 for one_czyx in passes:
                     sums.add(one_czyx)
                 prob_czyx[part] = sums.mean_czyx().cpu().numpy()
                 if with_features:
-                    mine = inputs[0][(slice(None), *core.relative_to(windows[core]).slices)]
+                    mine = tile.to_core(inputs[0])
                     if features_fzyx is None:
                         features_fzyx = np.empty((len(mine), *box.shape_zyx), np.float32)
                     features_fzyx[part] = mine.cpu().numpy()

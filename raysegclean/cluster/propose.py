@@ -77,21 +77,21 @@ class ProposeStage(Proposing):
         proposal = _empty_proposal(box, bool(self._plan.voters.score))
         stats = trusted_stats = CaseStats.zero(classes)
         seams = Seams() if self._plan.averaged else None
-        for core, passes in self._predictor.tiles(case, loaded.image, seams):
+        for tile, passes in self._predictor.tiles(case, loaded.image, seams):
             sums = EvidenceSum()
             for prob_czyx in passes:
                 sums.add(prob_czyx)
-            part = core.relative_to(box).slices
+            part = tile.core.relative_to(box).slices
             given = loaded.given_zyx[part]
             truth = None if loaded.trusted_zyx is None else loaded.trusted_zyx[part]
             evidence = sums.finish(given)
-            tile = self._propose(evidence, given)
-            _place(proposal, tile, part)
-            stats = stats.merge(block_stats(evidence, tile, given, classes, truth))
+            proposed = self._propose(evidence, given)
+            _place(proposal, proposed, part)
+            stats = stats.merge(block_stats(evidence, proposed, given, classes, truth))
             if truth is not None:
                 against = sums.finish(truth)
-                tile = self._propose(against, truth)
-                trusted_stats = trusted_stats.merge(block_stats(against, tile, truth, classes))
+                proposed = self._propose(against, truth)
+                trusted_stats = trusted_stats.merge(block_stats(against, proposed, truth, classes))
         labels = (loaded.given_zyx, loaded.trusted_zyx)
         record = ProposeRecord(
             task.name,

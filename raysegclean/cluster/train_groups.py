@@ -126,4 +126,5 @@ def _source_of(job: TrainJob, infos: Sequence[CaseInfo], view: LabelView, seed: 
         batch=job.train.batch,
         seed=seed,
         flip_axes=job.flips,
+        working_mm=job.spacing_mm,
     )

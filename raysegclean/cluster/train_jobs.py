@@ -18,6 +18,7 @@ from raysegclean.nets.trainer import TrainConfig
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.resampling import Spacing
 
 __all__ = ["TrainJob", "Training", "at_once", "check_fits", "missing_networks", "trainings_of"]
 
@@ -31,10 +32,11 @@ class TrainJob:
     key: identity; names the folders in the run folder. folds: the training cases of each fold.
     label: what is learnt, in the archive `label_uri` (None: the one of the images). classes: label
     values, ascending; the position is the channel. flips: axes (0 z, 1 y, 2 x) along which patches
-    may be flipped. trusted_label: what hooks that need trusted cases learn from, in those training
-    cases of a fold that have it. placement: all networks of a fold in one "process", each on
-    "ranks" of its own, or "auto": ranks where there is a GPU for each. workers: data-parallel ranks
-    per network. cpus, gpus: per worker. term: that of the run's lock, 0 where there is none.
+    may be flipped. spacing_mm: that of the working grid, of which patches are voxels; None where
+    cases are native. trusted_label: what hooks that need trusted cases learn from, in those
+    training cases of a fold that have it. placement: all networks of a fold in one "process", each
+    on "ranks" of its own, or "auto": ranks where there is a GPU for each. workers: data-parallel
+    ranks per network. cpus, gpus: per worker. term: that of the run's lock, 0 where there is none.
     """
 
     key: str
@@ -49,6 +51,7 @@ class TrainJob:
     train: TrainConfig
     patch_zyx: Index3
     flips: tuple[int, ...] = ()
+    spacing_mm: Spacing | None = None
     label_uri: str | None = None
     trusted_label: str | None = None
     placement: Literal["auto", "process", "ranks"] = "auto"

@@ -123,7 +123,7 @@ class TrainLoop:
             fold=plan.fold,
             place=_place(plan, self.mesh, self.device),
             present=source.present,
-            spacing_mm=source.spacing_mm,
+            spacing_mm=source.seen_mm,
         )
         self.resume()
 

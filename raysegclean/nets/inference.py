@@ -11,6 +11,11 @@ Windows are predicted one by one and depend on nothing but the case's shape, the
 tiling; a case smaller than a tile is one window. At most one window's features and one pass are
 in memory.
 
+Windows lie on the working grid (`voxels.resampling`), boxes on the case's own voxels: what a window
+answers is brought back to native voxels, each of which depends on a few working ones. Where the two
+grids are one, nothing is touched. One working window may answer for many native voxels; then they
+come in parts, and the window's passes are kept until the last of them.
+
 Networks that look at their whole window (instance norm, attention) have no whole-volume answer.
 For them `Tiling.averaged` lays windows of one size over the case, overlapping by the halo and at
 places that depend on the case alone, and the answer is the mean of all windows that hold a voxel,
@@ -22,8 +27,9 @@ Not guaranteed: the whole-volume answer for a halo smaller than the radius; then
 is what the halo leaves.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -37,16 +43,29 @@ from raysegclean.errors import ConfigError
 from raysegclean.nets.voters import Voter
 from raysegclean.voxels.channels import pad_to_box
 from raysegclean.voxels.geometry import Box, Grid, Index3, triple
+from raysegclean.voxels.resampling import AxisTaps, WorkingGrid
 
-__all__ = ["Seams", "Tiling", "iter_tile_probs", "needed_box", "padded_shape", "tiles"]
+__all__ = [
+    "PART_VOX",
+    "Seams",
+    "Tile",
+    "Tiling",
+    "iter_tile_probs",
+    "needed_window",
+    "padded_shape",
+    "tiles",
+]
+
+PART_VOX = 1 << 21
+"""Native voxels that a window answers for at a time, at most, where it was resampled."""
 
 Read = Callable[[Box], NDArray[Any]]
-"""Returns the normalised image, float32 (C, Z, Y, X), in a box inside the case."""
+"""Returns the normalised image on the working grid, float32 (C, Z, Y, X), in a box of the case."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a box is cut: tile edges, halo, and the stride that windows keep to; all in voxels.
+    """How a box is cut: tile edges, halo, and the stride that windows keep to; in working voxels.
 
     tile_zyx need not be a multiple of the stride; windows are rounded outwards. averaged: windows
     lie on a lattice of the case, at most tile_zyx apart, and are averaged where they overlap.
@@ -60,10 +79,22 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Tile:
-    """core: the voxels to answer for. window: the voxels to read, in the padded volume."""
+    """core: the native voxels to answer for. seen: the working voxels that these depend on.
+
+    window: the working voxels to read, in the padded volume.
+    """
 
     core: Box
+    seen: Box
     window: Box
+    grid: WorkingGrid
+
+    def to_core(self, values: Tensor) -> Tensor:
+        """Return values (N, Z, Y, X) of the window on the native voxels of the core."""
+        values = values[(slice(None), *self.seen.relative_to(self.window).slices)]
+        for taps in self.grid.taps_to_native(self.seen, self.core):
+            values = _gathered(values, taps)
+        return values
 
 
 def padded_shape(shape_zyx: Index3, stride_zyx: Index3) -> Index3:
@@ -75,17 +106,30 @@ def padded_shape(shape_zyx: Index3, stride_zyx: Index3) -> Index3:
     return triple(-(-n // s) * s for n, s in zip(shape_zyx, stride_zyx, strict=True))
 
 
-def tiles(core: Box, shape_zyx: Index3, tiling: Tiling) -> list[Tile]:
-    """Return the tiles whose cores partition the box `core` of a case; x fastest.
+def tiles(core: Box, grid: WorkingGrid, tiling: Tiling) -> list[Tile]:
+    """Return the tiles whose cores partition the native box `core` of a case; x fastest.
 
     The cut starts at the box's own corner, so it is the same whoever computes it.
     """
-    grid = Grid(core.shape_zyx, tiling.tile_zyx)
     found = []
-    for index in grid.indices():
-        part = grid.box(index).moved(core.start_zyx)
-        found.append(Tile(part, _window(part, shape_zyx, tiling)))
+    for part in _cut(core, grid.native_edges(tiling.tile_zyx)):
+        seen = grid.needed_working(part)
+        found.append(Tile(part, seen, _window(seen, grid.shape_zyx, tiling), grid))
     return found
+
+
+def _cut(core: Box, edges_zyx: Index3) -> list[Box]:
+    parts = Grid(core.shape_zyx, edges_zyx)
+    return [parts.box(index).moved(core.start_zyx) for index in parts.indices()]
+
+
+def _parts(core: Box, grid: WorkingGrid) -> list[Box]:
+    """Return what is answered for at a time: all, or parts of at most `PART_VOX` voxels."""
+    edges = list(core.shape_zyx)
+    while not grid.is_native and math.prod(edges) > PART_VOX:
+        longest = edges.index(max(edges))
+        edges[longest] = -(-edges[longest] // 2)
+    return _cut(core, triple(edges))
 
 
 def _window(core: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
@@ -102,38 +146,90 @@ def read_window(read: Read, window: Box, shape_zyx: Index3) -> NDArray[np.float3
     return pad_to_box(read(inside), inside, window).astype(np.float32, copy=False)
 
 
-def needed_box(box: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
-    """Return the part of the case that answering for `box` reads."""
+def needed_window(box: Box, grid: WorkingGrid, tiling: Tiling) -> Box:
+    """Return the working voxels of the case that answering for the native `box` reads."""
+    seen = grid.needed_working(box)
     if tiling.averaged:
-        spans = _near(box, shape_zyx, tiling)
+        spans = _near(seen, grid.shape_zyx, tiling)
         hull = Box.of((axis[0][0] for axis in spans), (axis[-1][1] for axis in spans))
     else:
-        hull = _window(box, shape_zyx, tiling)
-    return hull.clipped(Box.whole(shape_zyx))
+        hull = _window(seen, grid.shape_zyx, tiling)
+    return hull.clipped(Box.whole(grid.shape_zyx))
 
 
 def iter_tile_probs(
     voter: Voter,
     read: Read,
     box: Box,
-    shape_zyx: Index3,
+    grid: WorkingGrid,
     tiling: Tiling,
     seams: "Seams | None" = None,
-) -> Iterator[tuple[Box, Iterator[Tensor]]]:
-    """Yield, for every tile of `box`, its core and an iterator over the voter's passes.
+) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
+    """Yield the tiles of the native `box`, or parts of them, each with the voter's passes.
 
-    Each pass is a float32 probability (K, Z, Y, X) of the core's shape, on the voter's device.
-    Consume the passes of a tile before asking for the next tile. `seams` is told how far averaged
-    windows differ. Raises ConfigError when the tiling's stride is no multiple of the voter's.
+    Each pass is a float32 probability (K, Z, Y, X) of the shape of the tile's core, on the voter's
+    device. Consume the passes of a tile before asking for the next tile. `seams` is told how far
+    averaged windows differ. Raises ConfigError when the tiling's stride is no multiple of the
+    voter's.
     """
     _check_stride(voter, tiling)
     if tiling.averaged:
-        yield from _averaged(voter, read, box, shape_zyx, tiling, seams)
+        yield from _averaged_tiles(voter, read, box, grid, tiling, seams)
         return
-    for tile in tiles(box, shape_zyx, tiling):
-        window = torch.from_numpy(read_window(read, tile.window, shape_zyx))
-        crop = (slice(None), *tile.core.relative_to(tile.window).slices)
-        yield tile.core, (prob[crop] for prob in voter.passes(window))
+    for tile in tiles(box, grid, tiling):
+        window = torch.from_numpy(read_window(read, tile.window, grid.shape_zyx))
+        yield from _answers(tile, voter.passes(window))
+
+
+def _averaged_tiles(
+    voter: Voter, read: Read, box: Box, grid: WorkingGrid, tiling: Tiling, seams: "Seams | None"
+) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
+    """Yield the slabs of the box; where it was resampled, parts of the whole.
+
+    Then `seams` counts the working voxels that two boxes share once for each.
+    """
+    seen = grid.needed_working(box)
+    slabs = _averaged(voter, read, seen, grid.shape_zyx, tiling, seams)
+    if grid.is_native:
+        yield from ((Tile(slab, slab, slab, grid), means) for slab, means in slabs)
+        return
+    by_pass = zip(*(tuple(means) for _, means in slabs), strict=True)
+    yield from _answers(Tile(box, seen, seen, grid), (torch.cat(parts, dim=1) for parts in by_pass))
+
+
+def _answers(tile: Tile, passes: Iterable[Tensor]) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
+    """Yield the parts of a tile with the passes of its window, brought to native voxels."""
+    parts = _parts(tile.core, tile.grid)
+    passes = passes if len(parts) == 1 else _Kept(passes)
+    for core in parts:
+        part = replace(tile, core=core, seen=tile.grid.needed_working(core))
+        yield part, map(part.to_core, passes)
+
+
+class _Kept:
+    """The passes of a window, computed when they are first asked for, and kept."""
+
+    def __init__(self, passes: Iterable[Tensor]) -> None:
+        self._coming, self._kept = iter(passes), list[Tensor]()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield all of them, from the first."""
+        yield from self._kept
+        for one in self._coming:
+            self._kept.append(one)
+            yield one
+
+
+def _gathered(values: Tensor, taps: AxisTaps) -> Tensor:
+    """Return one step of `WorkingGrid.to_native` on the tensor's device, with the same bits."""
+    total: Tensor | None = None
+    for tap in range(len(taps.index)):
+        index = torch.from_numpy(taps.index[tap]).to(values.device)
+        weight = torch.from_numpy(taps.shaped(tap)).to(values.device)
+        term = values.index_select(taps.axis, index).mul_(weight)
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    return total
 
 
 def _check_stride(voter: Voter, tiling: Tiling) -> None:

@@ -9,9 +9,9 @@ Half of a batch (rounded up; at batch 1, every other step) is class-uniform: a c
 that holds it, then a voxel of it. The rest is uniform over cases and over the patches inside the
 case; those are the samples that batch statistics are recalibrated on.
 
-Patches are not resampled or rotated. They are flipped only along the axes that the caller names:
-left against right carries the label in most anatomy (on hippocampus, flipping every axis cost
-0.19 Dice).
+Draws name native voxels; patches lie on the working grid. They are flipped only along the axes that
+the caller names: left against right carries the label in most anatomy (on hippocampus, flipping
+every axis cost 0.19 Dice).
 
 Guaranteed: the same draws on every machine and numpy version (raw Philox output only). Not
 guaranteed: that a class is still in its block when label overlays changed it; then the centre is
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.cases import BlockCounts, CaseInfo, block_grid
 from raysegclean.voxels.geometry import Box, Index3, triple
+from raysegclean.voxels.resampling import WorkingGrid
 
 __all__ = [
     "ClassBlocks",
@@ -217,17 +218,17 @@ def _block_box(flat: int, shape_zyx: Index3) -> Box:
 def place_patch(
     drawn: PatchDraw,
     patch_zyx: Index3,
-    shape_zyx: Index3,
+    grid: WorkingGrid,
     label_block_zyx: NDArray[Any] | None = None,
 ) -> Box:
-    """Return the voxels of the patch; see `patch_box` for how it lies in the case.
+    """Return the working voxels of the patch; see `patch_box` for how it lies in the case.
 
-    A class draw needs `label_block_zyx`, the label values in `drawn.block`.
+    A class draw needs `label_block_zyx`, the label values in `drawn.block`, which are native.
     """
     if drawn.class_value is None:
         corner = triple(
             int(u * (max(0, n - p) + 1))
-            for u, p, n in zip(drawn.u, patch_zyx, shape_zyx, strict=True)
+            for u, p, n in zip(drawn.u, patch_zyx, grid.shape_zyx, strict=True)
         )
         return Box.whole(patch_zyx).moved(corner)
     if label_block_zyx is None or label_block_zyx.shape != drawn.block.shape_zyx:
@@ -236,7 +237,8 @@ def place_patch(
             f"case {drawn.case}: a draw of class {drawn.class_value} needs the label in "
             f"{drawn.block}, shape {drawn.block.shape_zyx}, got {got}"
         )
-    return patch_box(_class_voxel(drawn, label_block_zyx), patch_zyx, shape_zyx)
+    centre = grid.working_voxel(_class_voxel(drawn, label_block_zyx))
+    return patch_box(centre, patch_zyx, grid.shape_zyx)
 
 
 def _class_voxel(drawn: PatchDraw, label_block_zyx: NDArray[Any]) -> Index3:

@@ -5,6 +5,7 @@ Pure decisions from the config and the index: windows, patches, folds, memory, i
 - `plan`: the plan of a run
 - `capacity`: how large a network is, and its patches
 - `network_plan`: which network, what it trains on, how windows are laid
+- `spacing`: at which spacing networks see the archive
 - `worker_memory`: how much memory a worker takes
 - `items`: the rows that are scheduled
 """
@@ -13,6 +14,7 @@ DOOR = (
     "items",
     "network_plan",
     "plan",
+    "spacing",
     "worker_memory",
 )
 """Modules that other rooms may import."""

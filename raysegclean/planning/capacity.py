@@ -16,10 +16,19 @@ from raysegclean.nets.inference import padded_shape
 from raysegclean.nets.unet import plan_strides
 from raysegclean.voxels.geometry import Index3, triple
 
-__all__ = ["Capacity", "Preset", "fitted", "plan_capacity", "planned_preset"]
+__all__ = [
+    "PATCH_VOX_CPU",
+    "PATCH_VOX_GPU",
+    "Capacity",
+    "Preset",
+    "fitted",
+    "plan_capacity",
+    "planned_preset",
+]
 
 Preset = Literal["small", "base", "large"]
 
+PATCH_VOX_CPU = 200_000
 PATCH_VOX_GPU = 2_000_000
 DEEPEST_VOX = 6
 """No level is added that would leave no edge of a patch as long as this."""
@@ -42,8 +51,8 @@ class Capacity:
 
 _PRESETS: dict[Preset, Capacity] = {
     "small": Capacity(widths=(8, 16, 32), patch_vox=64_000, batch=4),
-    "base": Capacity(widths=(16, 32, 64, 128, 256), patch_vox=200_000, batch=2),
-    "large": Capacity(widths=(32, 64, 128, 256, 320), residual=1, patch_vox=200_000, batch=2),
+    "base": Capacity(widths=(16, 32, 64, 128, 256), patch_vox=PATCH_VOX_CPU, batch=2),
+    "large": Capacity(widths=(32, 64, 128, 256, 320), residual=1, patch_vox=PATCH_VOX_CPU, batch=2),
 }
 
 

@@ -14,7 +14,7 @@ import torch
 
 from raysegclean.config.settings import Config
 from raysegclean.errors import ConfigError, InputError, MissingObject
-from raysegclean.evidence.cases import CaseInfo
+from raysegclean.evidence.cases import CaseImage, CaseInfo
 from raysegclean.methods.base import Voters
 from raysegclean.nets.inference import Tiling, padded_shape
 from raysegclean.nets.memory import bytes_per_voxel
@@ -29,9 +29,18 @@ from raysegclean.nets.receptive import Geometry, geometry_of, seam_error
 from raysegclean.nets.torchscript import Script, inspect_script
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.views import halo_of_views, resolve_views
-from raysegclean.planning.capacity import Capacity, fitted, plan_capacity, planned_preset
+from raysegclean.planning.capacity import (
+    PATCH_VOX_CPU,
+    PATCH_VOX_GPU,
+    Capacity,
+    fitted,
+    plan_capacity,
+    planned_preset,
+)
+from raysegclean.planning.spacing import plan_spacing
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Index3, triple
+from raysegclean.voxels.resampling import Spacing, WorkingGrid
 
 __all__ = [
     "NetworkPlan",
@@ -55,7 +64,7 @@ AVERAGED_HALO = 4
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPlan:
-    """One network with nothing left open; lengths in voxels."""
+    """One network with nothing left open; lengths in voxels of the working grid."""
 
     network: NetworkSpec
     voters: Voters
@@ -76,6 +85,13 @@ class NetworkPlan:
     network sees. Plans that older versions froze do not say."""
     window_bytes_per_vox: float = 0.0
     """Memory that predicting takes, per voxel of a window (fp32)."""
+    spacing_mm: Spacing | None = None
+    """Working spacing (z, y, x), 0 along an axis that stays native; None for native cases. Plans
+    that older versions froze do not say, and are native."""
+
+    def working_grid(self, case: CaseImage) -> WorkingGrid:
+        """Return the grid on which networks see a case."""
+        return WorkingGrid.of(case.shape_zyx, case.spacing_mm, self.spacing_mm)
 
 
 def plan_network(
@@ -94,6 +110,8 @@ def plan_network(
     trains_on_gpu, votes_on_gpu = (
         gpu and wanted.gpus != 0 for wanted in (config.resources.train, config.resources.relabel)
     )
+    spacing = _spacing(config, infos, gpu=trains_on_gpu) if lent is None else lent.spacing_mm
+    infos = [_as_seen(info, spacing) for info in infos]
     capacity = _capacity(config, infos, voters, gpu=trains_on_gpu)
     if lent is not None:
         spec = _lent(config, voters, lent.network)
@@ -133,6 +151,7 @@ def plan_network(
         averaged=averaged,
         tile_counts=_tile_counts(halo, geometry, voters),
         window_bytes_per_vox=bytes_per_vox,
+        spacing_mm=spacing,
     )
 
 
@@ -177,6 +196,23 @@ def network_notes(network: NetworkSpec, *, averaged: bool) -> tuple[str, ...]:
             "overlapping windows were averaged."
         )
     return tuple(notes)
+
+
+def _spacing(config: Config, infos: Sequence[CaseInfo], *, gpu: bool) -> Spacing | None:
+    """Return the working spacing; what a TorchScript file was trained at is not known."""
+    wanted = config.network
+    if wanted.spacing_mm is None or (wanted.spacing_mm == "auto" and wanted.torchscript):
+        return None
+    if wanted.spacing_mm != "auto":
+        z, y, x = wanted.spacing_mm
+        return (0.0 if wanted.dims == 2 else z, y, x)
+    return plan_spacing(infos, PATCH_VOX_GPU if gpu else PATCH_VOX_CPU, dims=wanted.dims)
+
+
+def _as_seen(info: CaseInfo, spacing_mm: Spacing | None) -> CaseInfo:
+    """Return a case as networks see it: shape and spacing of the working grid."""
+    grid = WorkingGrid.of(info.shape_zyx, info.spacing_mm, spacing_mm)
+    return replace(info, shape_zyx=grid.shape_zyx, spacing_mm=grid.seen_mm)
 
 
 def _capacity(config: Config, infos: Sequence[CaseInfo], voters: Voters, *, gpu: bool) -> Capacity:

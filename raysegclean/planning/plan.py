@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,18 @@ class RunPlan(NetworkPlan):
         """The longest edges that any case has, axis by axis."""
         return triple(map(max, zip(*(case.shape_zyx for case in self.cases), strict=True)))
 
+    @cached_property
+    def largest_working_zyx(self) -> Index3:
+        """The longest edges that any case has on the working grid, axis by axis."""
+        shapes = (self.working_grid(case).shape_zyx for case in self.cases)
+        return triple(map(max, zip(*shapes, strict=True)))
+
+    @cached_property
+    def seen_mm(self) -> tuple[float, float, float]:
+        """The median voxel size (z, y, x) of the cases as networks see them."""
+        sizes = (self.working_grid(case).seen_mm for case in self.cases)
+        return triple(map(median_high, zip(*sizes, strict=True)))
+
     def case(self, name: str) -> CasePlan:
         """Return one case; raise InputError when the run has none of that name."""
         if name not in self._by_name:
@@ -133,6 +146,7 @@ class RunPlan(NetworkPlan):
         return digest(
             "train", versions, self.classes, self.network, self.normaliser, self.train,
             self.patch_zyx, self.flips, self.crossfit, *self._trusted_versions(),
+            *(() if self.spacing_mm is None else (self.spacing_mm,)),
         )  # fmt: skip
 
     def _trusted_versions(self) -> list[tuple[str, str]]:

@@ -8,9 +8,10 @@ as if all of it were held at once. Not counted: the object store, which Ray keep
 import math
 from typing import Literal
 
+from raysegclean.nets.inference import PART_VOX, needed_window
 from raysegclean.planning.network_plan import SUMS_BYTES
 from raysegclean.planning.plan import RunPlan
-from raysegclean.voxels.geometry import Index3, triple
+from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = ["PassKind", "passes_of", "window_bytes", "worker_bytes"]
 
@@ -40,7 +41,7 @@ def worker_bytes(plan: RunPlan, kind: PassKind, *, gpu: bool = False) -> int:
     total = PROCESS_BYTES + SHARD_BYTES * math.prod(shard)
     if kind == "labels" or not plan.voters.members:
         return total
-    total += IMAGE_BYTES * plan.network.in_channels * math.prod(_window(plan, shard))
+    total += IMAGE_BYTES * plan.network.in_channels * _read_vox(plan, shard)
     if kind == "look":
         total += FLOAT_BYTES * (len(plan.classes) + plan.network.widths[0]) * math.prod(shard)
     return total + (CUDA_BYTES if gpu else window_bytes(plan))
@@ -51,6 +52,9 @@ def window_bytes(plan: RunPlan) -> int:
     window = _window(plan, plan.tile_zyx)
     per_vox = plan.window_bytes_per_vox + SUMS_BYTES * len(plan.classes) + TILE_BYTES
     total = per_vox * math.prod(window)
+    if plan.spacing_mm is not None:  # passes are kept while parts of the tile are brought back
+        total += FLOAT_BYTES * len(plan.classes) * passes_of(plan) * math.prod(window)
+        total += (3 * SUMS_BYTES * len(plan.classes) + TILE_BYTES) * PART_VOX
     if plan.averaged:  # the sums of all passes for a slab of the shard, copied when it grows
         _, height, width = _shard(plan)
         sums = FLOAT_BYTES * (len(plan.classes) + 2) * passes_of(plan)
@@ -69,11 +73,24 @@ def _shard(plan: RunPlan) -> Index3:
     return triple(min(plan.shard_vox, edge) for edge in plan.largest_zyx)
 
 
+def _read_vox(plan: RunPlan, shard_zyx: Index3) -> int:
+    """Return the most native voxels that answering for a shard reads."""
+    if plan.spacing_mm is None:
+        return math.prod(_window(plan, shard_zyx))
+    most = 0
+    for grid in {plan.working_grid(case) for case in plan.cases}:
+        core = Box.whole(triple(map(min, zip(shard_zyx, grid.native_zyx, strict=True))))
+        middle = triple((n - c) // 2 for n, c in zip(grid.native_zyx, core.stop_zyx, strict=True))
+        window = needed_window(core.moved(middle), grid, plan.tiling)
+        most = max(most, grid.needed_native(window).voxels)
+    return most
+
+
 def _window(plan: RunPlan, core_zyx: Index3) -> Index3:
     """Return the core with its halo, in steps of the stride, no larger than the largest case."""
     return triple(
         -(-min(core + 2 * halo, edge) // step) * step
         for core, halo, edge, step in zip(
-            core_zyx, plan.halo_vox, plan.largest_zyx, plan.stride_zyx, strict=True
+            core_zyx, plan.halo_vox, plan.largest_working_zyx, plan.stride_zyx, strict=True
         )
     )

@@ -123,6 +123,10 @@ def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -
     for section in ("network", "train", "relabel"):
         left_out = without.get(section, ())
         bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}
+    begun = {} if before is None else before["identity"].get("network", {})
+    left_open = config.network.spacing_mm in (None, "auto")
+    if begun and "spacing_mm" not in begun and left_open:  # of a version without it: native
+        del bound["network"]["spacing_mm"]
     if plan.network.script:  # the file may move, but not change
         bound["network"] |= {"torchscript": plan.network.script}
     workers = config.resources.train.workers

@@ -10,6 +10,7 @@ from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.nets.inference import Seams
 from raysegclean.planning.network_plan import network_notes
 from raysegclean.planning.plan import RunPlan
+from raysegclean.planning.spacing import spacing_notes
 from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.session import Session
@@ -86,6 +87,8 @@ def voter_notes(plan: RunPlan, records: Iterable[ProposeRecord]) -> tuple[str, .
     `records` are those of the propose stage; the seams that they measured are in the notes.
     """
     notes = network_notes(plan.network, averaged=plan.averaged)
+    if plan.voters.members:
+        notes += spacing_notes(plan.cases, plan.spacing_mm)
     seams = [record.seams for record in records if record.seams]
     square, shared = (sum(one[i] for one in seams) for i in (0, 1))
     if shared:

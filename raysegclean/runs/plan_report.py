@@ -9,8 +9,10 @@ from raysegclean.config.settings import Config
 from raysegclean.planning.items import plan_items
 from raysegclean.planning.network_plan import network_notes, seam_error_of
 from raysegclean.planning.plan import RunPlan
+from raysegclean.planning.spacing import spacing_notes
 from raysegclean.planning.worker_memory import passes_of, worker_bytes
 from raysegclean.runs.preflight import prepare
+from raysegclean.voxels.geometry import Index3, triple
 
 __all__ = ["PlanReport", "plan"]
 
@@ -33,9 +35,14 @@ class PlanReport:
     input_bytes: int
     networks: int
     train_steps: int
+    seen_mm: tuple[float, float, float]
+    """Voxel size (z, y, x) at which networks see a typical case."""
     patch_zyx: tuple[int, int, int]
+    patch_mm: tuple[float, float, float]
     tile_zyx: tuple[int, int, int]
     halo_vox: tuple[int, int, int]
+    halo_mm: tuple[float, float, float]
+    """What lies around a tile, like patch and tile in voxels that networks see."""
     peak_memory_bytes: int
     """Upper bound for one relabelling worker without a GPU; what Ray keeps free for it."""
     forward_voxels: int
@@ -73,20 +80,30 @@ def plan(config: Config) -> PlanReport:
         input_bytes=input_bytes,
         networks=0 if whole.network.script else whole.folds * whole.voters.members + final,
         train_steps=whole.train.steps,
+        seen_mm=whole.seen_mm,
         patch_zyx=whole.patch_zyx,
+        patch_mm=_in_mm(whole.patch_zyx, whole),
         tile_zyx=whole.tile_zyx,
         halo_vox=whole.halo_vox,
+        halo_mm=_in_mm(whole.halo_vox, whole),
         peak_memory_bytes=worker_bytes(whole, "look"),
         forward_voxels=int(sum(voxels) * _overhead(whole) * passes_of(whole)),
         averaged=whole.averaged,
         seam_error=seam_error_of(config, whole.network, whole.tiling),
-        notes=network_notes(whole.network, averaged=whole.averaged),
+        notes=network_notes(whole.network, averaged=whole.averaged)
+        + spacing_notes(whole.cases, whole.spacing_mm),
     )
+
+
+def _in_mm(edges_vox: Index3, plan: RunPlan) -> tuple[float, float, float]:
+    return triple(float(f"{n * s:.4g}") for n, s in zip(edges_vox, plan.seen_mm, strict=True))
 
 
 def _overhead(plan: RunPlan) -> float:
     """Return voxels of a window over voxels of its tile, for a tile inside a large case."""
     ratio = 1.0
-    for tile, halo, edge in zip(plan.tile_zyx, plan.halo_vox, plan.largest_zyx, strict=True):
+    for tile, halo, edge in zip(
+        plan.tile_zyx, plan.halo_vox, plan.largest_working_zyx, strict=True
+    ):
         ratio *= min(tile + 2 * halo, edge) / min(tile, edge)
     return max(1.0, ratio)

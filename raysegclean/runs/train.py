@@ -137,6 +137,7 @@ def _job(
         train=plan.train,
         patch_zyx=plan.patch_zyx,
         flips=plan.flips,
+        spacing_mm=plan.spacing_mm,
         placement=session.config.train.placement,
         workers=1 if wanted.workers == "auto" else wanted.workers,
         cpus=float(plan.train.threads) if wanted.cpus == "auto" else wanted.cpus,

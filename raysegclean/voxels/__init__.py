@@ -27,6 +27,7 @@ DOOR = (
     "offset_sums",
     "packing",
     "regions",
+    "resampling",
     "signed_distance",
     "surface",
 )

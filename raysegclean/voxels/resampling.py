@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from raysegclean.voxels.geometry import Box, Index3, triple
 
-__all__ = ["AxisTaps", "WorkingGrid"]
+__all__ = ["AxisTaps", "Spacing", "WorkingGrid"]
 
 SAME = 0.01
 """Share by which a spacing may be off the working one and is not resampled."""
@@ -81,6 +81,11 @@ class WorkingGrid:
         return triple(
             1.0 if n == 1 or w == 0 or abs(w / s - 1) <= SAME else w / s for n, s, w in axes
         )
+
+    @property
+    def seen_mm(self) -> Spacing:
+        """Voxel size (z, y, x) on the working grid."""
+        return triple(s * r for s, r in zip(self.spacing_mm, self.ratios, strict=True))
 
     @property
     def is_native(self) -> bool:

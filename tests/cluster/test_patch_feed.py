@@ -11,7 +11,8 @@ from raysegclean.cluster.patch_feed import StepSource, stream_rows
 from raysegclean.cluster.patches import LabelView, PatchSource
 from raysegclean.nets.sampling import build_table, draw, place_patch
 from raysegclean.store.archive import Archive, write_case
-from raysegclean.voxels.channels import IGNORE
+from raysegclean.voxels.channels import IGNORE, pad_to_box
+from raysegclean.voxels.geometry import Box
 
 PATCH = (16, 24, 20)
 
@@ -37,7 +38,7 @@ def patch_of(balls, source, drawn):
     """The patch, cut from arrays in memory voxel index by voxel index."""
     image, label = balls.arrays[drawn.case]
     block = label[drawn.block.slices] if drawn.class_value is not None else None
-    start = place_patch(drawn, PATCH, label.shape, block).start_zyx
+    start = place_patch(drawn, PATCH, source.grid(drawn.case, label.shape), block).start_zyx
     image = source.normaliser.apply(image, source.intensities[drawn.case])
     index = [
         np.arange(first, first + size)[:: -1 if flip else 1]
@@ -68,6 +69,30 @@ def test_patches_are_those_of_the_draws_padded_where_the_case_is_too_small(balls
     assert rows["image"].dtype == np.float32
     assert rows["label"].dtype == np.int16
     assert not any(rows["fault"])
+
+
+def test_patches_of_a_working_grid_are_windows_of_the_resampled_case(balls):
+    source = source_of(balls, working_mm=(2.0, 1.7, 0.6), flip_axes=())
+    reached = set()
+    for step in range(6):
+        rows = source.cut(step, 0, 1)
+        assert not any(rows["fault"])
+        for row, drawn in enumerate(draw(source.seed, step, 0, 4, source.table)):
+            image, label = balls.arrays[drawn.case]
+            grid = source.grid(drawn.case, label.shape)
+            native, working = Box.whole(label.shape), Box.whole(grid.shape_zyx)
+            image = source.normaliser.apply(image, source.intensities[drawn.case])
+            block = label[drawn.block.slices] if drawn.class_value is not None else None
+            box = place_patch(drawn, PATCH, grid, block)
+            inside = box.clipped(working)
+            image = grid.to_working(image, native, working)[inside.slices]
+            known = grid.label_to_working(label, native, working)[inside.slices] == 3
+            np.testing.assert_array_equal(rows["image"][row, 0], pad_to_box(image, inside, box))
+            expected = pad_to_box(known.astype(np.int16), inside, box, fill=IGNORE)
+            np.testing.assert_array_equal(rows["label"][row], expected)
+            reached.add(drawn.case)
+    assert len(reached) > 1
+    assert source.seen_mm["case1"] == (2.0, 1.7, 0.6)
 
 
 def test_data_parallel_ranks_share_the_batch_of_the_step(balls):

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.nets.inference import Seams, Tiling, iter_tile_probs, needed_box, padded_shape
+from raysegclean.nets.inference import Seams, Tiling, iter_tile_probs, needed_window, padded_shape
 from raysegclean.nets.networks import build_network
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.voters import EnsembleVoter, NetworkVoter
 from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.resampling import WorkingGrid
 
 from .own_networks import PATH
 
@@ -50,17 +51,18 @@ class Reading:
 def answer(voter, image: np.ndarray, box: Box, tiling: Tiling, seams=None) -> torch.Tensor:
     shape: Index3 = image.shape[1:]
     out = None
-    allowed = needed_box(box, shape, tiling)
+    grid = WorkingGrid.of(shape, (1.0, 1.0, 1.0), None)
+    allowed = needed_window(box, grid, tiling)
 
     def read(wanted: Box) -> np.ndarray:
         assert wanted == wanted.clipped(allowed), "reads more than it said"
         return image[(slice(None), *wanted.slices)]
 
-    for core, passes in iter_tile_probs(voter, read, box, shape, tiling, seams):
+    for tile, passes in iter_tile_probs(voter, read, box, grid, tiling, seams):
         for number, prob in enumerate(passes):
             if out is None:
                 out = torch.full((voter.n_passes, len(prob), *box.shape_zyx), torch.nan)
-            here = out[(number, slice(None), *core.relative_to(box).slices)]
+            here = out[(number, slice(None), *tile.core.relative_to(box).slices)]
             assert here.isnan().all(), "a voxel was answered twice"
             here.copy_(prob)
     assert not out.isnan().any(), "a voxel was left out"

@@ -18,7 +18,8 @@ from raysegclean.nets.networks import build_network
 from raysegclean.nets.receptive import receptive_radius, total_stride
 from raysegclean.nets.unet import NetworkSpec, UNet
 from raysegclean.nets.voters import DropoutVoter, EnsembleVoter, NetworkVoter
-from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.resampling import WorkingGrid
 
 torch.set_num_threads(1)
 
@@ -56,12 +57,16 @@ def whole_logits(net: UNet, image: np.ndarray, spec: NetworkSpec) -> torch.Tenso
     return logits[:, : image.shape[1], : image.shape[2], : image.shape[3]]
 
 
+def native(shape: Index3) -> WorkingGrid:
+    return WorkingGrid.of(shape, (1.0, 1.0, 1.0), None)
+
+
 def tiled_logits(
     net: UNet, image: np.ndarray, spec: NetworkSpec, tiling: Tiling, box: Box
 ) -> torch.Tensor:
     shape = image.shape[1:]
     out = torch.full((spec.classes, *shape), torch.nan, dtype=torch.float64)
-    for tile in tiles(box, shape, tiling):
+    for tile in tiles(box, native(shape), tiling):
         window = torch.from_numpy(image_in(image, tile.window))
         with torch.no_grad():
             logits = net(window[None])[0]
@@ -135,9 +140,11 @@ def test_every_voter_gives_the_same_probabilities_for_every_tiling(spec, kind) -
         tiling = Tiling(tile, voter.halo_vox, voter.stride_zyx)
         prob = torch.zeros(voter.n_passes, spec.classes, *shape)
         read = lambda box: image[(slice(None), *box.slices)]  # noqa: E731
-        for core, passes in iter_tile_probs(voter, read, Box.whole(shape), shape, tiling):
+        for one_tile, passes in iter_tile_probs(
+            voter, read, Box.whole(shape), native(shape), tiling
+        ):
             for number, one in enumerate(passes):
-                prob[(number, slice(None), *core.slices)] = one
+                prob[(number, slice(None), *one_tile.core.slices)] = one
         answers.append(prob)
     torch.testing.assert_close(answers[0].sum(1), torch.ones_like(answers[0][:, 0]))
     torch.testing.assert_close(answers[0], answers[1], atol=1e-5, rtol=0)
@@ -151,7 +158,7 @@ def test_every_voter_gives_the_same_probabilities_for_every_tiling(spec, kind) -
 def test_windows_keep_to_the_lattice_and_the_padded_volume(shape, tile, halo, stride) -> None:
     tiling = Tiling(tile, halo, stride)
     padded = Box.whole(padded_shape(shape, stride))
-    for one in tiles(Box.whole(shape), shape, tiling):
+    for one in tiles(Box.whole(shape), native(shape), tiling):
         assert one.window == one.window.clipped(padded)
         for a, b, s in zip(one.window.start_zyx, one.window.stop_zyx, stride, strict=True):
             assert a % s == 0 and b % s == 0 and b > a
@@ -160,7 +167,8 @@ def test_windows_keep_to_the_lattice_and_the_padded_volume(shape, tile, halo, st
 
 
 def test_a_case_that_fits_is_one_window_padded_up_to_the_stride_only() -> None:
-    (one,) = tiles(Box.whole((7, 9, 1)), (7, 9, 1), Tiling((64, 64, 64), (20, 20, 20), (2, 4, 4)))
+    tiling = Tiling((64, 64, 64), (20, 20, 20), (2, 4, 4))
+    (one,) = tiles(Box.whole((7, 9, 1)), native((7, 9, 1)), tiling)
     assert one.core == Box.whole((7, 9, 1))
     assert one.window == Box.whole((8, 12, 4))
 
@@ -194,7 +202,7 @@ def test_nothing_is_read_or_predicted_before_it_is_asked_for() -> None:
         return np.zeros((1, *box.shape_zyx), np.float32)
 
     walk = iter_tile_probs(
-        Slow(), read, Box.whole((1, 1, 2)), (1, 1, 2), Tiling((1, 1, 1), (0,) * 3)
+        Slow(), read, Box.whole((1, 1, 2)), native((1, 1, 2)), Tiling((1, 1, 1), (0,) * 3)
     )
     assert log == []
     _, passes = next(walk)
@@ -208,7 +216,8 @@ def test_nothing_is_read_or_predicted_before_it_is_asked_for() -> None:
 def test_a_tiling_off_the_lattice_of_the_voter_is_refused() -> None:
     voter = NetworkVoter(noisy_net(SPECS[0]), SPECS[0])
     walk = iter_tile_probs(
-        voter, lambda box: np.zeros((1, *box.shape_zyx)), Box.whole((4, 4, 4)), (4, 4, 4),
+        voter, lambda box: np.zeros((1, *box.shape_zyx)), Box.whole((4, 4, 4)),
+        native((4, 4, 4)),
         Tiling((4, 4, 4), (4, 4, 4), (1, 2, 2)),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="no multiple of the stride"):

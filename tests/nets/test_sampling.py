@@ -19,6 +19,7 @@ from raysegclean.nets.sampling import (
 )
 from raysegclean.voxels.channels import IGNORE, channels_of, pad_to_box
 from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.resampling import WorkingGrid
 
 
 def info_of(case: str, label_zyx: np.ndarray) -> CaseInfo:
@@ -102,6 +103,10 @@ def test_classes_are_even_however_rare_and_cases_even_however_big() -> None:
     assert abs(uniform["big"] / sum(uniform.values()) - 0.5) < 0.03
 
 
+def native(shape: tuple[int, int, int]) -> WorkingGrid:
+    return WorkingGrid.of(shape, (1.0, 1.0, 1.0), None)
+
+
 def test_a_class_draw_always_centres_on_its_class() -> None:
     hits = Counter()
     for one in many(300):
@@ -109,11 +114,22 @@ def test_a_class_draw_always_centres_on_its_class() -> None:
             continue
         label = LABELS[one.case]
         assert (label[one.block.slices] == one.class_value).any()
-        box = place_patch(one, (1, 1, 1), label.shape, label[one.block.slices])
+        box = place_patch(one, (1, 1, 1), native(label.shape), label[one.block.slices])
         assert label[box.start_zyx] == one.class_value
         if one.case == "small":
             hits[box.start_zyx] += 1
     assert len(hits) > 50, "64 voxels, 150 draws: nearly all must be visited"
+
+
+def test_on_a_coarser_grid_a_class_draw_centres_on_the_voxel_that_covers_its_class() -> None:
+    for one in many(100):
+        if one.class_value is None:
+            continue
+        label = LABELS[one.case]
+        grid = WorkingGrid(label.shape, (1.0, 1.0, 1.0), (2.0, 0.0, 2.0))
+        z, y, x = place_patch(one, (1, 1, 1), grid, label[one.block.slices]).start_zyx
+        covered = label[2 * z : 2 * z + 2, y, 2 * x : 2 * x + 2]
+        assert (covered == one.class_value).any()
 
 
 def test_blocks_are_drawn_by_how_much_of_the_class_they_hold() -> None:
@@ -130,7 +146,7 @@ def test_uniform_patches_reach_every_place_equally() -> None:
     starts = Counter()
     for one in many(2000):
         if one.class_value is None and one.case == "small":
-            starts[place_patch(one, (16, 16, 16), (20, 20, 20)).start_zyx[1]] += 1
+            starts[place_patch(one, (16, 16, 16), native((20, 20, 20))).start_zyx[1]] += 1
     assert set(starts) == {0, 1, 2, 3, 4}
     assert max(starts.values()) < 1.3 * min(starts.values())
 
@@ -188,14 +204,14 @@ def test_patches_hold_their_centre_and_stick_out_only_where_the_case_is_short(
 def test_a_class_that_left_its_block_falls_back_to_a_place_in_the_block() -> None:
     one = next(one for one in many(20) if one.class_value == 1)
     gone = np.zeros(one.block.shape_zyx, np.uint8)
-    box = place_patch(one, (1, 1, 1), LABELS[one.case].shape, gone)
+    box = place_patch(one, (1, 1, 1), native(LABELS[one.case].shape), gone)
     assert box == box.clipped(one.block)
 
 
 def test_a_class_draw_without_its_label_block_is_refused() -> None:
     one = next(one for one in many(20) if one.class_value == 1)
     with pytest.raises(InputError, match="needs the label in"):
-        place_patch(one, (8, 8, 8), LABELS[one.case].shape)
+        place_patch(one, (8, 8, 8), native(LABELS[one.case].shape))
 
 
 def test_padding_repeats_edges_of_images_and_ignores_labels() -> None:

@@ -20,6 +20,7 @@ from raysegclean.nets.views import (
 )
 from raysegclean.nets.voters import DropoutVoter, NetworkVoter, head_inputs
 from raysegclean.voxels.geometry import Box
+from raysegclean.voxels.resampling import WorkingGrid
 
 torch.set_num_threads(1)
 
@@ -77,10 +78,11 @@ def tiled(voter: ViewsVoter, image: np.ndarray, classes: int, tile, halo=None) -
     prob = torch.full((voter.n_passes, classes, *shape), torch.nan)
     tiling = Tiling(tile, halo or voter.halo_vox, voter.stride_zyx)
     read = lambda box: image[(slice(None), *box.slices)]  # noqa: E731
-    for core, passes in iter_tile_probs(voter, read, Box.whole(shape), shape, tiling):
+    grid = WorkingGrid.of(shape, (1.0, 1.0, 1.0), None)
+    for one_tile, passes in iter_tile_probs(voter, read, Box.whole(shape), grid, tiling):
         count = 0
         for number, one in enumerate(passes):
-            prob[(number, slice(None), *core.slices)] = one
+            prob[(number, slice(None), *one_tile.core.slices)] = one
             count += 1
         assert count == voter.n_passes
     return prob

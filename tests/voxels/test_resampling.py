@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.resampling import SAME, WorkingGrid
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 23), st.integers(1, 19))
@@ -88,7 +88,7 @@ def test_a_constant_stays_and_nothing_leaves_its_range(grid: WorkingGrid) -> Non
 def test_a_ramp_in_millimetres_is_kept_inside(s: float, w: float, axis: int) -> None:
     shape, spacing, working = [2, 2, 2], [1.0] * 3, [0.0] * 3
     shape[axis], spacing[axis], working[axis] = 60, s, w
-    grid = WorkingGrid(Box.of((0, 0, 0), shape).stop_zyx, tuple(spacing), tuple(working))
+    grid = WorkingGrid(triple(shape), triple(spacing), triple(working))
     boxes = Box.whole(grid.native_zyx), Box.whole(grid.shape_zyx)
     own = s if grid.ratios[axis] == 1 else w
     ramp = np.broadcast_to(
