@@ -10,8 +10,8 @@ the median field of view, of which 400 mm count along each axis, fits into `budg
 It is never finer than the archive. A CT of 366 x 303 x 300 mm is seen at 5.5 mm by networks that
 read 200,000 voxels, at 2.6 mm by those that read 2,000,000.
 
-Where t is 0 cases are small: hippocampi, cells, nodules. A window holds a whole case then, nothing
-is to be gained, and detail would be lost; so they stay native, even where their spacings differ.
+Where a window holds half of a case at its own spacing (hippocampi, cells, nodules), little is to be
+gained and detail would be lost; so such archives stay native, even where their spacings differ.
 Pure: spacings and shapes in, a spacing out.
 """
 
@@ -26,6 +26,8 @@ from raysegclean.voxels.resampling import Spacing, WorkingGrid
 __all__ = ["plan_spacing", "spacing_notes"]
 
 FIELD_MM = 400.0
+ENOUGH = 0.5
+"""Share of a case in one window that leaves an archive native."""
 _DIGITS = 2
 
 
@@ -41,15 +43,15 @@ def plan_spacing(images: Sequence[CaseImage], budget_vox: int, *, dims: int = 3)
     field = triple(min(median_high(along), FIELD_MM) for along in fields)
     axes = [(f, m) for f, m in zip(field, spacing, strict=True)][3 - dims :]
 
-    def fits(t: float) -> bool:
-        return math.prod(max(1.0, f / max(m, t)) for f, m in axes) <= budget_vox
+    def voxels(t: float) -> float:
+        return math.prod(max(1.0, f / max(m, t)) for f, m in axes)
 
-    if fits(0.0):
+    if budget_vox >= ENOUGH * voxels(0.0):
         return None
     low, high = 0.0, max(field)
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        low, high = (low, middle) if voxels(middle) <= budget_vox else (middle, high)
     t = _rounded_up(high)
     z, y, x = (max(m, t) for m in spacing)
     return (0.0 if dims == 2 else z, y, x)

@@ -41,6 +41,11 @@ def test_the_voxels_of_a_window_are_spread_over_the_body() -> None:
     assert plan_spacing(finer, PATCH_VOX_GPU) == (2.6, 2.6, 2.6)
 
 
+def test_a_window_that_holds_half_of_a_case_leaves_it_native() -> None:
+    assert plan_spacing(cases(((32, 110, 110), (2.5, 1.5, 1.5))), PATCH_VOX_CPU) is None
+    assert plan_spacing(cases(((32, 115, 115), (2.5, 1.5, 1.5))), PATCH_VOX_CPU) is not None
+
+
 def test_no_axis_is_seen_finer_than_the_archive() -> None:
     thick = cases(((50, 460, 380), (6.5, 0.8, 0.8)))
     found = plan_spacing(thick, PATCH_VOX_CPU)
