@@ -17,10 +17,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-numeric lint format types bench-quality bench-methods bench-evidence bench-policy clean distclean
+.PHONY: help venv demo test test-slow test-numeric lint format types bench-hippocampus bench-ct bench-quality bench-methods bench-evidence bench-policy clean distclean
 
 help:  ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 venv: $(STAMP)  ## Make the environment with the tested versions
 
@@ -53,6 +53,12 @@ format: $(STAMP)  ## Mend style and format where that is safe
 
 types: $(STAMP)  ## Check the types (mypy, strict)
 	$(BIN)/mypy
+
+bench-hippocampus: $(STAMP)  ## Clean real cases with many kinds of errors by defaults (docs/results.md)
+	$(BIN)/python benchmarks/defaults.py hippocampus $(ARGS)
+
+bench-ct: $(STAMP)  ## The same on patients warped from one CT, 16 groups of organs; ARGS="--classes all" for 59
+	$(BIN)/python benchmarks/defaults.py ct $(ARGS)
 
 bench-quality: $(STAMP)  ## Measure the quality on real data and write docs/results.md (resumes)
 	$(BIN)/python benchmarks/quality.py $(ARGS)

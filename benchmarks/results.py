@@ -18,9 +18,10 @@ from measures import (
     told,
 )
 
-__all__ = ["write_page"]
+__all__ = ["write_page", "write_section"]
 
 Cell = Mapping[str, Any]
+BEGIN, END = "## By defaults", "<!-- end of what benchmarks/defaults.py writes -->"
 ORDER = ("nothing", "argmax", "mean shift", "coseg", "ensemble", "dropout")
 DEFINITIONS = """\
 # Results
@@ -75,7 +76,21 @@ def write_page(cells: Sequence[Cell], path: Path) -> None:
             chosen = [cell for cell in mine if cell["noise"] == noise]
             parts.append(_section(data, noise, chosen, ceiling))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts))
+    kept = _marked(path.read_text()) if path.exists() else ""
+    path.write_text("\n".join(parts) + ("\n" + kept if kept else ""))
+
+
+def write_section(path: Path, lines: Sequence[str]) -> None:
+    """Write what other benchmarks measured at the end of the page, in place of what stood there."""
+    text = path.read_text()
+    section = "\n".join([BEGIN, "", *lines, END, ""])
+    kept = _marked(text)
+    path.write_text(text.replace(kept, section) if kept else f"{text.rstrip()}\n\n{section}")
+
+
+def _marked(text: str) -> str:
+    start, end = text.find(BEGIN), text.find(END)
+    return text[start : end + len(END) + 1] if start >= 0 else ""
 
 
 def _ceiling(cells: Iterable[Cell]) -> float | None:
