@@ -90,7 +90,7 @@ class Tile:
     grid: WorkingGrid
 
     def to_core(self, values: Tensor) -> Tensor:
-        """Return values (N, Z, Y, X) of the window on the native voxels of the core."""
+        """Return values (N, Z, Y, X) on the window's voxels on the native voxels of the core."""
         values = values[(slice(None), *self.seen.relative_to(self.window).slices)]
         for taps in self.grid.taps_to_native(self.seen, self.core):
             values = _gathered(values, taps)
@@ -168,9 +168,10 @@ def iter_tile_probs(
     """Yield the tiles of the native `box`, or parts of them, each with the voter's passes.
 
     Each pass is a float32 probability (K, Z, Y, X) of the shape of the tile's core, on the voter's
-    device. Consume the passes of a tile before asking for the next tile. `seams` is told how far
-    averaged windows differ. Raises ConfigError when the tiling's stride is no multiple of the
-    voter's.
+    device. Consume the passes of a tile before asking for the next tile. The tile's window is what
+    voters were asked for, not what they read: `Tile.to_core` takes their features, too. `seams` is
+    told how far averaged windows differ. Raises ConfigError when the tiling's stride is no multiple
+    of the voter's.
     """
     _check_stride(voter, tiling)
     if tiling.averaged:
@@ -178,7 +179,8 @@ def iter_tile_probs(
         return
     for tile in tiles(box, grid, tiling):
         window = torch.from_numpy(read_window(read, tile.window, grid.shape_zyx))
-        yield from _answers(tile, voter.passes(window))
+        passes = voter.passes(window, tile.seen.relative_to(tile.window))
+        yield from _answers(replace(tile, window=tile.seen), passes)
 
 
 def _averaged_tiles(

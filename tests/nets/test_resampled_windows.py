@@ -30,7 +30,9 @@ class Pointwise:
 
     name, halo_vox, stride_zyx, n_passes = "pointwise", (0, 0, 0), (1, 1, 1), 2
 
-    def passes(self, window_czyx: torch.Tensor):
+    def passes(self, window_czyx: torch.Tensor, core: Box | None = None):
+        if core is not None:
+            window_czyx = window_czyx[(slice(None), *core.slices)]
         seen = window_czyx[:1].clamp(0, 1)  # no function that rounds otherwise at a window's end
         yield torch.cat([1 - seen, seen])
         yield torch.cat([1 - seen * seen, seen * seen])
