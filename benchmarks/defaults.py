@@ -102,6 +102,11 @@ def _measured(options: argparse.Namespace, method: str) -> dict[str, Any]:
         "rows": case_rows(archive, LABEL, cleaned, table),
         "classes": _classes(table),
         "notes": told.get("notes", []),
+        "agreement": [
+            {name: row[name] for name in ("part", "done", "agreement")}
+            for row in _metrics(run)
+            if row["kind"] == "agreement"
+        ],
         "wall_s": time.time() - started,
         "cpu_minutes": meter.minutes(),
         "training_cpu_minutes": meter.minutes(*_training(run)),
@@ -127,9 +132,12 @@ def _classes(table: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
 
 def _training(run: Path) -> tuple[float, float]:
     """Return when the training began and ended, in seconds since 1970."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    times = [row["time"] for row in rows if row["stage"] == "train"]
+    times = [row["time"] for row in _metrics(run) if row["stage"] == "train"]
     return (min(times), max(times)) if times else (0.0, 0.0)
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def _noisy_archive(options: argparse.Namespace, place: Path) -> Archive:

@@ -6,6 +6,9 @@ Intensities are in HU: organs of contrast-enhanced CT with case-wise mean, textu
 scanner blur and noise. Heart, spleen, aorta and stomach look much like labelled organs and carry no
 label, so intensity alone does not segment. Liver touches lung, and in many cases kidney.
 
+Bodies (`bodies`) need context to be told: left and right organs look alike and are classes of their
+own, vertebrae are counted from below, and cases differ in voxel size and field of view.
+
 Guaranteed: case `index` of `seed` is the same whatever other cases exist, and volumes are built in
 slabs, so memory is about 60 bytes per voxel of a slab plus 3 bytes per voxel of the case. Not
 guaranteed: anatomy beyond what is written here; scores on it say nothing about patients.
@@ -13,7 +16,7 @@ guaranteed: anatomy beyond what is written here; scores on it say nothing about 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,13 +27,22 @@ from raysegclean.errors import ConfigError
 from raysegclean.simulate.fields import Field, scanner_noise, spline
 from raysegclean.simulate.made_archive import Scan, write_made_archive
 from raysegclean.store.each import CasesReport
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Index3, triple
 from raysegclean.voxels.surface import Spacing
 
-__all__ = ["PHANTOM_CLASSES", "phantom_case", "write_phantom_archive"]
+__all__ = ["BODY_CLASSES", "PHANTOM_CLASSES", "body_case", "phantom_case", "write_phantom_archive"]
 
 PHANTOM_CLASSES = {1: "lungs", 2: "liver", 3: "kidneys", 4: "spine"}
 """Label values; both kidneys, and both lungs, are one class."""
+
+VERTEBRAE = 6
+"""Vertebrae of a body that are counted; what lies above belongs to the last."""
+_ORGANS = ("lung right", "lung left", "liver", "kidney right", "kidney left", "spleen", "stomach")
+BODY_CLASSES = dict(enumerate(_ORGANS, 1)) | {
+    8 + number: f"vertebra {number + 1}" for number in range(VERTEBRAE)
+}
+"""Label values of bodies."""
+_FIRST_VERTEBRA = 8
 
 MIN_SHAPE_ZYX = (8, 32, 32)
 SLAB_VOXELS = 1 << 21
@@ -53,6 +65,8 @@ class _Part:
     """Spread of the mean HU over cases."""
     value: int = 0
     """Label value; 0 for what carries no label."""
+    of_body: int = 0
+    """The same in a body, that of the lowest vertebra for the spine."""
     wander: float = 0.03
     """Spread of the centre over cases; the radii vary by 7 %."""
 
@@ -61,16 +75,16 @@ class _Part:
 _PARTS = (
     _Part("fat", (0.0, 0.0, 0.0), (9.0, 0.74, 0.92), -100, 8, wander=0.01),
     _Part("muscle", (0.0, 0.02, 0.0), (9.0, 0.64, 0.84), 50, 6, wander=0.01),
-    _Part("lung", (0.95, -0.04, -0.42), (0.95, 0.46, 0.32), -820, 30, 1),
-    _Part("lung", (0.95, -0.04, 0.42), (0.95, 0.46, 0.32), -820, 30, 1),
+    _Part("lung", (0.95, -0.04, -0.42), (0.95, 0.46, 0.32), -820, 30, 1, 1),
+    _Part("lung", (0.95, -0.04, 0.42), (0.95, 0.46, 0.32), -820, 30, 1, 2),
     _Part("heart", (0.70, -0.14, 0.10), (0.40, 0.26, 0.27), 130, 15, wander=0.04),
-    _Part("stomach", (-0.05, -0.22, 0.40), (0.32, 0.20, 0.24), 35, 12, wander=0.05),
-    _Part("spleen", (-0.08, 0.18, 0.58), (0.30, 0.20, 0.15), 105, 8),
-    _Part("liver", (-0.02, -0.06, -0.36), (0.46, 0.42, 0.40), 105, 8, 2),
-    _Part("kidney", (-0.60, 0.34, -0.43), (0.30, 0.13, 0.13), 165, 12, 3),
-    _Part("kidney", (-0.54, 0.34, 0.43), (0.30, 0.13, 0.13), 165, 12, 3),
+    _Part("stomach", (-0.05, -0.22, 0.40), (0.32, 0.20, 0.24), 35, 12, of_body=7, wander=0.05),
+    _Part("spleen", (-0.08, 0.18, 0.58), (0.30, 0.20, 0.15), 105, 8, of_body=6),
+    _Part("liver", (-0.02, -0.06, -0.36), (0.46, 0.42, 0.40), 105, 8, 2, 3),
+    _Part("kidney", (-0.60, 0.34, -0.43), (0.30, 0.13, 0.13), 165, 12, 3, 4),
+    _Part("kidney", (-0.54, 0.34, 0.43), (0.30, 0.13, 0.13), 165, 12, 3, 5),
     _Part("aorta", (0.0, 0.24, 0.07), (9.0, 0.06, 0.06), 180, 15, wander=0.01),
-    _Part("spine", (0.0, 0.42, 0.0), (9.0, 0.15, 0.16), 210, 20, 4, wander=0.01),
+    _Part("spine", (0.0, 0.42, 0.0), (9.0, 0.15, 0.16), 210, 20, 4, _FIRST_VERTEBRA, wander=0.01),
 )
 
 
@@ -94,8 +108,9 @@ class _Anatomy:
     texture: Field
     """HU offset at the nodes of a fine grid (nodes z, y, x)."""
     vertebrae: tuple[float, float]
-    """Vertebrae per half height, and phase."""
+    """Radians of the row of vertebrae per half height, and its phase."""
     noise_hu: float
+    is_body: bool = False
 
 
 def phantom_case(
@@ -112,6 +127,36 @@ def phantom_case(
             f"got {shape_zyx}."
         )
     anatomy = _draw(np.random.default_rng([seed, index]), shape_zyx, spacing_mm)
+    return _scanned(anatomy, (seed, index), shape_zyx, spacing_mm)
+
+
+def body_case(
+    seed: int, index: int, shape_zyx: Index3, spacing_mm: Spacing
+) -> tuple[NDArray[np.int16], NDArray[np.uint8], Spacing]:
+    """Return image, label (BODY_CLASSES) and voxel size of one body, axes z, y, x.
+
+    `shape_zyx` and `spacing_mm` are those of a whole body; a case has coarser or finer voxels, and
+    in half of the cases up to a fifth of the slices is missing, at each end. Raises ConfigError as
+    `phantom_case`.
+    """
+    rng = np.random.default_rng([seed, index, 1])
+    pixel, depth = float(rng.choice((0.85, 1.0, 1.2))), float(rng.choice((1.0, 1.5, 2.0)))
+    edges = triple(e * f for e, f in zip(spacing_mm, (depth, pixel, pixel), strict=True))
+    size_mm = np.multiply(shape_zyx, spacing_mm)
+    shape = triple(int(n) for n in np.maximum(np.rint(size_mm / edges), MIN_SHAPE_ZYX))
+    first, last = (int(rng.uniform(0, 0.2) * shape[0] * (rng.random() < 0.5)) for _ in "ab")
+    anatomy = _draw(np.random.default_rng([seed, index]), shape, edges)
+    turns, phase = anatomy.vertebrae
+    row = (np.pi * (4.4 + 0.2 * (turns - 9)), 0.3 * phase)  # some five, of which the lowest is cut
+    body = replace(anatomy, vertebrae=row, is_body=True)
+    image, label = _scanned(body, (seed, index), shape, edges)
+    seen = slice(first, shape[0] - last)
+    return image[seen], label[seen], edges
+
+
+def _scanned(
+    anatomy: _Anatomy, key: tuple[int, int], shape_zyx: Index3, spacing_mm: Spacing
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     sigma = (0.4, *(float(np.clip(0.9 / edge, 0.5, 2.0)) for edge in spacing_mm[1:]))
     image = np.empty(shape_zyx, np.int16)
     label = np.empty(shape_zyx, np.uint8)
@@ -122,7 +167,7 @@ def phantom_case(
         hu, classes = _paint(anatomy, shape_zyx, low, high)
         blurred = ndimage.gaussian_filter(hu, sigma, mode="nearest", truncate=3.0)
         for z in range(start, stop):
-            rng = np.random.default_rng([seed, index, z])
+            rng = np.random.default_rng([*key, z])
             noisy = blurred[z - low] + anatomy.noise_hu * scanner_noise(rng, shape_zyx[1:])
             image[z] = np.clip(np.rint(noisy), -1024, 3071)
         label[start:stop] = classes[start - low : stop - low]
@@ -169,9 +214,20 @@ def _paint(
             in_trunk = inside
         inner = [x[inside] for x in here]
         hu[near][inside] = placed.hu + _detail(placed, anatomy, inner, square[inside])
-        classes[near][inside] = placed.part.value
+        classes[near][inside] = _value(placed.part, anatomy, inner[0])
     hu += spline(anatomy.texture, axes) * (hu > AIR_HU)
     return hu, classes
+
+
+def _value(part: _Part, anatomy: _Anatomy, z: Field) -> NDArray[np.uint8] | int:
+    """Return the label value of a part at the heights z."""
+    if not anatomy.is_body:
+        return part.value
+    if part.name != "spine":
+        return part.of_body
+    turns, phase = anatomy.vertebrae
+    number = np.floor((turns * (z + 1) + phase) / (2 * np.pi))
+    return np.asarray(part.of_body + number.clip(0, VERTEBRAE - 1), np.uint8)
 
 
 def _near(placed: _Placed, axes: Sequence[Field]) -> tuple[slice, ...]:
@@ -201,7 +257,10 @@ def _detail(
     z, y, x = where
     if placed.part.name == "spine":
         vertebrae, phase = anatomy.vertebrae
-        disc = np.where(np.cos(vertebrae * z + phase) < -0.75, np.float32(-110), np.float32(0))
+        start = vertebrae + np.pi if anatomy.is_body else 0.0  # discs lie between numbers
+        disc = np.where(
+            np.cos(vertebrae * z + phase + start) < -0.75, np.float32(-110), np.float32(0)
+        )
         rim = np.where(square > 0.7, np.float32(120), np.float32(0))
         canal_y = placed.centre_zyx[1] + 0.45 * placed.radius_zyx[1]
         radius = 0.35 * placed.radius_zyx[1]
@@ -222,15 +281,22 @@ def write_phantom_archive(
     spacing_mm: Spacing = (2.5, 1.5, 1.5),
     seed: int = 0,
     label: str = "organs",
+    bodies: bool = False,
 ) -> CasesReport:
     """Write `cases` phantoms, each its own patient and the same whatever their number.
+
+    With `bodies` they are those of `body_case`.
 
     As `simulate.made_archive` says. Raises ConfigError for less than one case or too small a shape,
     UnfitEnvironment when nothing can be written.
     """
     recipe = {"seed": seed, "shape_zyx": [*shape_zyx], "spacing_mm": [*spacing_mm], "label": label}
+    recipe |= {"bodies": True} if bodies else {}
 
     def make(index: int) -> Scan:
+        if bodies:
+            image, organs, edges = body_case(seed, index, shape_zyx, spacing_mm)
+            return Scan(image, {label: organs}, edges)
         image, organs = phantom_case(seed, index, shape_zyx, spacing_mm)
         return Scan(image, {label: organs}, spacing_mm)
 

@@ -225,6 +225,15 @@ def test_phantom_archives_grow_and_are_the_same_again(place):
     assert "Choose another place" in str(other.failed[0])
 
 
+def test_an_archive_of_bodies_is_another_one(tmp_path):
+    made = write_phantom_archive(
+        tmp_path / "a", 2, shape_zyx=SHAPE, spacing_mm=SPACING, bodies=True
+    )
+    assert len(made.done) == 2
+    plain = write_phantom_archive(tmp_path / "a", 1, shape_zyx=SHAPE, spacing_mm=SPACING)
+    assert "Choose another place" in str(plain.failed[0])
+
+
 def test_impossible_phantoms_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="at least one case"):
         write_phantom_archive(tmp_path / "a", 0)

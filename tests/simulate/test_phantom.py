@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from raysegclean.errors import ConfigError
 from raysegclean.simulate import phantom
-from raysegclean.simulate.phantom import PHANTOM_CLASSES, phantom_case
+from raysegclean.simulate.phantom import BODY_CLASSES, PHANTOM_CLASSES, body_case, phantom_case
 
 SHAPE = (24, 64, 64)
 SPACING = (2.5, 1.5, 1.5)
@@ -99,3 +99,46 @@ def test_borders_are_blurred_by_partial_volume(cases):
 def test_too_small_a_volume_is_refused():
     with pytest.raises(ConfigError, match="8, 32, 32"):
         phantom_case(0, 0, (8, 31, 32), SPACING)
+
+
+@pytest.fixture(scope="module")
+def bodies():
+    return [body_case(5, index, (40, 64, 64), SPACING) for index in range(12)]
+
+
+def test_a_body_is_a_function_of_seed_and_index(bodies):
+    for one, again in zip(bodies[3], body_case(5, 3, (40, 64, 64), SPACING), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+def test_bodies_differ_in_voxel_size_and_field_of_view(bodies):
+    assert len({spacing for _, _, spacing in bodies}) > 4
+    heights_mm = [image.shape[0] * spacing[0] for image, _, spacing in bodies]
+    assert min(heights_mm) < 90
+    assert max(heights_mm) > 95
+
+
+def test_sides_look_alike_and_are_told_apart(bodies):
+    right, left = (
+        [np.median(image[label == value]) for image, label, _ in bodies if (label == value).any()]
+        for value in (4, 5)
+    )
+    assert np.mean(right) == pytest.approx(np.mean(left), abs=12)
+    for _, label, _ in bodies:
+        for right, left in ((1, 2), (4, 5)):
+            x = [np.argwhere(label == value)[:, 2] for value in (right, left)]
+            if len(x[0]) and len(x[1]):
+                assert x[0].mean() < label.shape[2] / 2 < x[1].mean()
+
+
+def test_vertebrae_follow_each_other_from_below(bodies):
+    for _, label, _ in bodies:
+        heights = {
+            value: np.argwhere(label == value)[:, 0].mean()
+            for value in range(8, 14)
+            if (label == value).any()
+        }
+        assert len(heights) >= 3
+        assert [*heights] == list(range(min(heights), max(heights) + 1)), "none is left out"
+        assert sorted(heights.values()) == [*heights.values()]
+    assert {v for _, label, _ in bodies for v in np.unique(label)} <= {0, *BODY_CLASSES}
