@@ -17,6 +17,7 @@ the driver small records; what is durable it commits to the ledger first.
 - `check`: what labels say of themselves, without networks
 - `proposal_folder`: proposals in the run folder
 - `second_pass`: looks and revisions on workers
+- `gross`: looks at whole cases, for gross errors
 - `apply`: new labels, shard by shard
 - `train_groups`: groups of networks, each to its end
 - `train_jobs`: what is trained, cut into jobs
@@ -36,6 +37,7 @@ DOOR = (
     "connection",
     "driver",
     "executor",
+    "gross",
     "label_votes",
     "predict",
     "propose",

@@ -6,7 +6,7 @@ that a case whose class would vanish, or change too much, is held back before an
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from raysegclean.planning.items import ShardTask
 from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.policy.apply import Applied, TakenBack, apply_edits, take_back
 from raysegclean.policy.edits import NO_EDITS, VOTE_BIT, CaseEdits, Reason
+from raysegclean.policy.gross_apply import restated
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
@@ -92,6 +93,8 @@ class Loaded:
     proposal: Proposal | None
     trusted_zyx: NDArray[np.uint8] | None
     """The trusted label of the core, for cases that have one."""
+    restated_zyx: NDArray[np.uint8] | None = None
+    """The core as it would be without an error of the whole label (`policy.gross_apply`)."""
 
 
 class ApplyStage:
@@ -109,14 +112,19 @@ class ApplyStage:
         case, edits = self._cases[task.case], self._edits(task.case)
         core = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
         window = core.grown(self._halo(case, edits)).clipped(Box.whole(case.shape_zyx))
-        given = channels_of(self._given(task.case).read(window), self._job.plan.classes)
-        proposal = self._proposal(case, core, edits)
-        trusted = self._trusted(case, core)
-        return Loaded(given.astype(np.uint8), core.relative_to(window), proposal, trusted)
+        read = partial(self._channels, task.case)
+        return Loaded(
+            read(window),
+            core.relative_to(window),
+            self._proposal(case, core, edits),
+            self._trusted(case, core),
+            restated(read, core, case.shape_zyx, edits),
+        )
 
     def compute(self, task: ShardTask, loaded: Loaded) -> tuple[Applied, ApplyRecord]:
         """Return the new label with reasons, and what it changed."""
         case = self._cases[task.case]
+        box = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
         applied = apply_edits(
             loaded.given_zyx,
             loaded.core,
@@ -124,11 +132,12 @@ class ApplyStage:
             self._edits(task.case),
             classes=len(self._job.plan.classes),
             spacing_mm=case.metric_mm,
+            restated_zyx=loaded.restated_zyx,
+            start_zyx=box.start_zyx,
         )
         if self._job.undone:
             given = loaded.given_zyx[loaded.core.slices]
             applied = take_back(applied, given, self._job.undone, task.case)
-        box = case.grid(self._job.plan.shard_vox).box(task.index_zyx)
         classes, writes = self._job.plan.classes, self._job.writes
         return applied, ApplyRecord(
             task.name,
@@ -189,6 +198,9 @@ class ApplyStage:
             return None
         values = self._archive.label(case.case, name).read(core)
         return channels_of(values, self._job.plan.classes).astype(np.uint8)
+
+    def _channels(self, case: str, box: Box) -> NDArray[np.uint8]:
+        return channels_of(self._given(case).read(box), self._job.plan.classes).astype(np.uint8)
 
     def _open_given(self, case: str) -> Volume:
         return self._archive.label(case, self._job.plan.label)

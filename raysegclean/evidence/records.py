@@ -14,6 +14,7 @@ __all__ = [
     "CheckRecord",
     "FailedCase",
     "FailedShard",
+    "GrossRecord",
     "MeasureRecord",
     "Offsets",
     "ProposeRecord",
@@ -79,6 +80,14 @@ class MeasureRecord(ShardRecord):
     """Where the outlines of a shard lie, of a case that has several."""
 
     offsets: Offsets
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrossRecord(ShardRecord):
+    """What was seen of a case as a whole; its only task is named after its first shard."""
+
+    look: str
+    """`policy.gross_look.GrossLook` as text."""
 
 
 @dataclass(frozen=True)

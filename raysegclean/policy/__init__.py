@@ -16,6 +16,9 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `kept`: what stays as given: right, in doubt, or not judged
 - `blending`: outlines drawn towards the networks'
 - `blend_groups`: which outlines are blended, and by how much
+- `gross_look`: what a label would agree by without a gross error
+- `gross`: which gross errors are proved
+- `gross_apply`: gross errors repaired, voxel by voxel
 - `corrector`: what trusted cases teach about given labels
 - `edits`: what is done with one class of one case, and the reason its voxels carry
 - `apply`: from edits to new voxels
@@ -30,6 +33,9 @@ DOOR = (
     "decisions",
     "default",
     "edits",
+    "gross",
+    "gross_apply",
+    "gross_look",
     "kept",
     "outlier_cases",
     "params",

@@ -18,6 +18,7 @@ from raysegclean.policy.edits import (
     VOTE_BIT,
     CaseEdits,
     FlipAbove,
+    Gross,
     Reason,
     ReplaceBelow,
     Review,
@@ -25,7 +26,8 @@ from raysegclean.policy.edits import (
     TakesCandidates,
     Votes,
 )
-from raysegclean.voxels.geometry import Box
+from raysegclean.policy.gross_apply import repair_gross
+from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.signed_distance import Spacing, shift_label
 
 __all__ = ["Applied", "TakenBack", "apply_edits", "take_back"]
@@ -49,15 +51,21 @@ def apply_edits(
     *,
     classes: int,
     spacing_mm: Spacing,
+    restated_zyx: Label | None = None,
+    start_zyx: Index3 = (0, 0, 0),
 ) -> Applied:
     """Return the new label of `core` from the given label with halo (channel indices, z y x).
 
-    The outline moves first; candidates of the voters are then taken on top of it, and what a second
-    pass wrote, where there is one, has the last word.
+    Gross errors are repaired first. The outline moves; candidates of the voters are then taken on
+    top of it, and what a second pass wrote, where there is one, has the last word. `restated_zyx`
+    is what `gross_apply.restated` says of the core, which starts at `start_zyx` of the case.
     """
     given_core = given_zyx[core.slices]
     label = given_core.copy()
     reason = np.zeros(label.shape, np.uint8)
+    if edits.of(Gross) and proposal is not None:
+        predicted = proposal.predicted_zyx(given_core)
+        repair_gross(label, reason, predicted, edits, restated_zyx, start_zyx)
     if edits.of(Shift):
         shifts = {channel: edit.shift_vox for channel, edit in edits.of(Shift).items()}
         moved = shift_label(given_zyx, shifts, classes=range(1, classes), spacing_mm=spacing_mm)

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import ClassVar, Literal, TypeVar
 
 from raysegclean.evidence.case_scores import Kind
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.signed_distance import Spacing, shift_halo_vox
 
 __all__ = [
@@ -17,12 +17,18 @@ __all__ = [
     "VOTE_BIT",
     "Blend",
     "CaseEdits",
+    "Cut",
+    "Displace",
     "Edit",
+    "Exchange",
     "Fill",
     "FlipAbove",
+    "Gross",
     "Keep",
+    "Mirror",
     "NotJudged",
     "Reason",
+    "Region",
     "Replace",
     "ReplaceBelow",
     "Review",
@@ -31,6 +37,7 @@ __all__ = [
     "TakesCandidates",
     "Votes",
     "VoxelRule",
+    "WholeLabel",
     "reason_code",
     "reason_name",
     "reason_names",
@@ -59,6 +66,16 @@ class Reason(IntEnum):
     """The outline of a noisy case was drawn towards the networks'."""
     FILL = 9
     """The label lacks the structure, which the networks see."""
+    EXCHANGE = 10
+    """Class ids were exchanged, as those of left and right."""
+    MIRROR = 11
+    """The label was flipped along an axis of its grid."""
+    DISPLACE = 12
+    """The label lay some voxels off, as a whole."""
+    CUT = 13
+    """The label ended at a plane beyond which the networks see more."""
+    REGION = 14
+    """One connected blob far off the outline was too much, or missing."""
 
 
 VOTE_BIT = 128
@@ -169,8 +186,91 @@ class Revise:
     action: Literal["correct"] = "correct"
 
 
-Edit = Keep | NotJudged | Review | Shift | Replace | Fill | Blend | Revise
-E = TypeVar("E", bound=Edit | TakesCandidates)
+@dataclass(frozen=True)
+class Gross:
+    """What the edits have in common that repair a gross error, once it is proved."""
+
+    min_fit: float = 0.0
+    """Dice with the prediction that the class must reach, else it is left for a person; 0: any."""
+    fit_gain: ClassVar[float] = 0.0
+
+
+@dataclass(frozen=True)
+class WholeLabel(Gross):
+    """What the repairs have in common that concern the label as a whole: all classes or none."""
+
+
+@dataclass(frozen=True)
+class Exchange(WholeLabel):
+    """The class becomes another one; those that are exchanged all have this edit."""
+
+    becomes: int = 0
+    """The channel that it is in truth."""
+    action: Literal["exchange"] = "exchange"
+    reason: ClassVar[Reason] = Reason.EXCHANGE
+
+
+@dataclass(frozen=True)
+class Mirror(WholeLabel):
+    """The label is flipped back along an axis, as an array."""
+
+    axis: int = 0
+    """0, 1, 2: z, y, x."""
+    action: Literal["mirror"] = "mirror"
+    reason: ClassVar[Reason] = Reason.MIRROR
+
+
+@dataclass(frozen=True)
+class Displace(WholeLabel):
+    """The label is moved as a whole; what comes in from outside is taken from the networks."""
+
+    by_zyx: Index3 = (0, 0, 0)
+    """How many voxels it moves along each axis."""
+    action: Literal["displace"] = "displace"
+    reason: ClassVar[Reason] = Reason.DISPLACE
+
+
+@dataclass(frozen=True)
+class Cut(Gross):
+    """Beyond a plane the background of the label is taken from the networks."""
+
+    axis: int = 0
+    plane_vox: int = 0
+    """Index of the first slice beyond it, or of the last one where `upwards` is false."""
+    upwards: bool = True
+    """Whether beyond is towards larger indices."""
+    action: Literal["cut"] = "cut"
+    reason: ClassVar[Reason] = Reason.CUT
+
+
+@dataclass(frozen=True)
+class Region(Gross):
+    """In one blob of voxels the label is taken from the networks."""
+
+    box: Box = field(default_factory=lambda: Box.whole((0, 0, 0)))
+    """Where it lies in the case."""
+    voxels: str = ""
+    """Which voxels of the box belong to it (`voxels.packing.mask_to_text`)."""
+    action: Literal["region"] = "region"
+    reason: ClassVar[Reason] = Reason.REGION
+
+
+Edit = (
+    Keep
+    | NotJudged
+    | Review
+    | Shift
+    | Replace
+    | Fill
+    | Blend
+    | Revise
+    | Exchange
+    | Mirror
+    | Displace
+    | Cut
+    | Region
+)
+E = TypeVar("E", bound=Edit | TakesCandidates | Gross)
 
 
 @dataclass(frozen=True)
@@ -223,7 +323,8 @@ class CaseEdits:
         """True when nothing can change."""
         voxelwise = isinstance(self.rule, ReplaceBelow | FlipAbove)
         takes = any(edit.above for edit in self.of(TakesCandidates).values())
-        return not (voxelwise or takes or self.of(Shift) or self.revisions)
+        moves = bool(self.of(Shift)) or bool(self.of(Gross))
+        return not (voxelwise or takes or moves or self.revisions)
 
     def halo_vox(self, spacing_mm: Spacing) -> Index3:
         """Return the halo of the given label with which a block equals the whole case."""

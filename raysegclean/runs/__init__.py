@@ -12,6 +12,7 @@ Work on voxels is elsewhere.
 - `propose`: run them over the archive, once
 - `gather`: from records to evidence
 - `judge`: from evidence to a verdict
+- `gross`: what is grossly wrong is looked at, and repaired where it is proved
 - `second_pass`: second looks and revisions
 - `correct`: the corrector takes over
 - `blend`: outlines are blended

@@ -4,7 +4,7 @@ A class that would vanish from a case, or change too much away from its own outl
 there, on both sides of every change, and the case is held for a person.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from raysegclean.cluster.apply import ApplyJob, ApplyStage
@@ -12,7 +12,7 @@ from raysegclean.evidence.records import ApplyRecord, ChangeCounts
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.policy.apply import TakenBack
 from raysegclean.policy.decisions import CaseDecision, edits_of
-from raysegclean.policy.edits import NO_EDITS, CaseEdits, Fill, Shift
+from raysegclean.policy.edits import NO_EDITS, CaseEdits, Fill, Gross, Shift, WholeLabel
 from raysegclean.runs.propose import Proposals, relabel_resources
 from raysegclean.runs.session import Session
 
@@ -63,11 +63,22 @@ def _rehearsed(
     """Return, for each case, the channels that its edits would harm, and how."""
     max_change, min_left = session.config.relabel.max_change, session.config.policy.min_left
     counts = _rehearsal(session, proposals, edits, undone)
-    return {
-        case: misfits(one, edits[case].of(Shift))
-        | objections(one, max_change, edits[case].of(Fill), min_left)
-        for case, one in counts.items()
-    }
+    found = {}
+    for case, one in counts.items():
+        mine = edits[case]
+        proved = mine.of(Gross)
+        harmful = objections(one, max_change, [*mine.of(Fill), *proved], min_left)
+        # What is proved may move a class away from where it was, but not make it fit worse.
+        why = {c: text for c, text in harmful.items() if c not in proved}
+        why |= misfits(one, {**mine.of(Shift), **proved})
+        found[case] = _all_or_none(why, mine.of(WholeLabel))
+    return found
+
+
+def _all_or_none(why: dict[int, str], whole: Collection[int]) -> dict[int, str]:
+    """Return what is held, with all classes of an error of the whole label where one of them is."""
+    first = next((why[channel] for channel in whole if channel in why), None)
+    return why if first is None else {**dict.fromkeys(whole, first), **why}
 
 
 def _rehearsal(
@@ -124,7 +135,7 @@ def agreement_after(counts: ChangeCounts) -> dict[int, float]:
 
 
 def objections(
-    counts: ChangeCounts, max_change: float, fills: Container[int], min_left: float
+    counts: ChangeCounts, max_change: float, fills: Collection[int], min_left: float
 ) -> dict[int, str]:
     """Return the channels that must stay as given, and why; `fills` may appear."""
     found = {}
@@ -149,11 +160,11 @@ def objections(
     return found
 
 
-def misfits(counts: ChangeCounts, shifts: Mapping[int, Shift]) -> dict[int, str]:
-    """Return the channels whose shifted outline fits the networks too badly to be believed."""
+def misfits(counts: ChangeCounts, moved: Mapping[int, Shift | Gross]) -> dict[int, str]:
+    """Return the channels that would fit the networks too badly to be believed."""
     found = {}
-    for channel, shift in shifts.items():
-        if not shift.min_fit:
+    for channel, edit in moved.items():
+        if not edit.min_fit:
             continue
         before, after = (
             2 * agreed[channel] / max(1, size[channel] + counts.predicted_vox[channel])
@@ -162,11 +173,11 @@ def misfits(counts: ChangeCounts, shifts: Mapping[int, Shift]) -> dict[int, str]
                 (counts.agreed_vox, counts.after_vox),
             )
         )
-        wanted = max(shift.min_fit, before + shift.fit_gain)
+        wanted = max(edit.min_fit, before + edit.fit_gain)
         if after < wanted:
             found[channel] = (
-                f"the shifted outline would agree with the networks by Dice {after:.2f}, the given "
-                f"one by {before:.2f}; at least {wanted:.2f} is needed to believe it"
+                f"the changed class would agree with the networks by Dice {after:.2f}, the "
+                f"given one by {before:.2f}; at least {wanted:.2f} is needed to believe it"
             )
     return found
 

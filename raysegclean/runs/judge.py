@@ -1,16 +1,20 @@
 """Judge: from the evidence of the archive to the verdict that is applied, second passes and all.
 
-First the method's policy, with the looks that it asks for; then the voxel corrector where there are
-trusted cases enough, else the blending of noisy outlines. A run and a search's trial judge alike.
+First what is grossly wrong, which says nothing of how outlines are drawn: those cases are left out
+of the archive that the others are judged by. Then the method's policy, with the looks that it asks
+for; then the voxel corrector where there are trusted cases enough, else the blending of noisy
+outlines. A run and a search's trial judge alike.
 """
 
 from dataclasses import replace
 
 from raysegclean.methods.base import ArchiveEvidence, Verdict
+from raysegclean.policy.gross import with_gross
 from raysegclean.policy.kept import in_doubt, judged_kept, least_agreements
 from raysegclean.qc.integrity import Examination
 from raysegclean.runs.blend import blend
 from raysegclean.runs.correct import correct
+from raysegclean.runs.gross import find_gross, without_gross
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.second_pass import answered
 from raysegclean.runs.session import Session
@@ -22,10 +26,13 @@ def judge(
     session: Session, proposals: Proposals, evidence: ArchiveEvidence
 ) -> tuple[Proposals, Verdict]:
     """Return the verdict, and the proposals with the labels that were revised for it."""
+    gross = find_gross(session, proposals, evidence)
+    evidence = without_gross(evidence, gross)
     policy = session.method.policy(evidence, session.params)
     proposals, verdict = answered(session, proposals, policy)
     proposals, verdict = correct(session, proposals, evidence, verdict)
-    return blend(session, proposals, evidence, verdict)
+    proposals, verdict = blend(session, proposals, evidence, verdict)
+    return proposals, replace(verdict, decisions=with_gross(verdict.decisions, gross))
 
 
 def with_doubts(

@@ -14,7 +14,7 @@ from raysegclean.errors import RaysegcleanError, UnfitEnvironment
 from raysegclean.events import Events
 from raysegclean.evidence.records import FailedCase, ShardRecord
 from raysegclean.methods.base import Method
-from raysegclean.planning.items import Item, plan_items
+from raysegclean.planning.items import Item, ShardTask, plan_items
 from raysegclean.planning.plan import RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
@@ -92,9 +92,15 @@ class Session:
         """Return the cases that have not failed, in the plan's order."""
         return [case.case for case in self.plan.cases if case.case not in self.failed]
 
-    def items(self, cases: Iterable[str]) -> list[Item]:
-        """Cut the shards of `cases` into items; depends on the plan alone, not on workers."""
+    def items(self, cases: Iterable[str], *, whole_cases: bool = False) -> list[Item]:
+        """Cut the shards of `cases` into items; depends on the plan alone, not on workers.
+
+        `whole_cases`: an item for each case, whose only task is named after its first shard.
+        """
         wanted = set(cases)
+        if whole_cases:
+            named = [case.case for case in self.plan.cases if case.case in wanted]
+            return [Item(f"{n:06d}", (ShardTask(c, (0, 0, 0)),)) for n, c in enumerate(named)]
         grids = [
             (case.case, case.grid(self.plan.shard_vox))
             for case in self.plan.cases
@@ -118,10 +124,15 @@ class Session:
         job: PassJob,
         keys: Mapping[str, str],
         resources: PassResources,
+        *,
+        whole_cases: bool = False,
     ) -> dict[str, R]:
-        """Do what the ledger lacks of `stage` for the cases in `keys`; return all its records."""
+        """Do what the ledger lacks of `stage` for the cases in `keys`; return all its records.
+
+        `whole_cases`: the stage works on a case at once instead of on its shards.
+        """
         done = self.records(stage, kind, keys)
-        every, committed = self.items(keys), set(done)
+        every, committed = self.items(keys, whole_cases=whole_cases), set(done)
         left_over = (item.without(committed) for item in every)
         items = [item for item in left_over if item.tasks]
         if done:

@@ -13,18 +13,24 @@ from raysegclean.methods.base import ArchiveEvidence, Method, Verdict, Voters
 from raysegclean.policy.decisions import CaseDecision, Decision
 from raysegclean.policy.edits import (
     Blend,
+    Cut,
+    Displace,
     Edit,
     Fill,
     FlipAbove,
+    Mirror,
     Reason,
+    Region,
     Replace,
     Revise,
     Shift,
     Votes,
     VoxelRule,
 )
-from raysegclean.voxels.geometry import Index3
+from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.packing import mask_to_text
 
+SHAPE = (8, 24, 28)
 SURE = dict.fromkeys(Kind, 0.5)
 EDITS: Mapping[Reason, tuple[Edit, VoxelRule | None]] = {
     Reason.SHIFT: (Shift(1.0), None),
@@ -36,6 +42,10 @@ EDITS: Mapping[Reason, tuple[Edit, VoxelRule | None]] = {
     Reason.VOTE: (Replace(SURE), Votes()),
     Reason.BLEND: (Blend(), None),
     Reason.FILL: (Fill(SURE), None),
+    Reason.MIRROR: (Mirror(axis=2), None),
+    Reason.DISPLACE: (Displace(by_zyx=(0, 0, -2)), None),
+    Reason.CUT: (Cut(axis=0, plane_vox=0), None),
+    Reason.REGION: (Region(box=Box.whole(SHAPE), voxels=mask_to_text(np.ones(SHAPE, bool))), None),
 }
 """Reason of the voxels of a case, which is named so -> what is done in it."""
 

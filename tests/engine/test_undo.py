@@ -12,7 +12,7 @@ from raysegclean.runs.verify import verify
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 
-from .every_edit import EDITS
+from .every_edit import EDITS, SHAPE
 from .scenes import BY_INTENSITY, LABEL, Scene, config_for, lend_networks, teach, two_blobs
 
 NAMES = tuple(reason.name for reason in EDITS)
@@ -23,7 +23,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     """A case for every reason, with its outline moved sideways; that to fill has no label."""
     archive = Archive.open(str(tmp_path_factory.mktemp("undo") / "a"))
     for seed, name in enumerate(NAMES):
-        image, label = two_blobs(Scene(name, (8, 24, 28)), seed)
+        image, label = two_blobs(Scene(name, SHAPE), seed)
         whole = (label > 0).astype(np.uint8)
         # Little noise, and a corner with all greys between, of which the network is unsure.
         image = (whole * 1200.0 + 2 * (image - label * 60.0)).astype(np.int16)

@@ -13,10 +13,15 @@ from raysegclean.policy.edits import (
     NO_EDITS,
     Blend,
     CaseEdits,
+    Cut,
+    Displace,
+    Exchange,
     Fill,
     FlipAbove,
     Keep,
+    Mirror,
     Reason,
+    Region,
     Replace,
     ReplaceBelow,
     Review,
@@ -25,7 +30,9 @@ from raysegclean.policy.edits import (
     Votes,
     reason_code,
 )
+from raysegclean.policy.gross_apply import restated
 from raysegclean.voxels.geometry import Box, Index3
+from raysegclean.voxels.packing import mask_to_text
 
 SHAPE: Index3 = (8, 12, 12)
 WHOLE = Box.whole(SHAPE)
@@ -54,7 +61,16 @@ def _random_proposal(seed: int, label: np.ndarray) -> Proposal:
 def _settle(
     label: np.ndarray, proposal: Proposal | None, edits: CaseEdits, classes: int = 3
 ) -> Applied:
-    return apply_edits(label, WHOLE, proposal, edits, classes=classes, spacing_mm=ISOTROPIC)
+    restated_zyx = restated(lambda box: label[box.slices], WHOLE, SHAPE, edits)
+    return apply_edits(
+        label,
+        WHOLE,
+        proposal,
+        edits,
+        classes=classes,
+        spacing_mm=ISOTROPIC,
+        restated_zyx=restated_zyx,
+    )
 
 
 above = st.dictionaries(st.sampled_from(list(Kind)), st.floats(0.1, 0.99))
@@ -244,6 +260,11 @@ EVERY_REASON = {
     Reason.BLEND: CaseEdits({1: Blend()}),
     Reason.FLIP: CaseEdits({1: Replace()}, FlipAbove(0.5)),
     Reason.VOTE: CaseEdits({1: Replace(OPEN)}, Votes()),
+    Reason.EXCHANGE: CaseEdits({1: Exchange(becomes=2), 2: Exchange(becomes=1)}),
+    Reason.MIRROR: CaseEdits({1: Mirror(axis=1)}),
+    Reason.DISPLACE: CaseEdits({1: Displace(by_zyx=(0, 3, 0))}),
+    Reason.CUT: CaseEdits({1: Cut(axis=1, plane_vox=6)}),
+    Reason.REGION: CaseEdits({1: Region(box=WHOLE, voxels=mask_to_text(np.ones(SHAPE, np.bool_)))}),
 }
 
 
@@ -258,7 +279,7 @@ def test_every_reason_comes_of_an_edit_and_is_taken_back_alone(reason: Reason) -
         np.where(differs, 129, 0).astype(np.uint8),
         np.where(differs, whole + 1, 0).astype(np.uint8),
     )
-    applied = _settle(label, seen, EVERY_REASON[reason], classes=2)
+    applied = _settle(label, seen, EVERY_REASON[reason])
     found = set(np.unique(applied.reason_zyx)) - {0}
     assert found == {129 if reason is Reason.VOTE else reason}
     for other in Reason:

@@ -1,0 +1,61 @@
+"""Gross errors: suspicious cases are looked at as a whole, before the archive is judged.
+
+What is proved is repaired, what is likely goes to a person (`policy.gross`). Methods that judge
+otherwise than by the default policy do without, and so do labels that vote in place of networks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from raysegclean.cluster.gross import GrossJob, GrossStage
+from raysegclean.evidence.records import GrossRecord
+from raysegclean.identity import ALGORITHM_VERSIONS, digest
+from raysegclean.methods.base import ArchiveEvidence
+from raysegclean.policy.decisions import CaseDecision
+from raysegclean.policy.edits import Gross
+from raysegclean.policy.gross import explained, suspects, usual_agreement
+from raysegclean.policy.gross_look import GrossLook
+from raysegclean.runs.propose import Proposals, relabel_resources
+from raysegclean.runs.session import Session
+
+__all__ = ["find_gross", "without_gross"]
+
+
+def find_gross(
+    session: Session, proposals: Proposals, evidence: ArchiveEvidence
+) -> dict[str, CaseDecision]:
+    """Return what is proved or likely of the cases that agree with the networks badly."""
+    if not session.method.corrects(session.params) or not session.plan.voters.members:
+        return {}
+    params = evidence.policy
+    usual = usual_agreement(evidence.scores, params, evidence.trusted)
+    fold_of = {score.case: score.fold for score in evidence.scores}
+    chosen = suspects(evidence.scores, usual, params)
+    alive = set(session.alive())
+    classes = {case: sorted(usual[fold_of[case]]) for case in chosen if case in alive}
+    keys = {
+        case: digest(ALGORITHM_VERSIONS["gross"], proposals.keys[case], mine)
+        for case, mine in classes.items()
+    }
+    job = GrossJob(proposals.job, classes, keys)
+    resources = relabel_resources(session, "labels")
+    records = session.run_stage(
+        "gross", GrossRecord, GrossStage, job, keys, resources, whole_cases=True
+    )
+    looks = {one.case: GrossLook.from_text(one.look) for one in records.values()}
+    found = {
+        score.case: explained(score, looks[score.case], usual[score.fold], params)
+        for score in evidence.scores
+        if score.case in looks
+    }
+    return {case: one for case, one in found.items() if one.classes}
+
+
+def without_gross(evidence: ArchiveEvidence, gross: Mapping[str, CaseDecision]) -> ArchiveEvidence:
+    """Return the evidence without the cases in which a gross error is proved."""
+    wrong = {case for case, one in gross.items() if one.edits.of(Gross)}
+    scores, trusted = (
+        tuple(score for score in part if score.case not in wrong)
+        for part in (evidence.scores, evidence.trusted)
+    )
+    return replace(evidence, scores=scores, trusted=trusted)
