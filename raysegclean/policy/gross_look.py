@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
-from typing import Literal
 
 import cc3d
 import numpy as np
@@ -40,8 +39,6 @@ _CHANNELS = 256
 """Definition: channels are bytes."""
 _AXES = range(3)
 """Geometry: z, y, x."""
-_TOUCHING: Literal[26] = 26
-"""Geometry: voxels that share a corner are connected."""
 _SEARCH_VOX = 1 << 18
 """Cost: correlations of larger grids take seconds per class."""
 _SLAB_VOX = 1 << 22
@@ -345,7 +342,7 @@ def _far_blob(
     far = mine & (signed_distance(other, spacing_mm, limit_vox=_FAR_VOX + 1) < -_FAR_VOX)
     if not far.any():
         return None
-    parts = cc3d.connected_components(np.ascontiguousarray(far), connectivity=_TOUCHING)
+    parts = cc3d.connected_components(np.ascontiguousarray(far))
     largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
     near = signed_distance(parts == largest, spacing_mm, limit_vox=_FAR_VOX + _ROOT_VOX + 1)
     return mine & (near > -(_FAR_VOX + _ROOT_VOX))
