@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -25,10 +25,14 @@ SMOOTH_PARTS = 20
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that a stage tells. `done` of `total` units, 0 where there is nothing to count."""
+    """One thing that a stage tells. `done` of `total` units, 0 where there is nothing to count.
+
+    is_open: whether it may end before `total`. agreement: Dice by label value of what a network
+    predicts with labels that it does not learn from; only events of the kind "agreement" have one.
+    """
 
     stage: str
-    kind: Literal["start", "progress", "end", "message", "warning"]
+    kind: Literal["start", "progress", "agreement", "end", "message", "warning"]
     part: str = ""
     """The network or fold it is about; "" for the stage as a whole."""
     done: float = 0.0
@@ -38,6 +42,8 @@ class Event:
     """Units per second."""
     left_s: float | None = None
     loss: float | None = None
+    is_open: bool = False
+    agreement: Mapping[str, float] | None = None
     text: str = ""
     spent_s: float | None = None
     time: float = 0.0
@@ -77,7 +83,8 @@ class Events:
         stage = Stage(self, Event(name, "start", done=done, total=total, unit=unit))
         self.emit(stage.whole())
         yield stage
-        self.emit(replace(stage.whole("end"), done=total, rate=None, left_s=None))
+        ended = replace(stage.whole("end"), done=stage.total, is_open=False)
+        self.emit(replace(ended, rate=None, left_s=None))
 
     @contextmanager
     def watched(self, stage: str, explain: Callable[[], str]) -> Iterator[Callable[[], None]]:
@@ -106,6 +113,8 @@ class Stage:
 
     def __init__(self, events: Events, start: Event) -> None:
         self._events, self._start = events, start
+        self.total = start.total
+        """Units of the whole stage, as far as they are known."""
         self._began = events.clock()
         self._parts: dict[str, Event] = {}
         self._rates: dict[str, _Rate] = {}
@@ -113,10 +122,17 @@ class Stage:
             self._rates[""] = _Rate(self._began, start.done, start.total / SMOOTH_PARTS)
 
     def at(
-        self, done: float, *, part: str = "", total: float = 0.0, loss: float | None = None
+        self,
+        done: float,
+        *,
+        part: str = "",
+        total: float = 0.0,
+        loss: float | None = None,
+        is_open: bool = False,
+        agreement: Mapping[str, float] | None = None,
     ) -> None:
         """Tell how far the stage is, or one `part` of it, of which `total` is the end."""
-        total, now = total or self._start.total, self._events.clock()
+        total, now = total or self.total, self._events.clock()
         rate = self._rates.setdefault(part, _Rate(now, done, total / SMOOTH_PARTS))
         rate.see(now, done)
         per_s = rate.per_s
@@ -129,9 +145,13 @@ class Stage:
             rate=per_s,
             left_s=(total - done) / per_s if per_s else None,
             loss=loss,
+            is_open=is_open,
         )
         self._parts[part] = event
         self._events.emit(event)
+        if agreement:
+            told = Event(self._start.stage, "agreement", part, done, agreement=agreement)
+            self._events.emit(told)
         if part:
             self._events.emit(self.whole())
 
@@ -145,8 +165,10 @@ class Stage:
             self._start,
             kind=kind or ("progress" if parts else "start"),
             done=done,
+            total=self.total,
             rate=per_s or None,
-            left_s=(self._start.total - done) / per_s if per_s else None,
+            left_s=(self.total - done) / per_s if per_s else None,
+            is_open=any(part.is_open for part in parts),
             loss=sum(losses) / len(losses) if losses else None,
             spent_s=self._events.clock() - self._began,
         )
@@ -191,6 +213,8 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         """Write the event's line when it is due."""
+        if event.kind == "agreement":
+            return
         if event.kind == "progress":
             if event.part or self._clock() - self._last < self._every_s:
                 return
@@ -217,11 +241,13 @@ def line(event: Event) -> str:
 
 def figures(event: Event) -> list[str]:
     """Return what can be counted of an event, each in words; cases under way are not done."""
-    told = [f"{math.floor(event.done):,}/{event.total:,.0f} {event.unit}"] if event.total else []
+    of = " of up to " if event.is_open else "/"
+    told = [f"{math.floor(event.done):,}{of}{event.total:,.0f} {event.unit}"] if event.total else []
     if event.rate is not None:
         told.append(f"{_rate(event.rate, event.unit)}")
     if event.left_s is not None and event.done < event.total:
-        told.append(f"{duration(event.left_s)} left")
+        at_most = "at most " if event.is_open else ""
+        told.append(f"{at_most}{duration(event.left_s)} left")
     if event.loss is not None:
         told.append(f"loss {event.loss:.3f}")
     return told

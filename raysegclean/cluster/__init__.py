@@ -26,6 +26,7 @@ the driver small records; what is durable it commits to the ledger first.
 - `train_worker`: the loop in a worker of Ray Train
 - `patches`: training patches, cut from the archive
 - `patch_feed`: patches in the order of steps, on Ray Data
+- `agreement_sample`: the fixed patches on which agreement is measured
 - `exchange`: peers and ranks in different processes
 - `training_progress`: where a training is
 - `search`: values that only training can tell

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from raysegclean.errors import ConfigError
 from raysegclean.nets.batch import Batch
-from raysegclean.nets.trainer import Replicas
+from raysegclean.nets.place import Replicas
 
 __all__ = ["MeshExchange", "MeshReplicas", "PeerMesh"]
 
@@ -90,17 +90,26 @@ class PeerMesh:
 
 @dataclass(frozen=True)
 class MeshExchange:
-    """Carries sample weights between peers that are ranks."""
+    """Carries lessons between peers that are ranks."""
 
     mesh: PeerMesh
 
     def swap(self, picks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """Return the weights that the peer before this one chose."""
         peer = self.mesh.peer
-        mine = picks[peer].contiguous()
+        return {peer: self._everyones(picks[peer])[(peer - 1) % self.mesh.peers]}
+
+    def mean(self, values: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Return the mean over peers, in their order, as one process would."""
+        mine = values[self.mesh.peer]
+        device = self.mesh.mesh.device_type
+        return torch.stack(self._everyones(mine.to(device))).mean(dim=0).to(mine.device)
+
+    def _everyones(self, mine: torch.Tensor) -> list[torch.Tensor]:
+        mine = mine.contiguous()
         everyone = [torch.empty_like(mine) for _ in range(self.mesh.peers)]
         distributed.all_gather(everyone, mine, group=self.mesh.mesh.get_group("peer"))
-        return {peer: everyone[(peer - 1) % self.mesh.peers]}
+        return everyone
 
 
 @dataclass(frozen=True)

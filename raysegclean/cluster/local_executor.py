@@ -78,7 +78,7 @@ def _train_missing(job: TrainJob, missing: Mapping[int, tuple[int, ...]], told: 
     """Train fold after fold, the networks of each side by side."""
     store, failed = Store.open(job.run_uri), list[RaysegcleanError]()
     units = trainings_of(replace(job, placement="process"), store, missing, gpus=0.0)
-    with told.under_way(len(units) * job.train.steps) as take:
+    with told.under_way(len(units), job.train.bound) as take:
 
         def note(one: Progress) -> None:
             check_term(store, job.term)

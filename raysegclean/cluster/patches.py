@@ -73,7 +73,8 @@ class PatchSource:
     intensities, spacing_mm: by case id. classes: label values, ascending; the position is the
     channel. batch: samples per step, all data-parallel ranks together. flip_axes: 0 z, 1 y, 2 x.
     patch_zyx: working voxels. working_mm: their spacing, None for each case's own.
-    clean: the source of trusted patches that come beside each step's own.
+    clean: the source of trusted patches that come beside each step's own. judged: that of the cases
+    on which agreement is measured; they are never learnt from.
     """
 
     view: LabelView
@@ -89,6 +90,7 @@ class PatchSource:
     flip_axes: tuple[int, ...] = ()
     working_mm: Spacing | None = None
     clean: "PatchSource | None" = None
+    judged: "PatchSource | None" = None
 
     @property
     def cases(self) -> tuple[str, ...]:

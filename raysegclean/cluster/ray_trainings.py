@@ -69,7 +69,7 @@ def train_missing(job: TrainJob, missing: Mapping[int, tuple[int, ...]], told: T
     sources = {fold: ray.put(patch_source(job, fold)) for fold in {u.fold for u in units}}
     with (
         tempfile.TemporaryDirectory(prefix="raysegclean-train-", ignore_cleanup_errors=True) as at,
-        told.under_way(len(units) * job.train.steps) as take,
+        told.under_way(len(units), job.train.bound) as take,
     ):
         group = _Group(
             job=job,

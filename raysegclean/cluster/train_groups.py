@@ -10,13 +10,15 @@ from dataclasses import replace
 from raysegclean.cluster.executor import Executor
 from raysegclean.cluster.patches import LabelView, PatchSource
 from raysegclean.cluster.train_jobs import Training, TrainJob, missing_networks
-from raysegclean.cluster.train_loop import WorkerPlan, model_key
+from raysegclean.cluster.train_loop import WorkerPlan, common_step, model_key, stable_folder
 from raysegclean.cluster.training_progress import Progress, Told
 from raysegclean.errors import InputError, RaysegcleanError
 from raysegclean.events import Events, Lines
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.nets.sampling import build_table
+from raysegclean.nets.schedule import Course
 from raysegclean.nets.trainer import member_seed
+from raysegclean.nets.weights import load_facts
 from raysegclean.store.lock import check_term
 from raysegclean.store.objects import Store
 
@@ -49,6 +51,7 @@ def train_group(
     keys = [
         [model_key(job.key, f, m) for m in range(job.train.peers)] for f in range(len(job.folds))
     ]
+    _drop_bounded(job, store, keys)
     if any(store.head(name) is None for names in keys for name in names):
         _drop_changed(job, store, keys)
         missing = {fold: missing_networks(job, store, names) for fold, names in enumerate(keys)}
@@ -59,6 +62,22 @@ def train_group(
         check_term(store, job.term)
         store.delete_all(f"train/{job.key}")
     return keys
+
+
+def _drop_bounded(job: TrainJob, store: Store, keys: Sequence[Sequence[str]]) -> None:
+    """Drop finished networks that a bound ended which is higher now: they go on from there."""
+    lengths = job.train.steps, job.train.max_steps, job.train.budget_minutes
+    if job.train.max_steps is None:
+        return
+    kept, course = stable_folder(job.checkpoints), Course.planned(*lengths[:2])
+    for fold, names in enumerate(keys):
+        for net, name in enumerate(names):
+            if store.head(name) is None or not common_step(store, kept, fold, (net,)):
+                continue
+            facts = load_facts(store.get(name))
+            if course.gone_on(facts["course"], facts["steps"]).may_go_on(*lengths):
+                check_term(store, job.term)
+                store.delete(name)
 
 
 def _drop_changed(job: TrainJob, store: Store, keys: Sequence[Sequence[str]]) -> None:
@@ -88,7 +107,7 @@ def worker_plan(job: TrainJob, unit: Training) -> WorkerPlan:
         config=job.train,
         gpus=job.gpus,
         readers=None if job.gpus else 1,  # a reader outruns training on CPU many times over
-        facts={"seed": job.train.seed, "steps": job.train.steps, "classes": list(job.classes)},
+        facts={"seed": job.train.seed, "classes": list(job.classes)},
     )
 
 
@@ -97,7 +116,10 @@ def patch_source(job: TrainJob, fold: int) -> PatchSource:
     chosen = set(job.folds[fold])
     infos = [info for info in job.cases if info.case in chosen]
     view = LabelView(job.archive_uri, job.label, job.label_uri)
-    given = _source_of(job, infos, view, member_seed(job.train.seed, fold))
+    given = replace(
+        _source_of(job, infos, view, member_seed(job.train.seed, fold)),
+        judged=_judged(job, fold, view),
+    )
     if not job.train.needs_trusted:
         return given
     name = job.trusted_label
@@ -111,6 +133,15 @@ def patch_source(job: TrainJob, fold: int) -> PatchSource:
     view = LabelView(job.archive_uri, name)
     clean = _source_of(job, trusted, view, member_seed(job.train.seed, fold, 1))
     return replace(given, clean=clean)
+
+
+def _judged(job: TrainJob, fold: int, view: LabelView) -> PatchSource:
+    """Return the source of the cases that the networks of a fold judge: where all, of their own."""
+    known, learnt = set().union(*job.folds), set(job.folds[fold])
+    chosen = known - learnt or learnt
+    infos = [info for info in job.cases if info.case in chosen]
+    source = _source_of(job, infos, view, member_seed(job.train.seed, fold, 2))
+    return replace(source, flip_axes=())
 
 
 def _source_of(job: TrainJob, infos: Sequence[CaseInfo], view: LabelView, seed: int) -> PatchSource:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raysegclean.cluster.train_loop import common_step
+from raysegclean.cluster.train_loop import resumable
 from raysegclean.errors import ConfigError, UnfitEnvironment
 from raysegclean.evidence.cases import CaseInfo
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
@@ -144,8 +144,8 @@ def _in_step(
     """
     by_step: dict[int, list[int]] = {}
     for net in members:
-        by_step.setdefault(common_step(store, job.checkpoints, fold, (net,)), []).append(net)
-    if len(by_step) == 1 or common_step(store, job.checkpoints, fold, members):
+        by_step.setdefault(resumable(store, job.checkpoints, fold, (net,))[1], []).append(net)
+    if len(by_step) == 1 or resumable(store, job.checkpoints, fold, members)[1]:
         return [members]
     return [tuple(together) for _, together in sorted(by_step.items())]
 

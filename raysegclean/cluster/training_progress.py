@@ -5,9 +5,9 @@ them over when the driver asks. Notes are for people and for giving up early; no
 survive goes through here, so losing the board costs a few lines of log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raysegclean.events import Events
 
@@ -16,7 +16,11 @@ __all__ = ["Board", "Progress", "Told"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where one trainer is. `loss` is the mean since its last note; `pid` is the worker's."""
+    """Where one trainer is. `loss` is the mean since its last note; `pid` is the worker's.
+
+    is_open: whether it may end before `steps`. agreement: Dice with the given labels of cases that
+    it does not learn from, by label value; empty unless it was measured at this step.
+    """
 
     fold: int
     members: tuple[int, ...]
@@ -24,6 +28,8 @@ class Progress:
     steps: int
     loss: float | None
     pid: int
+    is_open: bool = False
+    agreement: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def part(self) -> str:
@@ -41,14 +47,25 @@ class Told:
     on_note: Callable[[Progress], None] | None = None
 
     @contextmanager
-    def under_way(self, steps: int) -> Iterator[Callable[[Progress], None]]:
-        """Tell start and end of `steps` of all networks; yields what takes the notes."""
-        with self.events.stage(self.stage, steps, "steps") as stage:
+    def under_way(self, trainings: int, steps: int) -> Iterator[Callable[[Progress], None]]:
+        """Tell start and end of trainings of at most `steps` each; yields what takes the notes."""
+        latest: dict[str, Progress] = {}
+        with self.events.stage(self.stage, trainings * steps, "steps") as stage:
 
             def note(one: Progress) -> None:
                 if self.on_note is not None:
                     self.on_note(one)
-                stage.at(one.step, part=one.part, total=one.steps, loss=one.loss)
+                latest[one.part] = one
+                untold = trainings - len(latest)
+                stage.total = untold * steps + sum(told.steps for told in latest.values())
+                stage.at(
+                    one.step,
+                    part=one.part,
+                    total=one.steps,
+                    loss=one.loss,
+                    is_open=one.is_open,
+                    agreement=one.agreement,
+                )
 
             yield note
 

@@ -128,6 +128,8 @@ class Train(_Section):
     """How the voters are trained."""
 
     steps: Count | Auto = _setting("a whole number >= 1, or auto", "auto")
+    max_steps: Count | Auto = _setting("a whole number >= 1, or auto", "auto")
+    budget_minutes: Positive | None = _setting("minutes above 0, or null", None)
     batch: Count | Auto = _setting("patches per step, a whole number >= 1, or auto", "auto")
     patch_zyx: Triple | Auto = _setting("[z, y, x] in voxels, whole numbers >= 1, or auto", "auto")
     crossfit: Whole = _setting("a number of folds >= 2, or 0 for in-sample voters", 2)
@@ -415,6 +417,7 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
     if config.trusted is not None and config.trusted.label in (given, out):
         text = "this is also the given or the output label. Name the expert label or drop trusted."
         found.append((("trusted", "label"), text))
+    found += _beyond_steps(config.train)
     if config.train.crossfit == 1:
         text = "one fold leaves nothing to train on. Set 2 or more, or 0 for in-sample voters."
         found.append((("train", "crossfit"), text))
@@ -443,6 +446,12 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
     )
     found.extend((path, _NO_WITH_USERS) for path, uri in _uris(config) if _WITH_USER.match(uri))
     return found
+
+
+def _beyond_steps(train: Train) -> Iterable[tuple[KeyPath, str]]:
+    bounds = {"max_steps": train.max_steps != "auto", "budget_minutes": bool(train.budget_minutes)}
+    for name in (name for name, is_set in bounds.items() if is_set and train.steps != "auto"):
+        yield ("train", name), f"this bounds train.steps: auto; it is {train.steps}. Keep one."
 
 
 def _beyond_local(config: Config) -> Iterable[tuple[KeyPath, str]]:

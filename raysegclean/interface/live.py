@@ -66,6 +66,7 @@ class LiveView:
         """Draw one event."""
         if event.kind in ("start", "progress"):
             self._draw(event)
+        if event.kind in ("start", "progress", "agreement"):
             return
         if event.kind == "end":
             for key in [key for key in self._tasks if key[0] == event.stage]:

@@ -18,6 +18,9 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 - `hooks`: what a method does while a network learns
 - `relabel`: what hooks share that correct labels
 - `scales`: an image at other sizes
+- `schedule`: how long a network learns, and at which rate
+- `agreement`: how far it agrees with labels that it does not learn from
+- `place`: where a trainer runs, and who it talks to
 - `trainer`: the training loop
 - `weights`: a network as bytes
 - `views`: test-time views
@@ -26,6 +29,7 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 """
 
 DOOR = (
+    "agreement",
     "batch",
     "dropout",
     "hooks",
@@ -35,10 +39,12 @@ DOOR = (
     "networks",
     "normalise",
     "numerics",
+    "place",
     "receptive",
     "relabel",
     "sampling",
     "scales",
+    "schedule",
     "torchscript",
     "trainer",
     "unet",

@@ -62,13 +62,21 @@ PLAIN_HOOK = HookSpec()
 
 @dataclass(frozen=True)
 class HookContext:
-    """What every hook is told of its training; lengths in steps."""
+    """What every hook is told of its training; lengths in steps.
+
+    Where the end is open, `steps` is the length of the shortest training, and an epoch a tenth of
+    it. So whatever begins at a share of the steps, or at an epoch, begins before the stable phase
+    can end, at the step at which it would in a training of that length, and then goes on as long as
+    the training does; shares of `most_steps` might never come.
+    """
 
     classes: int
     steps: int
     epoch_steps: int
     loss: Loss
     """The configured loss (`train.loss`)."""
+    most_steps: int | None = None
+    """The bound of a training with an open end."""
     stride_zyx: Index3 = (1, 1, 1)
     """The network reads images whose edges are multiples of this."""
     present: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -5,12 +5,15 @@ into a lesson (hooks.py); peers that teach each other swap lessons; each network
 No Ray, no files: batches come in, numbers go out, and `Trainer.state` is all that a checkpoint
 needs.
 
-The schedule, in steps: learn with batch statistics for three quarters; then, for a twentieth,
-only measure: recalibrate the running statistics of batch norms on the uniformly drawn samples, by
-a plain cumulative average; then learn on in eval mode, with those statistics frozen. Patches drawn
-by class have other statistics than the volumes that the network will predict, and a network that is
-trained to the end on the former is wrong on the latter. A network without batch norm has nothing to
-measure and learns on.
+The phases (schedule.py): learn with batch statistics at the full rate, then while the rate falls;
+within that, only measure for a twentieth of the steps: recalibrate the running statistics of batch
+norms on the uniformly drawn samples, by a plain cumulative average; then learn on in eval mode,
+with those statistics frozen. Patches drawn by class have other statistics than the volumes that the
+network will predict, and a network that is trained to the end on the former is wrong on the latter.
+A network without batch norm has nothing to measure and learns on.
+
+With an open end, networks that teach each other end together, by their mean agreement; all others
+each by its own, as they would if they were trained apart.
 
 Guaranteed, on CPU with a fixed number of threads: the same weights, bit for bit, whether training
 ran through or was resumed at any step, and whether peers share a process or sit in two ranks.
@@ -19,18 +22,18 @@ be lost: one that a user's network draws from is seeded with the key. Not guaran
 another number of data-parallel ranks, or on GPU.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError
+from raysegclean.nets.agreement import Dices, asked, dice_of, hits, mean_dice
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.hooks import (
@@ -44,15 +47,13 @@ from raysegclean.nets.hooks import (
 )
 from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.networks import UNET, build_network, prepare_network
+from raysegclean.nets.place import LocalExchange, Place, Replicas
 from raysegclean.nets.receptive import total_stride
+from raysegclean.nets.schedule import Course
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.voxels.channels import IGNORE
 
 __all__ = [
-    "Exchange",
-    "LocalExchange",
-    "Place",
-    "Replicas",
     "StepReport",
     "TrainConfig",
     "Trainer",
@@ -60,7 +61,6 @@ __all__ = [
     "member_seed",
 ]
 
-_WARM_UP = 0.05
 _CLIP_NORM = 5.0
 
 
@@ -72,19 +72,21 @@ class TrainingDiverged(RaysegcleanError):
 class TrainConfig:
     """How long and how to train; lengths in steps, ranges as the config has them.
 
-    hook: what the method does while training (hooks.py). loss: one of `losses.LOSSES`. epoch_steps:
-    what a hook counts as an epoch. freeze_bn_from: share of the steps after
-    which batch statistics are recalibrated and frozen. threads: CPU threads of the worker (applied
-    by `numerics.fix_numerics`, not here). checkpoint_every: steps, for the caller.
+    steps: of the whole training; where `max_steps` is set, of the shortest one, which goes on as
+    long as it pays and at most so far, or `budget_minutes`. hook: what the method does while
+    training (hooks.py). loss: one of `losses.LOSSES`. epoch_steps: what a hook counts as an epoch.
+    threads: CPU threads of the worker (applied by `numerics.fix_numerics`, not here).
+    checkpoint_every: steps, for the caller.
     """
 
     steps: int
+    max_steps: int | None = None
+    budget_minutes: float | None = None
     batch: int = 2
     lr: float = 1e-2
     weight_decay: float = 1e-4
     seed: int = 0
     epoch_steps: int = 50
-    freeze_bn_from: float = 0.75
     threads: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     peers: int = 1
@@ -110,74 +112,28 @@ class TrainConfig:
         """Whether the hook learns from patches of trusted cases beside each batch."""
         return bool(getattr(hook_class(self.hook), "needs_trusted", False))
 
-    @property
-    def recalibrate_at(self) -> int:
-        """First step that only measures batch statistics."""
-        return math.ceil(self.steps * self.freeze_bn_from)
+    def identity(self) -> dict[str, Any]:
+        """Return all but the bounds of an open end: a network that learns longer stays the same."""
+        is_open = self.max_steps is not None
+        return asdict(self) | {"max_steps": is_open, "budget_minutes": None}
 
     @property
-    def frozen_at(self) -> int:
-        """First step with frozen batch statistics."""
-        return min(self.steps, self.recalibrate_at + max(1, self.steps // 20))
-
-    def lr_at(self, step: int) -> float:
-        """Return the learning rate: a short linear warm-up, then a half cosine to zero."""
-        warm = max(1, math.ceil(self.steps * _WARM_UP))
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return self.lr * min(1.0, (step + 1) / warm) * cosine
+    def bound(self) -> int:
+        """The most steps that it may take."""
+        return self.steps if self.max_steps is None else max(self.steps, self.max_steps)
 
 
 @dataclass(frozen=True)
 class StepReport:
     """What one step did, by peer.
 
-    kept: share of labelled voxels that were learnt from; 0 while recalibrating.
+    kept: share of labelled voxels that were learnt from; 0 while recalibrating. lr: the largest.
     """
 
     step: int
     losses: dict[int, float]
     kept: dict[int, float]
     lr: float
-
-
-class Exchange(Protocol):
-    """Carries lessons between peers."""
-
-    def swap(self, picks: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Return, for each peer hosted here, the tensor of the peer before it.
-
-        picks: weights (B,) or labels (B, Z, Y, X) of the lesson of each peer hosted here. Peer i
-        receives from peer i - 1, and peer 0 from the last. Every rank calls this alike.
-        """
-
-
-@dataclass(frozen=True)
-class LocalExchange:
-    """All peers live in this process."""
-
-    peers: int
-
-    def swap(self, picks: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Return each peer's predecessor's picks."""
-        return {peer: picks[(peer - 1) % self.peers] for peer in picks}
-
-
-class Replicas:
-    """The data-parallel ranks that train the same peers on different batches; here one alone."""
-
-    def mean_(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor, in place, by its mean over ranks; every rank gets the same bits."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a trainer runs: which peers it hosts and who it talks to."""
-
-    hosted: tuple[int, ...]
-    exchange: Exchange
-    replicas: Replicas = field(default_factory=Replicas)
-    rank: int = 0
-    device: str = "cpu"
 
 
 def member_seed(*numbers: int) -> int:
@@ -192,6 +148,7 @@ class Member:
     def __init__(self, net: nn.Module, config: TrainConfig, hook: Hook, device: str) -> None:
         self.net = prepare_network(net, device)
         self.hook = hook
+        self.course = Course.planned(config.steps, config.max_steps)
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
@@ -244,13 +201,15 @@ class Member:
             "weights": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "hook": self.hook.state(),
+            "course": self.course.state(),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
+    def load(self, state: dict[str, Any], step: int) -> None:
+        """Continue from `state`, which was saved after `step` steps."""
         self.net.load_state_dict(state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.hook.load(state["hook"])
+        self.course = self.course.gone_on(state["course"], step)
 
 
 class Trainer:
@@ -272,6 +231,7 @@ class Trainer:
         """
         self.config = config
         self.fold = fold
+        self._classes = spec.classes
         self.place = place or Place(tuple(range(config.peers)), LocalExchange(config.peers))
         self.at_step = 0
         self.draws = spec.name != UNET
@@ -279,6 +239,7 @@ class Trainer:
         context = HookContext(
             classes=spec.classes,
             steps=config.steps,
+            most_steps=config.bound,
             epoch_steps=config.epoch_steps,
             loss=LOSSES[config.loss],
             stride_zyx=total_stride(spec),
@@ -300,8 +261,21 @@ class Trainer:
         """The networks by peer."""
         return {peer: member.net for peer, member in self.members.items()}
 
+    @property
+    def steps(self) -> int:
+        """Where training ends as far as it is known now."""
+        return max(member.course.phases.steps for member in self.members.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may end before `steps`."""
+        courses = (member.course for member in self.members.values())
+        return any(course.is_undecided(self.at_step) for course in courses)
+
     def step(self, batch: Batch) -> StepReport:
         """Learn from one batch, or recalibrate on it; advance by one step.
+
+        Networks that have ended do nothing.
 
         Raises InputError when the batch is not the one of this step, TrainingDiverged when a
         loss or its gradient is not finite, of which that network then has learnt nothing.
@@ -312,31 +286,86 @@ class Trainer:
                 "start the stream at the checkpoint's step"
             )
         batch = batch.to(self.place.device)
-        measures = any(member.norms for member in self.members.values())
-        due = self.config.recalibrate_at <= self.at_step < self.config.frozen_at
-        recalibrates = due and measures
-        report = self._recalibrate(batch) if recalibrates else self._learn(batch)
+        learning, measuring = [], []
+        for peer, member in self.members.items():
+            phases = member.course.phases
+            if phases.recalibrate_at <= self.at_step < phases.frozen_at and member.norms:
+                measuring.append(peer)
+            elif self.at_step < phases.steps:
+                learning.append(peer)
+        self._recalibrate(batch, measuring)
+        losses, kept = self._learn(batch, learning)
+        lr = max((self._lr(peer) for peer in learning), default=0.0)
+        report = StepReport(self.at_step, losses, dict.fromkeys(measuring, 0.0) | kept, lr)
         self.at_step += 1
         return report
 
-    def _learn(self, batch: Batch) -> StepReport:
-        logits = {peer: self._forward(peer, batch.image) for peer in self.members}
+    def _lr(self, peer: int) -> float:
+        return self.config.lr * self.members[peer].course.phases.rate_at(self.at_step)
+
+    def _learn(
+        self, batch: Batch, learning: list[int]
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the loss of each network, and the share of voxels that it learnt from."""
+        if not learning:
+            return {}, {}
+        logits = {peer: self._forward(peer, batch.image) for peer in learning}
         lessons = self._lessons(logits, batch)
         losses = {peer: self._loss(peer, logits[peer], lessons[peer], batch) for peer in logits}
-        lr = self.config.lr_at(self.at_step)
-        for peer, member in self.members.items():
+        for peer in learning:
             weights = lessons[peer].weights
             chosen = (losses[peer] * weights).sum() / weights.sum()
             if not torch.isfinite(chosen):
                 raise self._diverged(f"the loss is {float(chosen.detach())}", peer, batch)
-            if not member.learn(chosen, lr, self.place.replicas):
+            if not self.members[peer].learn(chosen, self._lr(peer), self.place.replicas):
                 raise self._diverged("the gradient is not finite", peer, batch)
-        return StepReport(
-            step=self.at_step,
-            losses={peer: float(loss.detach().mean()) for peer, loss in losses.items()},
-            kept={peer: _kept(lesson, batch) for peer, lesson in lessons.items()},
-            lr=lr,
-        )
+        told = {peer: float(loss.detach().mean()) for peer, loss in losses.items()}
+        return told, {peer: _kept(lesson, batch) for peer, lesson in lessons.items()}
+
+    def judge(self, sample: Iterable[Batch], minutes: float = 0.0) -> dict[int, Dices]:
+        """Return how far each network agrees with a sample, and decide by it how it goes on.
+
+        sample: the same at every call; of data-parallel ranks each has its part. minutes: how long
+        training took so far; the mean over ranks is held against `budget_minutes`. Every rank
+        calls this alike. Learning is left untouched, to the bit.
+        """
+        counts = {peer: torch.zeros(3, self._classes).double() for peer in self.members}
+        for batch in sample:
+            image, label = batch.image.to(self.place.device), batch.label.to(self.place.device)
+            for peer in self.members:
+                counts[peer] += hits(self._asked(peer, image), label).cpu()
+        dices = {peer: dice_of(self._pooled(count)) for peer, count in counts.items()}
+        values = {
+            peer: torch.tensor([mean_dice(dice), minutes], dtype=torch.float64)
+            for peer, dice in dices.items()
+        }
+        if self.config.exchanges != "nothing":
+            values = dict.fromkeys(values, self.place.exchange.mean(values))
+        for peer, member in self.members.items():
+            agreement, spent = self._pooled(values[peer]).tolist()
+            member.course = member.course.judged(
+                self.at_step,
+                agreement,
+                minutes=spent,
+                budget_minutes=self.config.budget_minutes,
+            )
+        return dices
+
+    def _pooled(self, values: Tensor) -> Tensor:
+        there = values.to(self.place.device)
+        self.place.replicas.mean_([there])
+        return there.cpu()
+
+    def _asked(self, peer: int, image: Tensor) -> Tensor:
+        member, bf16 = self.members[peer], self.config.precision == "bf16"
+        frozen = self.at_step >= member.course.phases.frozen_at
+        with (
+            asked(member.net, frozen=frozen),
+            self._keyed_randomness(peer, 3),
+            torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
+        ):
+            logits: Tensor = member.net(image)
+        return logits
 
     @torch.no_grad()
     def _lessons(self, logits: dict[int, Tensor], batch: Batch) -> dict[int, Lesson]:
@@ -374,7 +403,8 @@ class Trainer:
             yield
 
     def _forward(self, peer: int, image: Tensor) -> Tensor:
-        net = self.members[peer].net.train(self.at_step < self.config.recalibrate_at)
+        member = self.members[peer]
+        net = member.net.train(self.at_step < member.course.phases.recalibrate_at)
         key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank)
         bf16 = self.config.precision == "bf16"
         with (
@@ -386,11 +416,13 @@ class Trainer:
         return logits
 
     @torch.no_grad()
-    def _recalibrate(self, batch: Batch) -> StepReport:
-        last = self.at_step == self.config.frozen_at - 1
-        for peer, member in self.members.items():
+    def _recalibrate(self, batch: Batch, measuring: list[int]) -> None:
+        for peer in measuring:
+            member = self.members[peer]
+            phases = member.course.phases
+            last = self.at_step == phases.frozen_at - 1
             for norm in member.norms:
-                if self.at_step == self.config.recalibrate_at:
+                if self.at_step == phases.recalibrate_at:
                     norm.reset_running_stats()
                 norm.momentum = None  # the plain mean over the batches since the reset
             image = batch.uniform_image
@@ -401,8 +433,6 @@ class Trainer:
                     member.net.train()(image)
             if last:
                 member.pool_statistics(self.place.replicas)
-        zero = dict.fromkeys(self.members, 0.0)
-        return StepReport(self.at_step, losses={}, kept=zero, lr=0.0)
 
     def _diverged(self, what: str, peer: int, batch: Batch) -> TrainingDiverged:
         return TrainingDiverged(
@@ -427,7 +457,7 @@ class Trainer:
                 "resume with the layout that wrote it"
             )
         for peer, member in self.members.items():
-            member.load(state["peers"][str(peer)])
+            member.load(state["peers"][str(peer)], int(state["step"]))
         self.at_step = int(state["step"])
 
 

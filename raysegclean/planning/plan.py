@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 MAX_CLASSES = 250
+LEAST_STEPS = 1_000
+CPU_STEPS = 3_000
+GPU_STEPS = 50_000
+"""Of a training with an open end: the shortest, and the longest on each device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,7 @@ class RunPlan(NetworkPlan):
         """Return the identity of the networks: what they are, and what they are trained on."""
         versions = [(c.case, c.fold, c.version) for c in self.cases]
         return digest(
-            "train", versions, self.classes, self.network, self.normaliser, self.train,
+            "train", versions, self.classes, self.network, self.normaliser, self.train.identity(),
             self.patch_zyx, self.flips, self.crossfit, *self._trusted_versions(),
             *(() if self.spacing_mm is None else (self.spacing_mm,)),
         )  # fmt: skip
@@ -229,7 +233,8 @@ def with_current_cases(frozen: RunPlan, now: RunPlan, *, lent: bool = False) -> 
 
     A new case takes the fold of its patient, else fold 0; no network of the run trained on it. With
     networks that are `lent` it takes today's fold, by which the lender knows it. The tile is
-    today's, where answers do not depend on it: what is left may need a smaller one.
+    today's, where answers do not depend on it: what is left may need a smaller one. So are the
+    bounds of a training with an open end.
     """
     known = {case.case: case.fold for case in frozen.cases}
     fold_of = {case.group: case.fold for case in frozen.cases}
@@ -242,7 +247,11 @@ def with_current_cases(frozen: RunPlan, now: RunPlan, *, lent: bool = False) -> 
         for case in now.cases
     )
     tile_zyx = frozen.tile_zyx if frozen.tile_counts else now.tile_zyx
-    return replace(frozen, archive=now.archive, cases=tuple(cases), tile_zyx=tile_zyx)
+    train = frozen.train
+    if not lent and train.max_steps is not None:
+        bounds = now.train
+        train = replace(train, max_steps=bounds.max_steps, budget_minutes=bounds.budget_minutes)
+    return replace(frozen, archive=now.archive, cases=tuple(cases), tile_zyx=tile_zyx, train=train)
 
 
 def select_cases(wanted: str | Sequence[str], infos: Iterable[CaseInfo]) -> list[CaseInfo]:
@@ -368,9 +377,11 @@ def _too_many(label: str, values: int) -> str:
 
 def _train(config: Config, net: NetworkPlan, cases: int, *, gpu: bool) -> TrainConfig:
     wanted, voters = config.train, net.voters
-    steps = min(50_000, max(200, 2 * cases)) if wanted.steps == "auto" else wanted.steps
+    steps, most = _length(config, cases, gpu=gpu)
     settings = TrainConfig(
         steps=steps,
+        max_steps=most,
+        budget_minutes=wanted.budget_minutes,
         batch=net.batch,
         seed=wanted.seed,
         epoch_steps=max(1, steps // EPOCHS),
@@ -386,6 +397,20 @@ def _train(config: Config, net: NetworkPlan, cases: int, *, gpu: bool) -> TrainC
         else wanted.checkpoint_every,
     )
     return settings if wanted.lr == "auto" else replace(settings, lr=wanted.lr)
+
+
+def _length(config: Config, cases: int, *, gpu: bool) -> tuple[int, int | None]:
+    """Return the steps, and where the end is open the bound, too.
+
+    The shortest training with an open end has `LEAST_STEPS`, in which a network of 16 organs has
+    learnt the large ones, and sees each case twice.
+    """
+    wanted = config.train
+    if wanted.steps != "auto":
+        return wanted.steps, None
+    auto = GPU_STEPS if gpu else CPU_STEPS
+    most = auto if wanted.max_steps == "auto" else wanted.max_steps
+    return min(most, max(LEAST_STEPS, 2 * cases)), most
 
 
 def _case_plans(

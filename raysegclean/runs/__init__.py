@@ -11,6 +11,7 @@ Work on voxels is elsewhere.
 - `train`: train the networks, and the final one
 - `propose`: run them over the archive, once
 - `gather`: from records to evidence
+- `learning`: which classes the networks have learnt
 - `judge`: from evidence to a verdict
 - `gross`: what is grossly wrong is looked at, and repaired where it is proved
 - `second_pass`: second looks and revisions

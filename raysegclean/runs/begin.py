@@ -119,7 +119,11 @@ def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -
         if spelled and config.models and Store.open(spelled) == Store.open(config.models):
             bound["models"] = spelled
     tile = () if tile_counts else ("tile_zyx",)
-    without = {"train": ("placement", "checkpoint_every"), "relabel": ("max_change", *tile)}
+    bounds = ("max_steps", "budget_minutes")
+    without = {
+        "train": ("placement", "checkpoint_every", *bounds),
+        "relabel": ("max_change", *tile),
+    }
     for section in ("network", "train", "relabel"):
         left_out = without.get(section, ())
         bound[section] = {k: v for k, v in settings[section].items() if k not in left_out}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from raysegclean.evidence.case_scores import CaseScore, of_key
+from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.records import ProposeRecord
 from raysegclean.evidence.stats import CaseStats, case_score
 from raysegclean.methods.base import ArchiveEvidence
@@ -11,16 +11,12 @@ from raysegclean.nets.inference import Seams
 from raysegclean.planning.network_plan import network_notes
 from raysegclean.planning.plan import RunPlan
 from raysegclean.planning.spacing import spacing_notes
-from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.runs.propose import Proposals
 from raysegclean.runs.session import Session
 from raysegclean.runs.train import hook_reports
 from raysegclean.voxels.offset_sums import OffsetSums
 
-__all__ = ["StatsByCase", "case_offsets", "gather", "learning_notes", "voter_notes"]
-
-NAMED = 20
-"""Classes that a note lists at most."""
+__all__ = ["StatsByCase", "case_offsets", "gather", "voter_notes"]
 
 
 def gather(session: Session, proposals: Proposals) -> ArchiveEvidence:
@@ -95,37 +91,6 @@ def voter_notes(plan: RunPlan, records: Iterable[ProposeRecord]) -> tuple[str, .
         error = math.sqrt(square / Seams.SCALE / shared)
         notes += (f"Windows differ by {error:.4f} in probability, on {shared} shared voxels.",)
     return notes
-
-
-def learning_notes(plan: RunPlan, evidence: ArchiveEvidence) -> tuple[str, ...]:
-    """Return which classes the voters have not learnt, in a sentence with the remedy, if any.
-
-    A network that a method brings may be worse by design, and says nothing here.
-    """
-    if not plan.voters.members or plan.voters.network:
-        return ()
-    params, channels = evidence.policy, range(1, len(plan.classes))
-    unlearnt = [
-        plan.classes[channel]
-        for channel in channels
-        if not is_learnt(
-            of_key(evidence.scores, channel), of_key(evidence.trusted, channel), params
-        )
-    ]
-    if not unlearnt:
-        return ()
-    how = (
-        "Give a better file."
-        if plan.network.script
-        else f"Train longer (train.steps is {plan.train.steps}), or raise network.widths."
-    )
-    named = ", ".join(map(str, unlearnt[:NAMED])) + (", ..." if len(unlearnt) > NAMED else "")
-    note = (
-        f"The networks have not learnt {len(unlearnt)} of {len(channels)} classes ({named}), which "
-        "the default rules do not edit then: they agree with half of the labels by less than Dice "
-        f"{params.min_agreement}, or with a quarter by less than {params.min_lower_agreement}. "
-    )
-    return (note + how,)
 
 
 def case_offsets(

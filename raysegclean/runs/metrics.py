@@ -2,7 +2,8 @@
 
 Objects cannot be appended to, so the file is replaced as a whole, at most every `EVERY_S` and by a
 thread of its own. It stays small: of progress, one row per stage or network and `_spacing_s` is
-kept, which doubles whenever the file is full. Nothing of the run depends on it.
+kept, which doubles whenever the file is full, and then every other measured agreement goes, too.
+Nothing of the run depends on it.
 """
 
 import json
@@ -42,12 +43,14 @@ class Metrics:
         row = {
             name: round(value, 4) if isinstance(value, float) else value
             for name, value in asdict(event).items()
-            if value not in (None, "", 0.0)
+            if value not in (None, "", 0.0, False)
         }
         with self._guard:
             self._new = True
             key = (event.stage, event.part)
-            if event.kind != "progress":
+            if event.kind == "agreement":
+                self._rows.append(row)
+            elif event.kind != "progress":
                 last = [one for one in self._latest if one[0] == event.stage]
                 self._rows += [*(self._latest.pop(one) for one in last), row]
             elif event.time - self._kept.get(key, 0.0) < self._spacing_s:
@@ -60,11 +63,13 @@ class Metrics:
                 self._thin()
 
     def _thin(self) -> None:
-        """Drop every other row of progress, and keep the last of each stage and part."""
+        """Drop every other row of a kind, and keep the last of each stage and part."""
         self._spacing_s *= 2
-        progress = [number for number, row in enumerate(self._rows) if row["kind"] == "progress"]
-        newest = {(self._rows[n]["stage"], self._rows[n].get("part", "")): n for n in progress}
-        dropped = set(progress[::2]) - set(newest.values())
+        dropped: set[int] = set()
+        for kind in ("progress", "agreement"):
+            mine = [number for number, row in enumerate(self._rows) if row["kind"] == kind]
+            newest = {(self._rows[n]["stage"], self._rows[n].get("part", "")): n for n in mine}
+            dropped |= set(mine[::2]) - set(newest.values())
         self._rows = [row for number, row in enumerate(self._rows) if number not in dropped]
 
     def flush(self) -> None:

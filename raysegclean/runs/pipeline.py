@@ -23,13 +23,14 @@ from raysegclean.policy.apply import TakenBack
 from raysegclean.runs.apply import Outcome, apply, begin_output, note_undone
 from raysegclean.runs.begin import begin, gpus_needed
 from raysegclean.runs.check import check, check_notes
-from raysegclean.runs.gather import gather, learning_notes, voter_notes
+from raysegclean.runs.gather import gather, voter_notes
 from raysegclean.runs.judge import judge, with_doubts
+from raysegclean.runs.learning import learning_notes
 from raysegclean.runs.metrics import kept_metrics
 from raysegclean.runs.preflight import prepare
 from raysegclean.runs.propose import propose
 from raysegclean.runs.session import Session
-from raysegclean.runs.train import retrain, train
+from raysegclean.runs.train import endings, retrain, train
 from raysegclean.store.lock import RunLock
 from raysegclean.store.run import RunFolder
 
@@ -136,7 +137,8 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
     if final and session.method.retrains(session.params) and not session.plan.network.script:
         retrain(session)
     notes = voter_notes(session.plan, proposals.records.values())
-    notes += learning_notes(session.plan, evidence) + check_notes(session, found)
+    notes += learning_notes(session.plan, evidence, endings(session, models))
+    notes += check_notes(session, found)
     return _finish(session, verdict, outcome, notes)
 
 

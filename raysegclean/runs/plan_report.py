@@ -35,6 +35,7 @@ class PlanReport:
     input_bytes: int
     networks: int
     train_steps: int
+    """Of each network; where `train.steps` is auto, at most."""
     seen_mm: tuple[float, float, float]
     """Voxel size (z, y, x) at which networks see a typical case."""
     patch_zyx: tuple[int, int, int]
@@ -79,7 +80,7 @@ def plan(config: Config) -> PlanReport:
         voxels=sum(voxels),
         input_bytes=input_bytes,
         networks=0 if whole.network.script else whole.folds * whole.voters.members + final,
-        train_steps=whole.train.steps,
+        train_steps=whole.train.bound,
         seen_mm=whole.seen_mm,
         patch_zyx=whole.patch_zyx,
         patch_mm=_in_mm(whole.patch_zyx, whole),

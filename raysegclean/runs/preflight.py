@@ -138,6 +138,7 @@ def _check_hook(plan: RunPlan) -> None:
     context = HookContext(
         classes=len(plan.classes),
         steps=train.steps,
+        most_steps=train.bound,
         epoch_steps=train.epoch_steps,
         loss=LOSSES[train.loss],
         stride_zyx=total_stride(plan.network),

@@ -10,7 +10,7 @@ from raysegclean.evidence.records import MeasureRecord, ProposeRecord
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.planning.worker_memory import PassKind, worker_bytes
 from raysegclean.runs.session import Session
-from raysegclean.runs.train import Models
+from raysegclean.runs.train import Models, networks_key
 
 __all__ = ["Proposals", "propose", "relabel_resources"]
 
@@ -36,7 +36,7 @@ def propose(session: Session, models: Models) -> Proposals:
     """Propose what the ledger lacks; then measure the cases that have several shards."""
     by_labels = not session.plan.voters.members
     resources = relabel_resources(session, "vote")
-    keys = _keys(session)
+    keys = _keys(session, networks_key(session, models))
     job = VoteJob(
         run=session.run.uri,
         models_run=session.config.models or session.run.uri,
@@ -103,12 +103,12 @@ def _memory_bytes(session: Session, kind: PassKind, *, gpu: bool) -> int:
     return min(needed, most)
 
 
-def _keys(session: Session) -> dict[str, str]:
+def _keys(session: Session, networks: str) -> dict[str, str]:
     plan = session.plan
     return {
         case.case: digest(
             ALGORITHM_VERSIONS["propose"],
-            session.train_key,
+            networks,
             case.version,
             case.fold,
             plan.voters,

@@ -20,6 +20,7 @@ log = logging.getLogger("raysegclean")
 WARNINGS = 5
 """The last so many are shown."""
 SHOWN = ("stage", "part", "done", "total", "unit", "rate", "left_s", "loss")
+REACHED = ("part", "done", "agreement")
 
 
 def status(run_uri: str) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def status(run_uri: str) -> dict[str, Any]:
 
     `status` is `died` where run.json says `running` and no driver lives; telling that of a driver
     on another machine takes up to `LOOK_S`. While it is not ended, `now` is a line on the stage
-    under way, `progress` its figures (rate in units per second) and those of each of its networks.
+    under way, `progress` its figures (rate in units per second) and those of each of its networks,
+    and `agreement` the last that each network reached, by label value, and its step.
     """
     run = existing_run(run_uri)
     state = run.state()
@@ -53,6 +55,7 @@ def _progress(rows: Sequence[Row]) -> dict[str, Any]:
     """Return where the innermost stage is that has begun and not ended."""
     open_stages: list[str] = []
     latest: dict[str, dict[str, Row]] = {}
+    agreement: dict[str, dict[str, Row]] = {}
     for row in rows:
         stage = row["stage"]
         if row["kind"] == "start":
@@ -60,6 +63,8 @@ def _progress(rows: Sequence[Row]) -> dict[str, Any]:
             latest[stage] = {"": row}
         elif row["kind"] == "end" and stage in open_stages:
             open_stages.remove(stage)
+        elif row["kind"] == "agreement":
+            agreement.setdefault(stage, {})[row["part"]] = row
         elif row["kind"] == "progress":
             latest.setdefault(stage, {})[row.get("part", "")] = row
     found: dict[str, Any] = {}
@@ -67,6 +72,9 @@ def _progress(rows: Sequence[Row]) -> dict[str, Any]:
         parts = latest[open_stages[-1]]
         found["now"] = line(Event(**parts[""]))
         found["progress"] = [{name: row.get(name) for name in SHOWN} for row in parts.values()]
+        reached = agreement.get(open_stages[-1], {}).values()
+        if reached:
+            found["agreement"] = [{name: row[name] for name in REACHED} for row in reached]
     if rows:
         found["heard"] = max(row["time"] for row in rows)
     warnings = [row["text"] for row in rows if row["kind"] == "warning"]

@@ -1,7 +1,7 @@
 """Train the voters, and at the end the final network."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raysegclean.cluster.train_groups import train_group
@@ -19,10 +19,18 @@ from raysegclean.runs.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
 
-__all__ = ["Models", "hook_reports", "retrain", "train"]
+__all__ = ["Ended", "Models", "endings", "hook_reports", "networks_key", "retrain", "train"]
 
 Models = tuple[tuple[str, ...], ...]
 """Keys of the finished networks in the run folder, by fold and member."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a network's training ended: after how many steps, and by what (`schedule.Ending`)."""
+
+    steps: int
+    by: str
 
 
 def train(
@@ -59,6 +67,21 @@ def _folds(session: Session) -> tuple[tuple[str, ...], ...]:
         tuple(case for case in plan.training_cases(fold) if case in known)
         for fold in range(plan.folds)
     )
+
+
+def endings(session: Session, models: Models) -> tuple[Ended, ...]:
+    """Return how the training of each network ended; nothing where its length was given."""
+    if session.plan.network.script or session.plan.train.max_steps is None:
+        return ()
+    store = Store.open(session.config.models or session.run.uri)
+    facts = [load_facts(store.get(key)) for keys in models for key in keys]
+    return tuple(Ended(int(one["steps"]), str(one["course"]["by"])) for one in facts)
+
+
+def networks_key(session: Session, models: Models) -> str:
+    """Return the identity of the networks that vote: where their end was open, with that end."""
+    ended = endings(session, models)
+    return digest(session.train_key, ended) if ended else session.train_key
 
 
 def hook_reports(session: Session, models: Models) -> dict[int, list[Mapping[str, Any]]]:

@@ -27,13 +27,9 @@ from raysegclean.events import Events, Lines
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.nets.numerics import fix_numerics
-from raysegclean.nets.trainer import (
-    LocalExchange,
-    Place,
-    TrainConfig,
-    Trainer,
-    TrainingDiverged,
-)
+from raysegclean.nets.place import LocalExchange, Place
+from raysegclean.nets.schedule import Course
+from raysegclean.nets.trainer import TrainConfig, Trainer, TrainingDiverged
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_network
 from raysegclean.store.archive import Archive, write_case
@@ -452,12 +448,13 @@ def test_ranks_that_would_share_a_gpu_are_refused(job, changes):
 
 @pytest.mark.parametrize(
     ("ranks", "done", "differ"),
-    [(1, 85, False), (2, 80, False), (2, 81, True), (2, 85, True), (2, 86, False)],
+    [(1, 99, False), (2, 96, False), (2, 97, True), (2, 101, True), (2, 102, False)],
 )
 def test_no_checkpoint_is_written_while_ranks_measure_statistics_of_their_own(ranks, done, differ):
-    config = TrainConfig(steps=120, freeze_bn_from=80 / 120)
-    assert (config.recalibrate_at, config.frozen_at) == (80, 86)
-    worker = SimpleNamespace(mesh=SimpleNamespace(ranks=ranks), plan=SimpleNamespace(config=config))
+    course = Course.planned(120)
+    assert (course.phases.recalibrate_at, course.phases.frozen_at) == (96, 102)
+    trainer = SimpleNamespace(members={0: SimpleNamespace(course=course)})
+    worker = SimpleNamespace(mesh=SimpleNamespace(ranks=ranks), trainer=trainer)
     assert train_loop.TrainLoop.ranks_differ(worker, done) is differ
 
 
@@ -472,6 +469,7 @@ def test_a_checkpoint_that_was_just_written_is_kept_and_later_ones_go(tmp_path):
         store=store,
         plan=plan,
         saves=True,
+        minutes=0.0,
         _memories=lambda mine: [mine],
     )
     train_loop.TrainLoop.save(worker)

@@ -4,7 +4,6 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,14 +12,8 @@ import torch
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.hooks import Hook, HookContext, HookSpec, Lesson
-from raysegclean.nets.trainer import (
-    LocalExchange,
-    Place,
-    TrainConfig,
-    Trainer,
-    TrainingDiverged,
-    member_seed,
-)
+from raysegclean.nets.place import LocalExchange, Place
+from raysegclean.nets.trainer import TrainConfig, Trainer, TrainingDiverged, member_seed
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_state, save_state
 from raysegclean.voxels.channels import IGNORE
@@ -77,7 +70,7 @@ def assert_same(one: Trainer, other: Trainer) -> None:
 
 @pytest.mark.parametrize("config", [PLAIN, COSEG], ids=["plain", "coseg"])
 def test_a_training_resumed_at_any_point_is_the_same_bit_for_bit(config) -> None:
-    # Steps 15 to 16 recalibrate batch statistics: resuming inside that must work too.
+    # Step 16 recalibrates batch statistics: resuming round that must work too.
     straight = Trainer(SPEC, config)
     saved = {half: save_state(run(straight, half).state()) for half in (1, 10, 15, 16, 17)}
     run(straight, 20)
@@ -103,6 +96,11 @@ class Wire:
                 wire.boxes[1 - peer].put(picks[peer].clone())
                 return {peer: wire.boxes[peer].get(timeout=60)}
 
+            def mean(self, values: dict[int, torch.Tensor]) -> torch.Tensor:
+                other = self.swap(values)[peer]
+                pair = (values[peer], other) if peer == 0 else (other, values[peer])
+                return torch.stack(pair).mean(dim=0)
+
         return End()
 
 
@@ -118,6 +116,22 @@ def test_peers_in_one_process_equal_peers_in_two_ranks_bit_for_bit(hook) -> None
     for thread in threads:
         thread.join(timeout=120)
     for peer, rank in enumerate(ranks):
+        for name, value in rank.nets[peer].state_dict().items():
+            assert torch.equal(value, together.nets[peer].state_dict()[name]), (peer, name)
+
+
+def test_peers_in_two_ranks_end_where_they_would_in_one_process() -> None:
+    config = replace(COSEG, steps=40, max_steps=400, epoch_steps=4)
+    together = run_open(Trainer(SPEC, config))
+    wire = Wire()
+    ranks = [Trainer(SPEC, config, place=Place((peer,), wire.end(peer))) for peer in (0, 1)]
+    threads = [threading.Thread(target=run_open, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    for peer, rank in enumerate(ranks):
+        assert rank.at_step == together.at_step < 400
         for name, value in rank.nets[peer].state_dict().items():
             assert torch.equal(value, together.nets[peer].state_dict()[name]), (peer, name)
 
@@ -197,19 +211,20 @@ def test_the_network_learns() -> None:
 
 
 def test_statistics_are_recalibrated_on_uniform_samples_then_frozen() -> None:
-    config = replace(PLAIN, steps=40)
-    assert (config.recalibrate_at, config.frozen_at) == (30, 32)
-    trainer = run(Trainer(SPEC, config), 30)
+    trainer = Trainer(SPEC, replace(PLAIN, steps=40))
+    phases = trainer.members[0].course.phases
+    assert (phases.recalibrate_at, phases.frozen_at) == (32, 34)
+    run(trainer, 32)
     net = trainer.nets[0]
     weights = net.head.weight.clone()
     first = net.encoder[0].units[0]
     means, variances = [], []
     with torch.no_grad():
-        for step in (30, 31):
+        for step in (32, 33):
             features = first.conv(batch_at(step).image[2:])  # the uniform half
             means.append(features.mean(dim=(0, 2, 3, 4)))
             variances.append(features.var(dim=(0, 2, 3, 4)))
-    run(trainer, 32)
+    run(trainer, 34)
     assert torch.equal(net.head.weight, weights), "recalibrating must not learn"
     torch.testing.assert_close(first.norm.running_mean, sum(means) / 2)
     torch.testing.assert_close(first.norm.running_var, sum(variances) / 2)
@@ -222,7 +237,7 @@ def test_statistics_are_recalibrated_on_uniform_samples_then_frozen() -> None:
 def test_ranks_that_draw_unequally_measure_what_all_uniform_samples_measure_together() -> None:
     # Of two ranks one draws nothing uniformly; it must not add its class-drawn patches.
     config = replace(PLAIN, steps=40)
-    trainer = run(Trainer(SPEC, config), 30)
+    trainer = run(Trainer(SPEC, config), 32)
     first = trainer.nets[0].encoder[0].units[0]
     before = first.norm.running_mean.clone()
 
@@ -235,9 +250,9 @@ def test_ranks_that_draw_unequally_measure_what_all_uniform_samples_measure_toge
 
     trainer.place = replace(trainer.place, replicas=Other())
     with torch.no_grad():
-        seen = [first.conv(batch_at(step).image[2:]) for step in (30, 31)]
+        seen = [first.conv(batch_at(step).image[2:]) for step in (32, 33)]
     expected = [features.mean(dim=(0, 2, 3, 4)) for features in seen]
-    run(trainer, 32)
+    run(trainer, 34)
     torch.testing.assert_close(first.norm.running_mean, sum(expected) / 2)
     assert not torch.equal(first.norm.running_mean, before)
 
@@ -248,12 +263,12 @@ def test_a_batch_of_one_that_was_drawn_by_class_does_not_count() -> None:
         return Batch(batch.image[:1], batch.label[:1], ["c0"], step, [uniform])
 
     trainer = Trainer(SPEC, replace(PLAIN, steps=40, batch=1))
-    for step in range(30):
+    for step in range(32):
         trainer.step(one_at(step, uniform=step % 2 == 1))
     first = trainer.nets[0].encoder[0].units[0]
     with torch.no_grad():
-        expected = first.conv(batch_at(31).image[:1]).mean(dim=(0, 2, 3, 4))
-    for step in (30, 31):
+        expected = first.conv(batch_at(33).image[:1]).mean(dim=(0, 2, 3, 4))
+    for step in (32, 33):
         trainer.step(one_at(step, uniform=step % 2 == 1))
     torch.testing.assert_close(first.norm.running_mean, expected)
 
@@ -264,8 +279,8 @@ def test_channels_are_dropped_in_training_but_not_while_recalibrating(monkeypatc
     deep = trainer.nets[0].encoder[1].dropout
     deep.register_forward_hook(lambda _m, _i, out: rates.append((out == 0).float().mean().item()))
     run(trainer, 20)
-    assert rates[15] < 0.01, "recalibration sees the whole network"
-    assert max(rates[:15]) > 0.1
+    assert rates[16] < 0.01, "recalibration sees the whole network"
+    assert max(rates[:16]) > 0.1
 
 
 class MeanOfTwo:
@@ -321,13 +336,56 @@ def test_bf16_training_stays_finite_and_keeps_fp32_weights() -> None:
         assert torch.isfinite(value.float()).all()
 
 
-def test_the_rate_warms_up_and_falls_to_zero() -> None:
-    config = TrainConfig(steps=100, lr=0.01)
-    rates = [config.lr_at(step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.002)
-    assert max(rates) == pytest.approx(0.01, rel=0.02)
-    assert rates[-1] < 1e-5
-    assert all(a > b for a, b in pairwise(rates[5:]))
+OPEN = replace(PLAIN, steps=40, max_steps=400)
+SAMPLE = [batch_at(step) for step in range(1000, 1003)]
+
+
+def run_open(trainer: Trainer, stop: int = 10_000) -> Trainer:
+    """Train, measuring every four steps, to the end or to `stop`."""
+    for batch in stream(trainer.at_step):
+        if trainer.at_step in (stop, trainer.steps):
+            return trainer
+        trainer.step(batch)
+        if trainer.at_step % 4 == 0:
+            trainer.judge(SAMPLE)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("hook", [coseg(0.5), HookSpec()], ids=["coseg", "plain"])
+def test_an_open_training_ends_early_and_resumed_at_any_point_it_is_the_same(hook) -> None:
+    config = replace(OPEN, peers=2, hook=hook, epoch_steps=4)
+    straight = Trainer(SPEC, config)
+    assert straight.is_open
+    saved = {half: save_state(run_open(straight, half).state()) for half in (6, 28, 41)}
+    run_open(straight)
+    assert not straight.is_open
+    ends = {peer: member.course.phases.steps for peer, member in straight.members.items()}
+    assert all(40 <= end < 400 for end in ends.values())
+    assert len(set(ends.values())) == (1 if hook == coseg(0.5) else 2), "peers end together"
+    for half, state in saved.items():
+        second = Trainer(SPEC, config)
+        second.load(load_state(state))
+        assert_same(run_open(second), straight)
+        assert second.at_step == straight.at_step, half
+
+
+def test_a_network_ends_beside_another_as_it_would_alone() -> None:
+    together = run_open(Trainer(SPEC, replace(OPEN, peers=2)))
+    for peer in (0, 1):
+        alone = run_open(
+            Trainer(SPEC, replace(OPEN, peers=2), place=Place((peer,), LocalExchange(2)))
+        )
+        assert alone.at_step == together.members[peer].course.phases.steps
+        for name, value in alone.nets[peer].state_dict().items():
+            assert torch.equal(value, together.nets[peer].state_dict()[name]), (peer, name)
+
+
+def test_a_budget_leaves_time_for_the_decay() -> None:
+    trainer = run(Trainer(SPEC, replace(OPEN, budget_minutes=4.0)), 12)
+    trainer.judge(SAMPLE, minutes=2.9)
+    assert trainer.is_open
+    trainer.judge(SAMPLE, minutes=3.0)
+    assert (trainer.steps, trainer.members[0].course.ended_by) == (16, "time")
 
 
 def test_the_wrong_batch_is_refused() -> None:

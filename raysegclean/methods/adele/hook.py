@@ -52,9 +52,8 @@ class AdeleHook(Hook):
         self.tau, self.rho, self.weight = tau, rho, consistency
         self.scales = other_scales(scales)
         length = max(1, context.steps // epochs)
-        self.watch = IouWatch(
-            context.classes, epochs=-(-context.steps // length), epoch_steps=length, ratio=ratio
-        )
+        most = -(-(context.most_steps or context.steps) // length)
+        self.watch = IouWatch(context.classes, epochs=most, epoch_steps=length, ratio=ratio)
         self._others: tuple[Tensor, ...] = ()
 
     def lesson(self, net: nn.Module, logits: Tensor, batch: Batch) -> Lesson:
