@@ -106,7 +106,7 @@ class Network(_Section):
     torchscript: Text | None = _setting("a path or URI of a TorchScript file, or null", None)
     dims: Literal[2, 3] = _setting("2 (reads slices) or 3", 3)
     spacing_mm: tuple[Amount, Amount, Amount] | Auto | None = _setting(
-        "[z, y, x] in mm, 0 along an axis that stays native, null (all native), or auto", None
+        "[z, y, x] in mm, 0 along an axis that stays native, null (all native), or auto", "auto"
     )
     preset: Literal["auto", "small", "base", "large"] = _setting(
         "small, base, large, or auto (from the data and the device)", "auto"

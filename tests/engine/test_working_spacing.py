@@ -36,6 +36,7 @@ SCENES = (
     *(Scene(f"odd{n}", (8 + n, 27 - n, 22 + 2 * n), (2.0, 1.0, 1.0)) for n in range(6)),
 )
 SPACING = [2.0, 1.6, 1.6]
+EXPERT = "expert"
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,22 @@ def test_the_plan_speaks_of_millimetres(archive: Archive, tmp_path: Path) -> Non
     assert report.patch_mm == (16.0, 25.6, 25.6)
     assert report.halo_mm[0] == report.halo_vox[0] * 2.0
     assert any("2 x 1.6 x 1.6 mm" in note for note in report.notes)
+
+
+def test_second_looks_see_features_and_probabilities_on_native_voxels(
+    archive: Archive, tmp_path: Path
+) -> None:
+    for case in ("odd1", "odd4"):
+        label = archive.label(case, LABEL).read_all()
+        expert = np.where(np.roll(label, 1, axis=2) > 0, label, 0)
+        archive.add_label(case, EXPERT, expert, {})
+    more: dict[str, Any] = {
+        "method": "transition",
+        "params": {"rule": "published", "rows": 4000, "members": 1},
+        "trusted": {"label": EXPERT},
+    }
+    lender = lend_networks(config_of(archive, tmp_path, "lender", **more), tmp_path / "lender")
+    config = config_of(archive, tmp_path, "looks", **more, models=lender)
+    assert clean(config).exit_code == 0
+    assert list(Path(config.run).glob("looks/**/*.npz"))
+    assert len(outputs(config)) == len(SCENES)
