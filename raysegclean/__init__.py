@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysegclean.interface.archive_verbs import check, export, ingest
     from raysegclean.interface.measure_verbs import demo, score, simulate_noise, warp
-    from raysegclean.interface.run_verbs import clean, plan, replay, status, undo, verify
+    from raysegclean.interface.run_verbs import clean, plan, rank, replay, status, undo, verify
 
 try:
     __version__ = version("raysegclean")
@@ -39,6 +39,7 @@ __all__ = [
     "export",
     "ingest",
     "plan",
+    "rank",
     "replay",
     "score",
     "simulate_noise",

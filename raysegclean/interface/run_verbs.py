@@ -1,4 +1,4 @@
-"""A run, before, while and after: plan, clean, status, verify, replay, undo."""
+"""A run, before, while and after: plan, clean, status, rank, verify, replay, undo."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from raysegclean.config.settings import Config
     from raysegclean.runs.pipeline import RunReport
     from raysegclean.runs.plan_report import PlanReport
+    from raysegclean.runs.rank import RankReport
     from raysegclean.runs.replay import ReplayReport
     from raysegclean.runs.verify import VerifyReport
 
-__all__ = ["RUNS", "clean", "plan", "replay", "status", "undo", "verify"]
+__all__ = ["RUNS", "clean", "plan", "rank", "replay", "status", "undo", "verify"]
 
 RUNS = Section("Runs")
 Settings = Mapping[str, Any] | Sequence[str]
@@ -81,6 +82,17 @@ def status(run: str) -> dict[str, Any]:
     from raysegclean.runs.status import status
 
     return status(run)
+
+
+@RUNS.verb(RUN)
+def rank(run: str) -> RankReport:
+    """List a run's cases, the worst given label first.
+
+    By the expected Dice of the given label to the truth, from networks that did not train on it.
+    """
+    from raysegclean.runs.rank import rank
+
+    return rank(run)
 
 
 @RUNS.verb(RUN)

@@ -23,6 +23,7 @@ from raysegclean.nets.hooks import PLAIN_HOOK, HookSpec
 from raysegclean.policy.decisions import CaseDecision
 from raysegclean.policy.default import decide
 from raysegclean.policy.params import PolicyParams
+from raysegclean.policy.quality import Quality
 
 __all__ = ["ArchiveEvidence", "Asking", "Method", "Verdict", "Voters", "load_method", "make_params"]
 
@@ -93,6 +94,8 @@ class Verdict:
     least_agreement: Mapping[int, float] = field(default_factory=dict)
     """Dice with the voters below which no right label of a class is, where that is known: a class
     that was changed and stays below is in doubt."""
+    quality: Mapping[str, Mapping[int, Quality]] = field(default_factory=dict)
+    """How good the given label of each case and class is, where that is known."""
 
 
 Asking = Generator[CaseQuery, Mapping[str, Answer], Verdict]

@@ -3,6 +3,7 @@
 Pure decisions from the config and the index: windows, patches, folds, memory, items of work.
 
 - `plan`: the plan of a run
+- `folds`: which cases are judged together
 - `capacity`: how large a network is, and its patches
 - `network_plan`: which network, what it trains on, how windows are laid
 - `spacing`: at which spacing networks see the archive

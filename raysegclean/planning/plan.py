@@ -26,6 +26,7 @@ from raysegclean.methods.params import EPOCHS
 from raysegclean.nets.inference import Tiling
 from raysegclean.nets.normalise import Normaliser, plan_normaliser
 from raysegclean.nets.trainer import TrainConfig
+from raysegclean.planning.folds import dealt_folds, with_twins_joined
 from raysegclean.planning.network_plan import NetworkPlan, plan_network
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx, triple
@@ -420,8 +421,8 @@ def _case_plans(
     classes: tuple[int, ...],
     voters: Voters,
 ) -> tuple[CasePlan, ...]:
-    groups = {info.case: _group(config, info, voters) for info in infos}
-    fold_of = _folds(list(groups.values()), folds, config.train.seed)
+    groups = with_twins_joined({info.case: _group(config, info, voters) for info in infos}, infos)
+    fold_of = dealt_folds(list(groups.values()), folds, config.train.seed)
     trusted = config.trusted.label if config.trusted else None
     return tuple(
         CasePlan(
@@ -460,20 +461,3 @@ def _group(config: Config, info: CaseInfo, voters: Voters) -> str:
             "`group: case` when no two cases are of one patient."
         )
     return info.patient
-
-
-def _folds(groups: list[str], folds: int, seed: int) -> dict[str, int]:
-    """Deal groups to folds, smallest fold first, in an order that depends on names and seed."""
-    sizes = Counter(groups)
-    if len(sizes) < folds:
-        raise ConfigError(
-            f"train.crossfit: {folds} folds need at least {folds} patients, got {len(sizes)}. "
-            "Set train.crossfit: 0 for in-sample voters."
-        )
-    held = [0] * folds
-    fold_of: dict[str, int] = {}
-    for group in sorted(sizes, key=lambda name: digest(seed, name)):
-        fold = held.index(min(held))
-        fold_of[group] = fold
-        held[fold] += sizes[group]
-    return fold_of

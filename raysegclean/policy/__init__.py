@@ -14,6 +14,7 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `omitted`: structures that a label lacks
 - `finding_scope`: for which classes a finding speaks
 - `kept`: what stays as given: right, in doubt, or not judged
+- `quality`: the expected Dice of a given label to the truth
 - `blending`: outlines drawn towards the networks'
 - `blend_groups`: which outlines are blended, and by how much
 - `gross_look`: what a label would agree by without a gross error
@@ -39,5 +40,6 @@ DOOR = (
     "kept",
     "outlier_cases",
     "params",
+    "quality",
 )
 """Modules that other rooms may import."""

@@ -26,6 +26,7 @@ Work on voxels is elsewhere.
 - `status`: how far it is
 - `verify`: its output, proved
 - `replay`: other numbers, tried on the scores that a run kept
+- `rank`: its cases, the worst given label first
 - `undo`: changes are taken back
 """
 
@@ -34,6 +35,7 @@ DOOR = (
     "pipeline",
     "plan_report",
     "preflight",
+    "rank",
     "replay",
     "status",
     "undo",

@@ -18,6 +18,7 @@ from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import TakenBack
 from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
 from raysegclean.policy.edits import CaseEdits, NotJudged, Review, reason_name, reason_names
+from raysegclean.policy.quality import Quality
 from raysegclean.runs.harm_guard import (
     agreement_after,
     held_back,
@@ -73,7 +74,8 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     records = session.run_stage(APPLY, ApplyRecord, ApplyStage, job, output.keys, resources)
     published = _publish(session, records)
     counts = sum_by_case(records.values())
-    rows = _rows(session, still_doubted(decisions, counts, verdict), counts, published)
+    decisions = still_doubted(decisions, counts, verdict)
+    rows = _rows(session, replace(verdict, decisions=decisions), counts, published)
     session.run.write_table("cases.parquet", rows)
     session.run.write_table("changes.parquet", _changes(session, records))
     _write_edits(session, edits, held, verdict.chosen)
@@ -255,7 +257,7 @@ def _publish(session: Session, records: Mapping[str, ApplyRecord]) -> tuple[str,
 
 def _rows(
     session: Session,
-    decisions: Mapping[str, CaseDecision],
+    verdict: Verdict,
     counts: Mapping[str, ChangeCounts],
     published: Collection[str],
 ) -> list[dict[str, Any]]:
@@ -263,11 +265,13 @@ def _rows(
     nothing = Decision(NotJudged(), "")
     rows = []
     for case, mine in counts.items():
-        decided = decisions[case].classes if case in decisions else {}
+        decided = verdict.decisions.get(case, CaseDecision()).classes
+        quality = verdict.quality.get(case, {})
         status = "published" if case in published else "unpublished"
         for channel, value in enumerate(session.plan.classes[1:], 1):
             about = {"case": case, "class": value, "status": status}
-            rows.append(about | _class_row(decided.get(channel, nothing), mine, channel))
+            done = _class_row(decided.get(channel, nothing), mine, channel)
+            rows.append(about | done | _quality_row(quality.get(channel)))
     return rows
 
 
@@ -323,3 +327,8 @@ def _class_row(one: Decision, counts: ChangeCounts, channel: int) -> dict[str, s
         "deep_vox": counts.deep_vox[channel],
         "trusted_dice": trusted_dice(counts).get(channel),
     }
+
+
+def _quality_row(one: Quality | None) -> dict[str, float | None]:
+    expected, low, high = one or (None, None, None)
+    return {"quality": expected, "quality_low": low, "quality_high": high}

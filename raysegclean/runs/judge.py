@@ -11,6 +11,7 @@ from dataclasses import replace
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.policy.gross import with_gross
 from raysegclean.policy.kept import in_doubt, judged_kept, least_agreements
+from raysegclean.policy.quality import qualities
 from raysegclean.qc.integrity import Examination
 from raysegclean.runs.blend import blend
 from raysegclean.runs.correct import correct
@@ -50,4 +51,6 @@ def with_doubts(
     said = found.said(session.plan.classes)
     alive = {score.case for score in evidence.scores}
     doubts = {case: words for case, words in said.items() if case in alive}
-    return replace(verdict, decisions=in_doubt(decisions, doubts), least_agreement=least)
+    decisions = in_doubt(decisions, doubts)
+    quality = qualities(decisions, evidence.scores, sorted(least))
+    return replace(verdict, decisions=decisions, least_agreement=least, quality=quality)

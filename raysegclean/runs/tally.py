@@ -20,7 +20,7 @@ class Tally:
     cases: Mapping[str, int]
     classes: Mapping[str, int]
     look_at: tuple[str, ...]
-    """Classes of cases in review and why, of at most `SHOWN` cases."""
+    """Of at most `SHOWN` cases in review the worst class and why, the worst label first."""
 
 
 def states_of(rows: Iterable[Row]) -> set[str]:
@@ -47,7 +47,7 @@ def tally(rows: Sequence[Row]) -> Tally:
     return Tally(
         cases=_counted(by_case.values()),
         classes=_counted([row] for row in rows),
-        look_at=tuple(_look_at(row for row in rows if row["action"] == "review")),
+        look_at=tuple(_look_at([row for row in rows if row["action"] == "review"])),
     )
 
 
@@ -56,12 +56,18 @@ def _counted(groups: Iterable[Sequence[Row]]) -> dict[str, int]:
     return {state: counts[state] for state in STATES}
 
 
-def _look_at(rows: Iterable[Row]) -> Iterable[str]:
+def _look_at(rows: Sequence[Row]) -> Iterable[str]:
     # By one line a case: its other classes are found beside it.
     first: dict[str, Row] = {}
-    for row in rows:
+    for row in sorted(rows, key=_quality):
         first.setdefault(row["case"], row)
     for row in list(first.values())[:SHOWN]:
         yield f"{row['case']}, class {row['class']}: {row['why']}"
     if len(first) > SHOWN:
         yield f"and {len(first) - SHOWN} more cases: action is review in cases.parquet"
+
+
+def _quality(row: Row) -> float:
+    """Return how good a given label is, for sorting; above all others where nothing is known."""
+    known = row.get("quality")
+    return 2.0 if known is None or known != known else known  # noqa: PLR0124  (NaN)
