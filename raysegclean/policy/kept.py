@@ -3,7 +3,9 @@
 `keep` is a finding: networks that have learnt the class, and did not train on the case, agree with
 its label as well as with most others, and no check finds anything odd. Where they agree by far less
 than with the others, or a check names the class, it is in doubt: a person should look, and no voxel
-changes. Where they have not learnt the class, or too few cases have it, it is not judged.
+changes. What a check finds odd, but not grave, is no doubt where the networks draw the class as the
+label does: patients differ. Where they have not learnt the class, or too few cases have it, it is
+not judged.
 
 Not seen: an error that leaves the agreement within what right labels reach.
 """
@@ -20,10 +22,12 @@ from raysegclean.policy.omitted import usual_sizes
 from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.policy.params import PolicyParams
 
-__all__ = ["Found", "disagreement", "in_doubt", "judged_kept", "least_agreements"]
+__all__ = ["Found", "agreeing", "in_doubt", "judged_kept", "least_agreements"]
 
 Found = Mapping[str, Mapping[int, str]]
 """Case -> channel -> what the checks found, in words."""
+Classes = Mapping[str, frozenset[int]]
+"""Case -> channels."""
 
 
 def judged_kept(
@@ -47,15 +51,40 @@ def judged_kept(
     return out
 
 
-def in_doubt(decisions: Mapping[str, CaseDecision], found: Found) -> dict[str, CaseDecision]:
-    """Return the decisions with a doubt about every class that stays as given and is in `found`."""
+def in_doubt(
+    decisions: Mapping[str, CaseDecision], found: Found, overruled: Classes | None = None
+) -> dict[str, CaseDecision]:
+    """Return the decisions with a doubt about every class that stays as given and is in `found`.
+
+    What is `overruled` is told and no doubt.
+    """
     out = dict(decisions)
     for case, words in found.items():
-        before = out.get(case, CaseDecision())
-        nothing = Decision(NotJudged(), "")
-        mine = {c: before.classes.get(c, nothing) for c in words}
-        out[case] = before.but({c: one.doubted(words[c]) for c, one in mine.items() if one.stays})
+        before, known = out.get(case, CaseDecision()), (overruled or {}).get(case, frozenset())
+        changed = {}
+        for c, text in words.items():
+            one = before.classes.get(c, Decision(NotJudged(), ""))
+            if one.stays:
+                told = replace(one, why=f"{one.why}, though {text}")
+                changed[c] = told if c in known else one.doubted(text)
+        out[case] = before.but(changed)
     return out
+
+
+def agreeing(
+    scores: Sequence[CaseScore], trusted: Sequence[CaseScore], params: PolicyParams
+) -> dict[str, frozenset[int]]:
+    """Return by case the classes in which networks agree with its label as with most others."""
+    classes = sorted({c for score in scores for c in score.classes})
+    usual = {c: _Usual.of(of_key(scores, c), of_key(trusted, c), params) for c in classes}
+    return {
+        score.case: frozenset(
+            c
+            for c, one in score.classes.items()
+            if not usual[c].unjudged and one.agreement >= usual[c].fair
+        )
+        for score in scores
+    }
 
 
 def least_agreements(
@@ -77,6 +106,8 @@ class _Usual:
     """The middle one of the agreements with labels that have the class."""
     least: float
     """Below this no right label is."""
+    fair: float
+    """From this on a label is drawn as most others are, whatever is odd about it."""
     size_vox: float
     """Less is a part of the structure, or a speck."""
 
@@ -97,7 +128,8 @@ class _Usual:
         least = max(params.doubt_share * middle, 1 - params.doubt_misfit * (1 - middle))
         least = min(least, middle - params.doubt_loss)
         given = np.array([score.given_vox for score in scores], np.float64)
-        return cls(unjudged, middle, least, usual_sizes(given, params)[0])
+        fair = 1 - params.odd_misfit * (1 - middle)
+        return cls(unjudged, middle, least, fair, usual_sizes(given, params)[0])
 
     def judged(self, kept: Decision, score: ClassScore) -> Decision:
         """Return what is said of a class that stays as given."""

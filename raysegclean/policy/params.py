@@ -98,6 +98,10 @@ class PolicyParams(BaseModel):
     doubt_loss: float = _dice(0.1, "argued: where networks miss nothing, a small error is no doubt")
     """... unless their agreement with it is less than this below what it is with half of them."""
 
+    odd_misfit: float = _factor(1.5, "measured: 6 of 100 clean labels of benchmarks/evidence")
+    """A label that the checks find odd, and not grave, is in doubt where the networks miss so many
+    times as much of it as of half of the labels."""
+
     # Folds: what networks differ by is not the labels'.
     min_fold_cases: int = _cases(20, "argued: a fold's centre is known to .2 sd then")
     """Folds of at least this size are compared, and what their networks differ by is undone."""

@@ -19,7 +19,7 @@ from raysegclean.qc.findings import Finding, IntegrityParams, ranked
 from raysegclean.qc.label_statistics import LabelStatistics
 from raysegclean.qc.orientation import orientation, spacing_of_affine
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Examination", "Said", "examine"]
 
 EMPTY_SCORE = 100.0
 TWIN_SCORE = 20.0
@@ -38,6 +38,14 @@ ORDER_FLOOR_MM = 2.0
 
 
 @dataclass(frozen=True)
+class Said:
+    """What is wrong with a class of a case, in words, and whether any of it is grave."""
+
+    words: str
+    grave: bool
+
+
+@dataclass(frozen=True)
 class Examination:
     """What the checks found."""
 
@@ -48,18 +56,19 @@ class Examination:
     notes: tuple[str, ...] = ()
     """What could not be judged, and why."""
 
-    def said(self, values: Sequence[int]) -> dict[str, dict[int, str]]:
-        """Return case -> channel -> what is wrong with that class, in words.
+    def said(self, values: Sequence[int]) -> dict[str, dict[int, Said]]:
+        """Return case -> channel -> what is wrong with that class.
 
         `values` are the label values by channel. What is about no class is said of all of them.
         """
-        said: dict[str, dict[int, str]] = {}
+        said: dict[str, dict[int, Said]] = {}
         for case, findings in self._by_case().items():
             for channel, value in enumerate(values):
                 about = [f for f in findings if f.is_about(value)] if value else []
                 if about:
                     words = "; ".join(f"{one.what} ({one.score:.1f})" for one in about[:SHOWN])
-                    said.setdefault(case, {})[channel] = words
+                    grave = any(one.grave for one in about)
+                    said.setdefault(case, {})[channel] = Said(words, grave)
         return said
 
     def _by_case(self) -> dict[str, list[Finding]]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.policy.gross import with_gross
-from raysegclean.policy.kept import in_doubt, judged_kept, least_agreements
+from raysegclean.policy.kept import agreeing, in_doubt, judged_kept, least_agreements
 from raysegclean.policy.quality import qualities
 from raysegclean.qc.integrity import Examination
 from raysegclean.runs.blend import blend
@@ -45,12 +45,15 @@ def with_doubts(
     """
     decisions = dict(verdict.decisions)
     least: dict[int, float] = {}
+    agree: dict[str, frozenset[int]] = {}
     if session.plan.voters.members:
         seen = (evidence.scores, evidence.trusted, evidence.policy)
         decisions, least = judged_kept(decisions, *seen), least_agreements(*seen)
+        agree = agreeing(*seen)
     said = found.said(session.plan.classes)
-    alive = {score.case for score in evidence.scores}
-    doubts = {case: words for case, words in said.items() if case in alive}
-    decisions = in_doubt(decisions, doubts)
+    words = {case: {c: one.words for c, one in mine.items()} for case, mine in said.items()}
+    grave = {case: {c for c, one in mine.items() if one.grave} for case, mine in said.items()}
+    overruled = {case: mine - grave.get(case, set()) for case, mine in agree.items()}
+    decisions = in_doubt(decisions, words, overruled)
     quality = qualities(decisions, evidence.scores, sorted(least))
     return replace(verdict, decisions=decisions, least_agreement=least, quality=quality)

@@ -91,7 +91,7 @@ def test_every_verb_explains_every_argument(verb: str) -> None:
 
 def test_the_verbs_of_the_manual_exist() -> None:
     wanted = {"ingest", "simulate", "check", "plan", "clean", "status", "verify", "undo", "score"}
-    assert wanted | {"export", "demo", "replay", "version", "warp"} == set(VERBS.commands)
+    assert wanted | {"export", "demo", "rank", "replay", "version", "warp"} == set(VERBS.commands)
 
 
 @pytest.mark.parametrize(

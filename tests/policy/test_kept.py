@@ -11,7 +11,7 @@ from raysegclean.evidence.case_scores import CaseScore, ClassScore, scores_of
 from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
 from raysegclean.policy.default import decide
 from raysegclean.policy.edits import Keep, NotJudged, Review, Shift
-from raysegclean.policy.kept import Found, in_doubt, judged_kept, least_agreements
+from raysegclean.policy.kept import Found, agreeing, in_doubt, judged_kept, least_agreements
 from raysegclean.policy.params import PolicyParams
 
 EVIDENCE = Path(__file__).resolve().parents[2] / "benchmarks" / "evidence"
@@ -110,6 +110,17 @@ def test_what_the_checks_find_is_a_doubt_about_what_stays_and_about_nothing_else
     assert said["a"].classes[1].doubt == "wrong way round"
     assert said["b"].classes[1].action == "review"
     assert edits_of(said)["a"].of(Shift) == edits_of(decisions)["a"].of(Shift)
+
+
+def test_what_is_odd_is_no_doubt_where_the_networks_draw_it_as_the_label_does() -> None:
+    scores = archive(0.86, 0.7)
+    agree = agreeing(scores, [], PARAMS)
+    assert (agree["c00"], agree["c01"]) == ({1}, frozenset())
+    odd: Found = {"c00": {1: "it ends flat"}, "c01": {1: "it ends flat"}}
+    said = in_doubt({one.case: CaseDecision({1: KEPT}) for one in scores}, odd, agree)
+    assert said["c00"].classes[1].action == "keep"
+    assert said["c00"].classes[1].why == "no rule speaks against it, though it ends flat"
+    assert said["c01"].classes[1].action == "review"
 
 
 def test_two_doubts_are_both_told() -> None:

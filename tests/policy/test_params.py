@@ -26,6 +26,7 @@ PINNED = {
     "doubt_share": (0.5, "measured: no clean label of benchmarks/evidence is below"),
     "doubt_misfit": (3.0, "measured: clean labels of benchmarks/evidence reach 2.6"),
     "doubt_loss": (0.1, "argued: where networks miss nothing, a small error is no doubt"),
+    "odd_misfit": (1.5, "measured: 6 of 100 clean labels of benchmarks/evidence"),
     "min_boundary_vox": (20, "argued: the error of a mean"),
     "telling_share": (0.2, "argued: a fifth of the boundary moves the whole's scores"),
     "min_fold_cases": (20, "argued: a fold's centre is known to .2 sd then"),
