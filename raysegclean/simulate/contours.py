@@ -127,7 +127,9 @@ def _inside_mm(mask_yx: NDArray[np.bool_], spacing_mm: Spacing) -> NDArray[np.fl
     if not mask_yx.any():
         return None
     edges = spacing_mm[1:]
-    return np.asarray(edt.edt(mask_yx, edges) - edt.edt(~mask_yx, edges), np.float32)
+    signed = edt.edt(mask_yx, edges) - edt.edt(~mask_yx, edges)
+    across = float(np.hypot(*np.multiply(mask_yx.shape, edges)))  # no background, no distance to it
+    return np.asarray(signed.clip(-across, across), np.float32)
 
 
 def _between(slices: list[NDArray[np.float32] | None], at: float) -> NDArray[np.float32] | None:

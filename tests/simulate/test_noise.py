@@ -315,6 +315,15 @@ def test_slices_between_drawn_ones_are_interpolated():
         assert min(dice(label[z : z + 1], out[z : z + 1])[1] for z in range(6, 11)) > 0.8
 
 
+def test_a_class_that_fills_its_slices_is_interpolated_too():
+    label = np.ones((7, 6, 6), np.uint8)
+    label[5:] = 0
+    with np.errstate(all="raise"):
+        out = interpolate(label, np.random.default_rng(0))
+    assert out[:4].all()
+    assert not out[6].any()
+
+
 def test_a_class_that_no_drawn_slice_has_stays_as_given():
     label = np.zeros((9, 10, 10), np.uint8)
     label[:, 2:5, 2:5] = 1
