@@ -15,7 +15,7 @@ from raysegclean.evidence.records import ChangeCounts
 from raysegclean.methods.base import Verdict
 from raysegclean.policy.apply import apply_edits
 from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
-from raysegclean.policy.edits import Fill, Keep, Reason, Replace, Revise, Shift
+from raysegclean.policy.edits import Fill, Keep, Mirror, Reason, Replace, Revise, Shift
 from raysegclean.policy.params import PolicyParams
 from raysegclean.runs import harm_guard as holding
 from raysegclean.runs.apply import _generations
@@ -103,6 +103,34 @@ def test_a_shifted_outline_must_fit_the_networks() -> None:
     assert not misfits(seen, {1: Shift(1.0, fit_gain=0.1)}), "no fit was asked for"
 
 
+@pytest.mark.parametrize(
+    ("agreed", "held"), [((0, 90, 85), set()), ((0, 90, 60), {1, 2})], ids=["kept", "broken"]
+)
+def test_a_proved_error_of_the_whole_label_is_undone_in_all_classes_or_in_none(
+    monkeypatch, agreed, held
+) -> None:
+    # Nothing stays where it was, and all of it lies deep: no matter, if the promise is kept.
+    seen = ChangeCounts(
+        given_vox=(0, 100, 100),
+        kept_vox=(0, 0, 0),
+        after_vox=(0, 100, 100),
+        deep_vox=(0, 200, 200),
+        predicted_vox=(0, 100, 100),
+        agreed_before_vox=(0, 10, 10),
+        agreed_vox=agreed,
+    )
+    monkeypatch.setattr(holding, "_rehearsal", lambda *rest: dict.fromkeys(rest[2], seen))
+    session = SimpleNamespace(
+        config=SimpleNamespace(relabel=SimpleNamespace(max_change=0.3), policy=PolicyParams())
+    )
+    mirrored = Decision(Mirror(min_fit=0.8, axis=2), "mirrored")
+    both = {"a": CaseDecision({1: mirrored, 2: mirrored})}
+    allowed, why = held_back(session, None, both)
+    assert set(why.get("a", {})) == held
+    actions = {one.edit.action for one in allowed["a"].classes.values()}
+    assert actions == {"review" if held else "mirror"}
+
+
 def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
     case = SimpleNamespace(case="a", version="1", fold=0, trusted=True, trusted_version="old")
     plan = SimpleNamespace(
@@ -115,13 +143,13 @@ def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
         cases=[case],
     )
     session = SimpleNamespace(plan=plan, failed={}, train_key="k")
-    before = _propose_keys(session)
+    before = _propose_keys(session, "n")
     case.trusted_version = "corrected"
-    assert _propose_keys(session) != before
+    assert _propose_keys(session, "n") != before
     case.trusted = False
-    untrusted = _propose_keys(session)
+    untrusted = _propose_keys(session, "n")
     case.trusted_version = "again"
-    assert _propose_keys(session) == untrusted
+    assert _propose_keys(session, "n") == untrusted
 
 
 def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
