@@ -54,7 +54,8 @@ def window_bytes(plan: RunPlan) -> int:
     total = per_vox * math.prod(window)
     if plan.spacing_mm is not None:  # passes are kept while parts of the tile are brought back
         total += FLOAT_BYTES * len(plan.classes) * passes_of(plan) * math.prod(window)
-        total += (3 * SUMS_BYTES * len(plan.classes) + TILE_BYTES) * PART_VOX
+        part = min(PART_VOX, math.prod(_shard(plan)))
+        total += (3 * SUMS_BYTES * len(plan.classes) + TILE_BYTES) * part
     if plan.averaged:  # the sums of all passes for a slab of the shard, copied when it grows
         _, height, width = _shard(plan)
         sums = FLOAT_BYTES * (len(plan.classes) + 2) * passes_of(plan)

@@ -1,5 +1,6 @@
 """What a run would do: everything that is decided before, and nothing is run."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +63,8 @@ def plan(config: Config) -> PlanReport:
     whole = prepared.plan(config, gpu=False)
     grids = [(case.case, case.grid(whole.shard_vox)) for case in whole.cases]
     infos = {info.case: info for info in prepared.infos}
-    voxels = [case.shape_zyx[0] * case.shape_zyx[1] * case.shape_zyx[2] for case in whole.cases]
+    voxels = [math.prod(case.shape_zyx) for case in whole.cases]
+    seen = [math.prod(whole.working_grid(case).shape_zyx) for case in whole.cases]
     input_bytes = sum(
         count * (infos[case.case].channels * np.dtype(infos[case.case].image_dtype).itemsize + 1)
         for count, case in zip(voxels, whole.cases, strict=True)
@@ -88,7 +90,7 @@ def plan(config: Config) -> PlanReport:
         halo_vox=whole.halo_vox,
         halo_mm=_in_mm(whole.halo_vox, whole),
         peak_memory_bytes=worker_bytes(whole, "look"),
-        forward_voxels=int(sum(voxels) * _overhead(whole) * passes_of(whole)),
+        forward_voxels=int(sum(seen) * _overhead(whole) * passes_of(whole)),
         averaged=whole.averaged,
         seam_error=seam_error_of(config, whole.network, whole.tiling),
         notes=network_notes(whole.network, averaged=whole.averaged)

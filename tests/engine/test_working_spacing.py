@@ -125,6 +125,9 @@ def test_the_plan_speaks_of_millimetres(archive: Archive, tmp_path: Path) -> Non
     assert report.patch_mm == (16.0, 25.6, 25.6)
     assert report.halo_mm[0] == report.halo_vox[0] * 2.0
     assert any("2 x 1.6 x 1.6 mm" in note for note in report.notes)
+    network = {"widths": [4, 8], "strides": [[1, 2, 2]], "spacing_mm": [4.0, 2.0, 2.0]}
+    coarser = plan(config_of(archive, tmp_path, "plan", network=network))
+    assert coarser.forward_voxels < 0.6 * report.forward_voxels
 
 
 def test_second_looks_see_features_and_probabilities_on_native_voxels(
