@@ -1,12 +1,16 @@
 """Trainings with an open end: told, interrupted, and gone on with under a higher bound."""
 
+import time
 from dataclasses import replace
 
 import pytest
+import ray
 import torch
 
 from raysegclean.cluster import train_groups as module
 from raysegclean.cluster.agreement_sample import AgreementSample, batches_of
+from raysegclean.cluster.connection import connect
+from raysegclean.cluster.executor import ray_executor
 from raysegclean.cluster.local_executor import local_executor
 from raysegclean.cluster.train_jobs import TrainJob
 from raysegclean.errors import InputError
@@ -127,6 +131,19 @@ def test_a_budget_of_minutes_ends_it_and_without_it_it_goes_on(job, monkeypatch)
     assert {(one["steps"], one["course"]["by"]) for one in facts} == {(34, "time")}
     _, facts = train(job)
     assert {(one["steps"], one["course"]["by"]) for one in facts} == {(120, "")}
+
+
+@pytest.mark.slow
+def test_workers_stop_where_it_ends_and_read_no_patch_of_the_steps_that_do_not_come(job, cluster):
+    job = replace(job, train=replace(OPEN, max_steps=50_000, budget_minutes=1e-6))
+    keys = module.train_group(job, ray_executor(connect()))
+    store = Store.open(job.run_uri)
+    facts = [load_facts(store.get(key)) for names in keys for key in names]
+    assert {(one["steps"], one["course"]["by"]) for one in facts} == {(34, "time")}
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, "readers go on"
+        time.sleep(1)
 
 
 def test_agreement_is_told_by_class_and_the_total_as_far_as_it_is_known(job, monkeypatch):
