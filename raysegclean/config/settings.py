@@ -258,6 +258,7 @@ DEMO_VALUES: Mapping[str, Any] = {
     "label": "organs",
     "run": "demo/run",
     "group": "case",
+    "network": {"preset": "small"},
     "train": {"steps": 150, "batch": 2},
 }
 """What is cleaned when no config is given: the phantom archive, as `raysegclean demo` does."""

@@ -37,6 +37,7 @@ label: organs
 run: {run}
 group: case          # every phantom is its own patient
 method: coseg
+network: {{preset: small}}
 train: {{steps: 150, batch: 2}}
 """
 
