@@ -75,14 +75,19 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _measured(options: argparse.Namespace, method: str) -> dict[str, Any]:
-    """Make the archive, clean it with nothing set, and return all that was seen."""
+    """Make the archive, clean it with nothing set, and return all that was seen.
+
+    A run that was cut short is gone on with; the CPU time is that of the last part then.
+    """
     place = BENCH / "defaults" / _name(options)
     archive = _noisy_archive(options, place)
     cleaned, run = f"{LABEL}_{method}", place / f"run-{method}"
-    shutil.rmtree(run, ignore_errors=True)
-    for case in archive.case_ids():
-        archive.delete_label(case, cleaned)
-        archive.delete_label(case, f"{cleaned}.reason")
+    if options.again:
+        shutil.rmtree(run, ignore_errors=True)
+        for case in archive.case_ids():
+            archive.delete_label(case, cleaned)
+            archive.delete_label(case, f"{cleaned}.reason")
+    resumed = run.exists()
     values = {"archive": archive.store.uri, "label": LABEL, "run": str(run), "method": method}
     config = place / f"{method}.yaml"
     config.write_text(yaml.safe_dump({**values, "output": {"label": cleaned}}))
@@ -107,6 +112,7 @@ def _measured(options: argparse.Namespace, method: str) -> dict[str, Any]:
             for row in _metrics(run)
             if row["kind"] == "agreement"
         ],
+        "resumed": resumed,
         "wall_s": time.time() - started,
         "cpu_minutes": meter.minutes(),
         "training_cpu_minutes": meter.minutes(*_training(run)),
@@ -212,17 +218,14 @@ def _summary(cell: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     learnt, silent = sum(cell["classes"].values()), len(found["gross_kept_silently"])
     error, wrong, cases = found["error_removed"], found["wrong"], len(cell["rows"])
     mean, worst, clean = found["clean_mean"], found["clean_worst"], found["clean"]
-    told, training, cpu = (
-        found["clean_in_review"],
-        cell["training_cpu_minutes"],
-        cell["cpu_minutes"],
-    )
+    training, cpu = cell["training_cpu_minutes"], cell["cpu_minutes"]
+    told, since = found["clean_in_review"], ", since it was resumed" if cell["resumed"] else ""
     return [
         f"- E {error:.2f} over {wrong} wrong cases of {cases}",
         f"- gross errors neither repaired nor in review: {silent} of {found['gross']}",
         f"- clean cases: mean {mean:.4f}, worst {worst:.3f}, {told} of {clean} in review",
         f"- learnt {learnt} of {len(cell['classes'])} classes",
-        f"- {training:.0f} CPU minutes of training, {cpu:.0f} in all",
+        f"- {training:.0f} CPU minutes of training, {cpu:.0f} in all{since}",
     ]
 
 
