@@ -43,6 +43,8 @@ _SEARCH_VOX = 1 << 18
 """Cost: correlations of larger grids take seconds per class."""
 _SLAB_VOX = 1 << 22
 """Cost: so many voxels are counted at once."""
+_CLIMB_VOX = 1 << 21
+"""Cost: so many voxels tell a displacement to a voxel; the last word has the whole case."""
 _MOST_MOVED = 0.5
 """Definition: a label that lies off by more of the case's edge than this is none of the case."""
 _LEAST_SEEN = 0.6
@@ -195,11 +197,11 @@ def _mirrored(case: _Case) -> Iterator[Explanation]:
 
 
 def _displaced(case: _Case) -> Iterator[Explanation]:
-    by_zyx = _climbed(case, _correlated(case))
-    if any(by_zyx):
-        dice = _moved_dice(case, by_zyx)
-        if dice:
-            yield Explanation({c: Displace(by_zyx=by_zyx) for c in case.classes}, dice)
+    every = max(1, ceil(np.cbrt(case.given.size / _CLIMB_VOX)))
+    by_zyx = _climbed(_Moves.of(case, every), _correlated(case))
+    dice = _Moves.of(case, 1).dice(by_zyx) if any(by_zyx) else {}
+    if dice:
+        yield Explanation({c: Displace(by_zyx=by_zyx) for c in case.classes}, dice)
 
 
 def _correlated(case: _Case) -> Index3:
@@ -225,16 +227,16 @@ def _correlated(case: _Case) -> Index3:
     return triple(step * b for b in by)
 
 
-def _climbed(case: _Case, by_zyx: Index3) -> Index3:
+def _climbed(moves: "_Moves", by_zyx: Index3) -> Index3:
     """Return the displacement near `by_zyx` that agrees best, in whole voxels."""
-    step = max(1, ceil(np.cbrt(case.given.size / _SEARCH_VOX)))
-    best, at = _mean(_moved_dice(case, by_zyx)), by_zyx
+    step = max(1, ceil(np.cbrt(moves.case.given.size / _SEARCH_VOX)))
+    best, at = _mean(moves.dice(by_zyx)), by_zyx
     while step:
         nearer = [
             triple(a + step * d * (axis == k) for k, a in enumerate(at))
             for axis, d in product(_AXES, (-1, 1))
         ]
-        scored = [(_mean(_moved_dice(case, one)), one) for one in nearer]
+        scored = [(_mean(moves.dice(one)), one) for one in nearer]
         top = max(scored)
         if top[0] > best:
             best, at = top
@@ -243,18 +245,32 @@ def _climbed(case: _Case, by_zyx: Index3) -> Index3:
     return at
 
 
-def _moved_dice(case: _Case, by_zyx: Index3) -> dict[int, float]:
-    """Return the Dice where a moved label has a say; empty where it would leave the case."""
-    whole = Box.whole(triple(case.given.shape))
-    target = whole.moved(by_zyx).clipped(whole)
-    if not target.voxels:
-        return {}
-    source = target.moved(triple(-b for b in by_zyx))
-    given, predicted, both = case.counts(case.given[source.slices], case.predicted[target.slices])
-    all_given, all_predicted, _ = case.counts(case.given)
-    classes = list(case.classes)
-    left = (given + predicted)[classes].sum() / max(1, (all_given + all_predicted)[classes].sum())
-    return case.dice(given, predicted, both) if left >= _LEAST_SEEN else {}
+@dataclass(frozen=True)
+class _Moves:
+    """Displacements of a label, held against the prediction at every few voxels."""
+
+    case: _Case
+    every: int
+    voxels: int
+    """Voxels of label and prediction that count, where all of the label is in the case."""
+
+    @classmethod
+    def of(cls, case: _Case, every: int) -> "_Moves":
+        parts = (a[::every, ::every, ::every] for a in (case.given, case.predicted))
+        return cls(case, every, sum(int(_voxels(part)[list(case.classes)].sum()) for part in parts))
+
+    def dice(self, by_zyx: Index3) -> dict[int, float]:
+        """Return the Dice where the moved label has a say; empty where it would leave the case."""
+        whole = Box.whole(triple(self.case.given.shape))
+        target = whole.moved(by_zyx).clipped(whole)
+        if not target.voxels:
+            return {}
+        source = target.moved(triple(-b for b in by_zyx))
+        parts = (self.case.given[source.slices], self.case.predicted[target.slices])
+        given, predicted = (part[:: self.every, :: self.every, :: self.every] for part in parts)
+        counts = self.case.counts(given, predicted)
+        left = int((counts[0] + counts[1])[list(self.case.classes)].sum())
+        return self.case.dice(*counts) if left >= _LEAST_SEEN * self.voxels else {}
 
 
 def _mean(dice: Dice) -> float:
