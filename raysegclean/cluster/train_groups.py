@@ -107,7 +107,11 @@ def worker_plan(job: TrainJob, unit: Training) -> WorkerPlan:
         config=job.train,
         gpus=job.gpus,
         readers=None if job.gpus else 1,  # a reader outruns training on CPU many times over
-        facts={"seed": job.train.seed, "classes": list(job.classes)},
+        facts={
+            "seed": job.train.seed,
+            "classes": list(job.classes),
+            "spacing_mm": job.spacing_mm,  # whoever uses the network elsewhere needs it
+        },
     )
 
 
