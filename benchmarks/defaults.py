@@ -23,6 +23,7 @@ from cpu import CpuMeter
 from results import write_section
 
 import raysegclean
+from raysegclean.errors import RaysegcleanError
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
 
@@ -97,7 +98,10 @@ def _measured(options: argparse.Namespace, method: str) -> dict[str, Any]:
         subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE) as process,
         meter.watching(process.pid),
     ):
-        told = json.loads(process.communicate()[0])
+        said = process.communicate()[0]
+    if process.returncode not in (0, 1):
+        raise RaysegcleanError(f"{config}: exit code {process.returncode}; see above, or --again.")
+    told = json.loads(said)
     folder = RunFolder(str(run))
     table = folder.read_table("cases.parquet")
     return {
