@@ -223,6 +223,9 @@ class Config(_Section):
     )
     index: Text | None = _setting("a path or URI, or null for inside the archive", None)
     trusted: Trusted | None = _setting("`label: NAME`, or null", None)
+    classes: dict[str, Annotated[int, Field(ge=1)]] = _setting(
+        "names of label values as `liver: 1` pairs", {}
+    )
     method: Text = _setting("the name of a method", "coseg")
     params: dict[str, Scalar] = _setting("parameters of the method as `name: value` pairs", {})
     policy: PolicyParams = _setting("numbers of the default policy", PolicyParams())

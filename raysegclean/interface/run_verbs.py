@@ -124,11 +124,11 @@ def replay(run: str, settings: Settings = ()) -> ReplayReport:
 @RUNS.verb(
     RUN,
     click.Option(["--case"], metavar="CASE", help="only in this case"),
-    click.Option(["--class", "cls"], type=int, metavar="K", help="only this class"),
+    click.Option(["--class", "cls"], metavar="K", help="only this class, by value or name"),
     click.Option(["--reason"], metavar="REASON", help="only changes made for this reason"),
 )
 def undo(
-    run: str, *, case: str | None = None, cls: int | None = None, reason: str | None = None
+    run: str, *, case: str | None = None, cls: int | str | None = None, reason: str | None = None
 ) -> RunReport:
     """Take back changes of a run.
 

@@ -7,8 +7,8 @@ plain values, is small per case, and can be printed, costed and hashed.
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median_high
@@ -97,6 +97,8 @@ class RunPlan(NetworkPlan):
     normaliser: Normaliser
     train: TrainConfig
     shard_vox: int
+    names: Mapping[int, str] = field(default_factory=dict)
+    """What label values are called, where that is known; nothing depends on it."""
 
     @classmethod
     def from_json(cls, value: Any) -> "RunPlan":
@@ -140,6 +142,10 @@ class RunPlan(NetworkPlan):
     @cached_property
     def _by_name(self) -> dict[str, CasePlan]:
         return {case.case: case for case in self.cases}
+
+    def called(self, value: int) -> str:
+        """Return a label value with its name, as people read it: `5 liver`, or `5`."""
+        return f"{value} {self.names.get(value, '')}".strip()
 
     def training_cases(self, fold: int) -> tuple[str, ...]:
         """Return the cases that the networks of `fold` train on; those they judge are left out."""
@@ -252,7 +258,14 @@ def with_current_cases(frozen: RunPlan, now: RunPlan, *, lent: bool = False) -> 
     if not lent and train.max_steps is not None:
         bounds = now.train
         train = replace(train, max_steps=bounds.max_steps, budget_minutes=bounds.budget_minutes)
-    return replace(frozen, archive=now.archive, cases=tuple(cases), tile_zyx=tile_zyx, train=train)
+    return replace(
+        frozen,
+        archive=now.archive,
+        cases=tuple(cases),
+        names=now.names,
+        tile_zyx=tile_zyx,
+        train=train,
+    )
 
 
 def select_cases(wanted: str | Sequence[str], infos: Iterable[CaseInfo]) -> list[CaseInfo]:

@@ -7,7 +7,7 @@ case that cannot be read is itself a finding and never stops the others.
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from raysegclean.qc.integrity import examine
 from raysegclean.qc.label_statistics import LabelStatistics
 from raysegclean.render import as_text
 from raysegclean.store.archive import Archive
+from raysegclean.store.class_names import class_names
 from raysegclean.store.each import for_each_case
 from raysegclean.store.index import load_index
 from raysegclean.store.objects import Store
@@ -29,6 +30,8 @@ __all__ = ["CheckReport", "check", "check_table_name", "save_findings"]
 
 UNUSABLE_SCORE = 1000.0
 SHOWN = 50
+NAMING = 3
+"""So many cases are asked for the names of their classes."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,14 @@ def check(
         cases=len(index) + len(index.failed),
         findings=ranked([*broken, *found.findings]),
         worst_first=(*sorted(finding.case for finding in broken), *found.worst_first()),
-        notes=found.notes,
+        notes=(*_named(class_names(archive, label, [*infos][:NAMING])), *found.notes),
     )
+
+
+def _named(names: Mapping[int, str]) -> tuple[str, ...]:
+    """Return the note that says what the classes are called, where that is known."""
+    called = ", ".join(f"{value} {name}" for value, name in names.items())
+    return (f"the classes are {called}",) if called else ()
 
 
 def _refuse_unknown_label(archive: Archive, label: str) -> None:

@@ -269,7 +269,8 @@ def _rows(
         quality = verdict.quality.get(case, {})
         status = "published" if case in published else "unpublished"
         for channel, value in enumerate(session.plan.classes[1:], 1):
-            about = {"case": case, "class": value, "status": status}
+            name = session.plan.names.get(value, "")
+            about = {"case": case, "class": value, "name": name, "status": status}
             done = _class_row(decided.get(channel, nothing), mine, channel)
             rows.append(about | done | _quality_row(quality.get(channel)))
     return rows

@@ -26,11 +26,11 @@ def learning_notes(
     if not plan.voters.members or plan.voters.network:
         return ()
     params, channels = evidence.policy, range(1, len(plan.classes))
-    unlearnt: dict[int, float] = {}
+    unlearnt: dict[str, float] = {}
     for channel in channels:
         scores, trusted = of_key(evidence.scores, channel), of_key(evidence.trusted, channel)
         if not is_learnt(scores, trusted, params):
-            unlearnt[plan.classes[channel]] = _median(scores, trusted)
+            unlearnt[plan.called(plan.classes[channel])] = _median(scores, trusted)
     note = f"Learnt {len(channels) - len(unlearnt)} of {len(channels)} classes"
     if not unlearnt:
         return (f"{note}.",)
@@ -42,11 +42,11 @@ def learning_notes(
     return (note + _remedy(plan, ended),)
 
 
-def named(agreement: Mapping[int, float]) -> str:
+def named(agreement: Mapping[str, float]) -> str:
     """Return classes with their agreement, as people read them.
 
-    >>> named({9: 0.412, 12: 0.38})
-    '9 (.41), 12 (.38)'
+    >>> named({"9 liver": 0.412, "12": 0.38})
+    '9 liver (.41), 12 (.38)'
     """
     told = [f"{value} ({dice:.2f})".replace("(0.", "(.") for value, dice in agreement.items()]
     return ", ".join(told[:NAMED]) + (", ..." if len(told) > NAMED else "")

@@ -1,6 +1,7 @@
 """What a run would do: everything that is decided before, and nothing is run."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ class PlanReport:
     cases: int
     unusable: dict[str, str]
     classes: tuple[int, ...]
+    names: Mapping[int, str]
+    """Of those classes that have one."""
     shards: int
     items: int
     voxels: int
@@ -77,6 +80,7 @@ def plan(config: Config) -> PlanReport:
         cases=len(whole.cases),
         unusable=prepared.unusable,
         classes=whole.classes,
+        names={value: whole.names[value] for value in whole.classes if value in whole.names},
         shards=sum(len(grid) for _, grid in grids),
         items=len(plan_items(grids)),
         voxels=sum(voxels),

@@ -1,7 +1,7 @@
 """Before anything is computed: check config and archive, and decide the plan; no cluster yet."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysegclean.config.settings import Config
@@ -21,10 +21,14 @@ from raysegclean.planning.plan import (
     wanted_ids,
 )
 from raysegclean.store.archive import Archive
+from raysegclean.store.class_names import class_names
 from raysegclean.store.index import CaseIndex, load_index
 from raysegclean.store.run import RunFolder
 
 __all__ = ["Prepared", "prepare"]
+
+NAMING = 3
+"""So many cases are asked for the names of their classes."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,16 @@ class Prepared:
     """The plan of the run whose networks are used, where `models:` names one."""
     resumed: bool = False
     """Whether the run has begun: then its folds are dealt, whatever cases are wanted today."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """What label values are called: by the config, else as the label itself says."""
 
     def plan(self, config: Config, *, gpu: bool) -> RunPlan:
         """Decide everything that the config leaves open."""
         voters = self.method.voters(self.params)
-        return make_plan(
+        plan = make_plan(
             config, self.infos, voters, gpu=gpu, lender=self.lender, dealt=self.resumed
         )
+        return replace(plan, names=self.names)
 
 
 def prepare(config: Config) -> Prepared:
@@ -68,7 +75,8 @@ def prepare(config: Config) -> Prepared:
             f"First: case {case}: {reason}"
         )
     resumed = RunFolder(config.run).resolved() is not None
-    prepared = Prepared(method, params, tuple(infos), unusable, lender, resumed)
+    names = _names(config, infos)
+    prepared = Prepared(method, params, tuple(infos), unusable, lender, resumed, names)
     plan = prepared.plan(config, gpu=False)  # raises what is wrong before a cluster is asked for
     wants_trusted = method.wants_trusted(params) or plan.train.needs_trusted
     if not resumed and (wants_trusted or config.trusted is not None):
@@ -79,6 +87,13 @@ def prepare(config: Config) -> Prepared:
     if lender is None and not resumed:
         _check_hook(plan)
     return prepared
+
+
+def _names(config: Config, infos: Sequence[CaseInfo]) -> dict[int, str]:
+    """Return what label values are called: as the config says, else as the first cases do."""
+    first = [info.case for info in infos[:NAMING]]
+    kept = class_names(Archive.open(config.archive), config.label, first)
+    return kept | {value: name for name, value in config.classes.items()}
 
 
 def _unreadable(config: Config, index: CaseIndex) -> dict[str, str]:

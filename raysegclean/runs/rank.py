@@ -24,6 +24,7 @@ class RankedCase:
     low: float
     high: float
     worst_class: int
+    name: str
     worst_quality: float
     action: str
     """What was done with the worst class."""
@@ -65,6 +66,7 @@ def _ranked(case: str, rows: Sequence[Row]) -> RankedCase:
         low=_mean(row["quality_low"] for row in rows),
         high=_mean(row["quality_high"] for row in rows),
         worst_class=worst["class"],
+        name=worst.get("name", ""),
         worst_quality=_number(worst["quality"]),
         action=worst["action"],
         why=worst["why"],

@@ -62,7 +62,8 @@ def _look_at(rows: Sequence[Row]) -> Iterable[str]:
     for row in sorted(rows, key=_quality):
         first.setdefault(row["case"], row)
     for row in list(first.values())[:SHOWN]:
-        yield f"{row['case']}, class {row['class']}: {row['why']}"
+        called = f"{row['class']} {row.get('name', '')}".strip()
+        yield f"{row['case']}, class {called}: {row['why']}"
     if len(first) > SHOWN:
         yield f"and {len(first) - SHOWN} more cases: action is review in cases.parquet"
 

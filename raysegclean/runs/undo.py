@@ -17,7 +17,7 @@ __all__ = ["undo"]
 def undo(
     run_uri: str,
     case: str | None = None,
-    cls: int | None = None,
+    cls: int | str | None = None,
     reason: str | None = None,
     *,
     events: Events | None = None,
@@ -39,12 +39,15 @@ def undo(
     return clean(config, events, take_back=entry)
 
 
-def _channel(plan: RunPlan, cls: int | None) -> int | None:
+def _channel(plan: RunPlan, cls: int | str | None) -> int | None:
     if cls is None:
         return None
-    if cls not in plan.classes[1:]:
-        raise ConfigError(f"--class {cls}: this run has the classes {list(plan.classes[1:])}.")
-    return plan.classes.index(cls)
+    known = {str(value): value for value in plan.classes[1:]}
+    known |= {name: value for value, name in plan.names.items() if str(value) in known}
+    if str(cls) not in known:
+        called = ", ".join(plan.called(value) for value in plan.classes[1:])
+        raise ConfigError(f"--class {cls}: this run has the classes {called}.")
+    return plan.classes.index(known[str(cls)])
 
 
 def _reason(plan: RunPlan, name: str | None) -> int | None:

@@ -17,6 +17,7 @@ obstore, zarr or nibabel. Nothing here interprets a label.
 - `table`: patients, sites and annotators from CSV
 - `each`: something for every case; one bad case stops no other
 - `nifti`: NIfTI in memory
+- `class_names`: what the classes of a label are called
 - `ingest`: from NIfTI to an archive
 - `export`: and back
 - `run`: the run folder
@@ -28,6 +29,7 @@ obstore, zarr or nibabel. Nothing here interprets a label.
 DOOR = (
     "archive",
     "arrays",
+    "class_names",
     "each",
     "export",
     "index",

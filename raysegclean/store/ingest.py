@@ -24,6 +24,7 @@ from raysegclean.errors import (
     UnfitEnvironment,
 )
 from raysegclean.store.archive import Archive, check_shape, write_case
+from raysegclean.store.class_names import NAMES, named_in
 from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.index import load_index
 from raysegclean.store.nifti import Nifti, decode_nifti, stem
@@ -48,6 +49,8 @@ class CaseSource:
     image: tuple[Store, str]
     labels: tuple[tuple[str, Store, str], ...]
     facts: Facts = field(default_factory=dict)
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    """What the values of its labels are called, where that is known."""
 
 
 def ingest_nifti(
@@ -65,7 +68,8 @@ def ingest_nifti(
     Cases need a file in `labels_dir`; `extra_labels` (name -> folder) may cover only some. The
     CSV `table` tells patients, sites and annotators; `patient_regex` finds the patient in the id
     (its group `patient`, else its first group, else the whole match). Raises ConfigError when
-    nothing can be ingested at all, UnfitEnvironment when the archive cannot be written.
+    nothing can be ingested at all, UnfitEnvironment when the archive cannot be written. A
+    `dataset.json` in the folder of the labels, or in the one above, names their classes.
     """
     archive, more = Archive.open(archive_uri), extra_labels or {}
     if label in more:
@@ -76,6 +80,8 @@ def ingest_nifti(
         known = {source.case for source in sources} | {fault.case for fault in refused}
         _check_rows(table, facts, known)
     sources, unknown = _with_facts(sources, facts, patient_regex)
+    names = named_in([Store.open(labels_dir), *_above(labels_dir)])
+    sources = [replace(source, class_names=names) for source in sources]
     archive.check_writable()
     by_case = {source.case: source for source in sources}
     done, failed = for_each_case(by_case, lambda case: ingest_case(by_case[case], archive))
@@ -86,6 +92,12 @@ def ingest_nifti(
             sorted([*refused, *unknown, *failed, *unusable.values()], key=lambda fault: fault.case)
         ),
     )
+
+
+def _above(folder: Folder) -> list[Store]:
+    """Return the folder above, where there is one."""
+    above, _, name = Store.open(folder).uri.rstrip("/").rpartition("/")
+    return [Store.open(above)] if above and name and not above.endswith("/") else []
 
 
 def find_sources(
@@ -145,7 +157,9 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
         if name in label_bytes:
             labels[name] = _decode(case, _where((folder, key)), label_bytes[name])
             _check_geometry(case, name, image, labels[name])
-    own = {name: _kept(labels[name], label_bytes[name]) for name in labels}
+    named = {NAMES: {str(v): name for v, name in source.class_names.items()}}
+    named = named if source.class_names else {}
+    own = {name: _kept(labels[name], label_bytes[name]) | named for name in labels}
     if exists:
         for name, label in labels.items():
             archive.add_label(case, name, label.array, own[name])

@@ -262,7 +262,8 @@ def test_integrity_as_a_method_says_what_check_says_and_changes_nothing(tmp_path
         if number == 5:
             label[label == 3] = 0
         write_case(archive, f"c{number:02}", image, {LABEL: label}, spacing_mm=(3.0, 2.0, 2.0))
-    config = _config(archive, tmp_path / "looked", method="integrity", params={})
+    names = {"lungs": 1, "spine": 3}
+    config = _config(archive, tmp_path / "looked", method="integrity", params={}, classes=names)
     report = clean(config)
     assert (report.exit_code, report.changed_vox) == (0, 0)
     run = RunFolder(config.run)
@@ -276,7 +277,16 @@ def test_integrity_as_a_method_says_what_check_says_and_changes_nothing(tmp_path
         len(review),
     )
     assert len(report.look_at) == report.review_cases
-    assert "class 3 is missing" in next(line for line in report.look_at if line.startswith("c05"))
+    assert any(line.startswith("c05, class 3 spine: class 3 is missing") for line in report.look_at)
+    assert {row["class"]: row["name"] for row in rows} | {2: "", 4: ""} == {
+        1: "lungs",
+        3: "spine",
+        2: "",
+        4: "",
+    }
+    assert undo(config.run, cls="spine").changed_vox == 0
+    with pytest.raises(ConfigError, match="the classes 1 lungs, 2, 3 spine"):
+        undo(config.run, cls="liver")
     assert "class 3 is missing" in review["c05", 3]
     assert {row["action"] for row in rows} == {"not judged", "review"}
     for case, (label, reasons) in outputs(config).items():

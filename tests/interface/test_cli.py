@@ -215,7 +215,7 @@ def test_undo_passes_what_to_take_back(pipeline: types.ModuleType) -> None:
     pipeline.undo = lambda *words, events: seen.append(words) or Report()  # type: ignore[attr-defined]
     assert main(["undo", "r", "--case", "c1", "--class", "3", "--reason", "offset"]) == 0
     assert main(["undo", "r"]) == 0
-    assert seen == [("r", "c1", 3, "offset"), ("r", None, None, None)]
+    assert seen == [("r", "c1", "3", "offset"), ("r", None, None, None)]
 
 
 def test_json_goes_to_stdout_and_nothing_else(
