@@ -81,17 +81,24 @@ class Tiling:
 class Tile:
     """core: the native voxels to answer for. seen: the working voxels that these depend on.
 
-    window: the working voxels to read, in the padded volume.
+    window: the working voxels to read, in the padded volume. answered: those of them that the
+    voter answers for.
     """
 
     core: Box
     seen: Box
     window: Box
+    answered: Box
     grid: WorkingGrid
 
     def to_core(self, values: Tensor) -> Tensor:
-        """Return values (N, Z, Y, X) on the window's voxels on the native voxels of the core."""
-        values = values[(slice(None), *self.seen.relative_to(self.window).slices)]
+        """Return values (N, Z, Y, X) on the native voxels of the core.
+
+        They are those of what was answered, or of the whole window.
+        """
+        shape = tuple(values.shape[1:])
+        whole = self.answered if shape == self.answered.shape_zyx else self.window
+        values = values[(slice(None), *self.seen.relative_to(whole).slices)]
         for taps in self.grid.taps_to_native(self.seen, self.core):
             values = _gathered(values, taps)
         return values
@@ -114,7 +121,7 @@ def tiles(core: Box, grid: WorkingGrid, tiling: Tiling) -> list[Tile]:
     found = []
     for part in _cut(core, grid.native_edges(tiling.tile_zyx)):
         seen = grid.needed_working(part)
-        found.append(Tile(part, seen, _window(seen, grid.shape_zyx, tiling), grid))
+        found.append(Tile(part, seen, _window(seen, grid.shape_zyx, tiling), seen, grid))
     return found
 
 
@@ -179,8 +186,7 @@ def iter_tile_probs(
         return
     for tile in tiles(box, grid, tiling):
         window = torch.from_numpy(read_window(read, tile.window, grid.shape_zyx))
-        passes = voter.passes(window, tile.seen.relative_to(tile.window))
-        yield from _answers(replace(tile, window=tile.seen), passes)
+        yield from _answers(tile, voter.passes(window, tile.seen.relative_to(tile.window)))
 
 
 def _averaged_tiles(
@@ -193,10 +199,12 @@ def _averaged_tiles(
     seen = grid.needed_working(box)
     slabs = _averaged(voter, read, seen, grid.shape_zyx, tiling, seams)
     if grid.is_native:
-        yield from ((Tile(slab, slab, slab, grid), means) for slab, means in slabs)
+        yield from ((Tile(slab, slab, slab, slab, grid), means) for slab, means in slabs)
         return
     by_pass = zip(*(tuple(means) for _, means in slabs), strict=True)
-    yield from _answers(Tile(box, seen, seen, grid), (torch.cat(parts, dim=1) for parts in by_pass))
+    yield from _answers(
+        Tile(box, seen, seen, seen, grid), (torch.cat(parts, dim=1) for parts in by_pass)
+    )
 
 
 def _answers(tile: Tile, passes: Iterable[Tensor]) -> Iterator[tuple[Tile, Iterator[Tensor]]]:

@@ -1,4 +1,4 @@
-"""How much memory predicting one window takes, so that a plan can say what a worker needs.
+"""How much memory and work predicting one window takes, so that a plan can say what it needs.
 
 For the default network a formula, held against the process's real peak by a test. For any other
 module the peak of a forward pass is measured: every tensor that an operation makes is counted from
@@ -18,11 +18,13 @@ from torch.utils._pytree import tree_leaves
 
 from raysegclean.nets.networks import UNET, build_network
 from raysegclean.nets.receptive import Forward, total_stride
-from raysegclean.nets.unet import NetworkSpec
-from raysegclean.voxels.geometry import Index3
+from raysegclean.nets.unet import NetworkSpec, decoder_cuts
+from raysegclean.voxels.geometry import Box, Index3, triple
 
-__all__ = ["bytes_per_voxel", "forward_bytes_per_voxel"]
+__all__ = ["bytes_per_voxel", "computed_per_kept", "forward_bytes_per_voxel", "predicting_bytes"]
 
+_UNET_BYTES = 7.2
+"""Per number that `_unet_floats` counts."""
 _CELLS = 3
 _MARGIN = 1.4
 _LEAST_EDGE_VOX = 12
@@ -37,7 +39,7 @@ def bytes_per_voxel(spec: NetworkSpec) -> float:
     are added. Twice as much, and more than this, only where oneDNN knows no AVX2.
     """
     if spec.name == UNET:
-        return 7.2 * _unet_floats(spec)
+        return _UNET_BYTES * _unet_floats(spec)
     net = build_network(spec).eval().requires_grad_(False)
     return forward_bytes_per_voxel(net, spec.in_channels, total_stride(spec))
 
@@ -59,6 +61,64 @@ def _unet_floats(spec: NetworkSpec) -> float:
         skips += share * width
         share = coarser_share
     return spec.in_channels + most
+
+
+def predicting_bytes(
+    spec: NetworkSpec, window_zyx: Index3, core: Box, bytes_per_vox: float
+) -> float:
+    """Return an upper bound of what answering for `core` of a window takes, in bytes (fp32).
+
+    The encoder works on the window, the decoder and the head of the default network on the core
+    alone; any other network takes `bytes_per_vox` of the window.
+    """
+    window = math.prod(window_zyx)
+    if spec.name != UNET or spec.script:
+        return bytes_per_vox * window
+    cuts = list(decoder_cuts(window_zyx, core, spec.strides, _reach(spec)))
+    share, skips, most = 1.0, 0.0, (2.0 + spec.residual) * spec.widths[0] * window
+    for width, stride in zip(spec.widths[1:], spec.strides, strict=True):
+        share /= math.prod(stride)
+        most = max(most, spec.widths[0] * window + skips + 3 * width * share * window)
+        skips += width * share * window
+    held = spec.widths[0] * window + skips
+    for width, cut in zip(spec.widths, cuts[:-1], strict=False):
+        assert cut.read is not None
+        most = max(most, held + 5 * width * cut.read.voxels)
+    most = max(most, spec.widths[0] * window + 2.0 * spec.classes * core.voxels)
+    return _UNET_BYTES * (spec.in_channels * window + most)
+
+
+def computed_per_kept(spec: NetworkSpec, window_zyx: Index3, core: Box) -> float:
+    """Return the work of answering for `core` of a window, as a share of what its voxels are worth.
+
+    In multiply-adds of the default network; a whole volume without halos is 1. Of any other network
+    the window's voxels per voxel of the core.
+    """
+    if spec.name != UNET or spec.script:
+        return math.prod(window_zyx) / core.voxels
+    cell = triple(16 * s for s in spec.stride_zyx)
+    worth = _multiply_adds(spec, cell, Box.whole(cell)) / math.prod(cell)
+    return _multiply_adds(spec, window_zyx, core) / (worth * core.voxels)
+
+
+def _multiply_adds(spec: NetworkSpec, window_zyx: Index3, core: Box) -> float:
+    kernel = math.prod(spec.kernel_zyx)
+    cuts = decoder_cuts(window_zyx, core, spec.strides, _reach(spec))
+    voxels, before, total = float(math.prod(window_zyx)), spec.in_channels, 0.0
+    levels = zip(spec.widths, (*spec.strides, (1, 1, 1)), cuts, strict=True)
+    for level, (width, stride, cut) in enumerate(levels):
+        total += voxels * kernel * width * (before + width)
+        if level + 1 < len(spec.widths):
+            assert cut.read is not None
+            coarser = spec.widths[level + 1]
+            total += voxels * width * coarser
+            total += cut.read.voxels * (kernel * 3 * width * width + coarser * width)
+            voxels, before = voxels / math.prod(stride), coarser
+    return total + core.voxels * spec.widths[0] * spec.classes
+
+
+def _reach(spec: NetworkSpec) -> Index3:
+    return triple(2 * (k // 2) for k in spec.kernel_zyx)
 
 
 def forward_bytes_per_voxel(forward: Forward, channels: int, stride_zyx: Index3) -> float:

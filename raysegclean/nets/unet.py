@@ -52,8 +52,8 @@ class NetworkSpec:
     widths: channels per level, finest first.
     strides: downsampling (z, y, x) between neighbouring levels: `len(widths) - 1` of them.
     dropout: rate of the channel dropout in the deeper levels and the decoder; 0 leaves it out.
-    residual: pairs of units whose answer is added to their input, in each level of the encoder
-    below the finest (after Isensee et al. 2024).
+    residual: whether the second unit of each level of the encoder adds to what it reads (after
+    Isensee et al. 2024).
     script: digest of the TorchScript file that stands in for a network (torchscript.py); then only
     in_channels, classes and strides mean anything.
     """
@@ -66,7 +66,7 @@ class NetworkSpec:
     dropout: float = 0.2
     name: str = "unet"
     script: str = ""
-    residual: int = 0
+    residual: bool = False
 
     def __post_init__(self) -> None:
         count = f"{len(self.widths)} widths need {len(self.widths) - 1} strides"
@@ -82,7 +82,6 @@ class NetworkSpec:
                 f"a network of dims 2 must keep z, got strides {self.strides}: use (1, 2, 2)",
             ),
             (not 0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1), got {self.dropout}"),
-            (self.residual < 0, f"residual must be 0 or more, got {self.residual}"),
         )
         for wrong, message in problems:
             if wrong:
@@ -139,7 +138,7 @@ def _can_call_onednn(features: Tensor) -> bool:
 
 
 class Level(nn.Module):
-    """Two units at one resolution, then pairs that add to what they read, and dropout behind."""
+    """Two units at one resolution, the second perhaps residual, and dropout behind them."""
 
     def __init__(
         self,
@@ -148,25 +147,23 @@ class Level(nn.Module):
         drop: float,
         name: str,
         *,
-        residual: int = 0,
+        residual: bool = False,
     ) -> None:
         super().__init__()
-        ones, same = (1, 1, 1), (channels[1], channels[1])
+        ones = (1, 1, 1)
         self.units = nn.Sequential(
-            ConvUnit(channels, kernel_zyx, ones), ConvUnit(same, kernel_zyx, ones)
+            ConvUnit(channels, kernel_zyx, ones),
+            ConvUnit((channels[1], channels[1]), kernel_zyx, ones),
         )
-        self.residual = nn.ModuleList(
-            nn.Sequential(*(ConvUnit(same, kernel_zyx, ones) for _ in range(2)))
-            for _ in range(residual)
-        )
+        self.residual = residual
         self.dropout = ChannelDropout(drop, name)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C0, Z, Y, X) to (B, C1, Z, Y, X)."""
-        features = self.units(features)
-        for pair in self.residual:
-            features = features + pair(features)
-        return cast(Tensor, self.dropout(features))
+        first, second = self.units
+        features = first(features)
+        added = second(features)
+        return cast(Tensor, self.dropout(features + added if self.residual else added))
 
 
 class UNet(nn.Module):
@@ -187,9 +184,8 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             # The finest level stays whole: its few channels carry the outline.
             drop = spec.dropout if level else 0.0
-            before, pairs = (width, spec.residual) if level else (spec.in_channels, 0)
-            name = f"encoder{level}"
-            self.encoder.append(Level((before, width), kernel, drop, name, residual=pairs))
+            channels, name = (width if level else spec.in_channels, width), f"encoder{level}"
+            self.encoder.append(Level(channels, kernel, drop, name, residual=spec.residual))
         for level, stride in enumerate(strides):
             fine, coarse = widths[level], widths[level + 1]
             self.down.append(ConvUnit((fine, coarse), stride, stride))

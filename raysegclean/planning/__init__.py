@@ -7,6 +7,7 @@ Pure decisions from the config and the index: windows, patches, folds, memory, i
 - `capacity`: how large a network is, and its patches
 - `network_plan`: which network, what it trains on, how windows are laid
 - `spacing`: at which spacing networks see the archive
+- `tiles`: which tile computes least
 - `worker_memory`: how much memory a worker takes
 - `items`: the rows that are scheduled
 """

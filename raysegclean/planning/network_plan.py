@@ -38,8 +38,9 @@ from raysegclean.planning.capacity import (
     planned_preset,
 )
 from raysegclean.planning.spacing import plan_spacing
+from raysegclean.planning.tiles import SUMS_BYTES, Windows
 from raysegclean.store.objects import Store
-from raysegclean.voxels.geometry import Index3, triple
+from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.resampling import Spacing, WorkingGrid
 
 __all__ = [
@@ -56,8 +57,6 @@ WINDOW_VOX_GPU = 24_000_000
 WINDOW_BYTES_CPU = 4 << 30
 WINDOW_BYTES_GPU = 10 << 30
 """What one worker may take for a window; the device is not known yet, and small ones have 16 GB."""
-SUMS_BYTES = 16
-"""Per class and voxel of a window: sums of probabilities and of squares, one pass, and its term."""
 AVERAGED_HALO = 4
 """Part of an averaged window's edge, on each side, that it shares with its neighbour."""
 
@@ -111,6 +110,7 @@ def plan_network(
         gpu and wanted.gpus != 0 for wanted in (config.resources.train, config.resources.relabel)
     )
     spacing = _spacing(config, infos, gpu=trains_on_gpu) if lent is None else lent.spacing_mm
+    shard = _shard(infos, spacing, config.relabel.shard_vox)
     infos = [_as_seen(info, spacing) for info in infos]
     capacity = _capacity(config, infos, voters, gpu=trains_on_gpu)
     if lent is not None:
@@ -137,6 +137,14 @@ def plan_network(
     # What a script was trained on is not known: then the more it sees at once, the better.
     usual = most if spec.script else patch
     halo = halo_of_views(_halo(config, geometry, usual), voters.views)
+    windows = Windows(spec, stride, halo, _largest_shape(infos), bytes_per_vox)
+    budget_bytes = WINDOW_BYTES_GPU if votes_on_gpu else WINDOW_BYTES_CPU
+    if averaged:
+        tile = _averaged_tile(config, usual, halo, stride)
+    elif config.relabel.tile_zyx != "auto":
+        tile = padded_shape(config.relabel.tile_zyx, stride)
+    else:
+        tile = windows.tile(shard, budget_bytes)
     return NetworkPlan(
         network=spec,
         voters=voters,
@@ -144,9 +152,7 @@ def plan_network(
         stride_zyx=stride,
         patch_zyx=patch,
         batch=capacity.batch if lent is None else lent.batch,
-        tile_zyx=_averaged_tile(config, usual, halo, stride)
-        if averaged
-        else _tile(config, most, _largest_shape(infos), stride, halo),
+        tile_zyx=tile,
         halo_vox=halo,
         averaged=averaged,
         tile_counts=_tile_counts(halo, geometry, voters),
@@ -347,14 +353,13 @@ def _patch(config: Config, infos: Sequence[CaseInfo], stride: Index3, capacity: 
     return fitted(_median_shape(infos), capacity.patch_vox, stride)
 
 
-def _tile(config: Config, window: Index3, largest: Index3, stride: Index3, halo: Index3) -> Index3:
-    """Return the edges of a tile without halo: a whole small case, or what the window leaves."""
-    if config.relabel.tile_zyx != "auto":
-        return padded_shape(config.relabel.tile_zyx, stride)
-    return triple(
-        w if w == n else max(w - 2 * _up(h, s), 4 * s)
-        for w, n, h, s in zip(window, padded_shape(largest, stride), halo, stride, strict=True)
-    )
+def _shard(infos: Sequence[CaseInfo], spacing_mm: Spacing | None, shard_vox: int) -> Index3:
+    """Return the working voxels that the largest shard needs to be answered for, axis by axis."""
+    found = set()
+    for shape, size in {(info.shape_zyx, info.spacing_mm) for info in infos}:
+        native = Box.whole(triple(min(shard_vox, n) for n in shape))
+        found.add(WorkingGrid.of(shape, size, spacing_mm).needed_working(native).shape_zyx)
+    return triple(map(max, zip(*found, strict=True)))
 
 
 def _window_vox(bytes_per_vox: float, *, gpu: bool) -> int:
@@ -374,7 +379,3 @@ def _median_spacing(infos: Sequence[CaseInfo]) -> tuple[float, float, float]:
 
 def _largest_shape(infos: Sequence[CaseInfo]) -> Index3:
     return triple(map(max, zip(*(info.shape_zyx for info in infos), strict=True)))
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

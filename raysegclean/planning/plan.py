@@ -28,6 +28,7 @@ from raysegclean.nets.normalise import Normaliser, plan_normaliser
 from raysegclean.nets.trainer import TrainConfig
 from raysegclean.planning.folds import dealt_folds, with_twins_joined
 from raysegclean.planning.network_plan import NetworkPlan, plan_network
+from raysegclean.planning.tiles import Windows
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx, triple
 
@@ -118,6 +119,17 @@ class RunPlan(NetworkPlan):
     def largest_zyx(self) -> Index3:
         """The longest edges that any case has, axis by axis."""
         return triple(map(max, zip(*(case.shape_zyx for case in self.cases), strict=True)))
+
+    @property
+    def windows(self) -> Windows:
+        """What the windows of its voters take and compute."""
+        return Windows(
+            self.network,
+            self.stride_zyx,
+            self.halo_vox,
+            self.largest_working_zyx,
+            self.window_bytes_per_vox,
+        )
 
     @cached_property
     def largest_working_zyx(self) -> Index3:

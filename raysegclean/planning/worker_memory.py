@@ -9,8 +9,8 @@ import math
 from typing import Literal
 
 from raysegclean.nets.inference import PART_VOX, needed_window
-from raysegclean.planning.network_plan import SUMS_BYTES
 from raysegclean.planning.plan import RunPlan
+from raysegclean.planning.tiles import SUMS_BYTES
 from raysegclean.voxels.geometry import Box, Index3, triple
 
 __all__ = ["PassKind", "passes_of", "window_bytes", "worker_bytes"]
@@ -49,13 +49,12 @@ def worker_bytes(plan: RunPlan, kind: PassKind, *, gpu: bool = False) -> int:
 
 def window_bytes(plan: RunPlan) -> int:
     """Return what predicting one window takes where the network runs, evidence included."""
-    window = _window(plan, plan.tile_zyx)
-    per_vox = plan.window_bytes_per_vox + SUMS_BYTES * len(plan.classes) + TILE_BYTES
-    total = per_vox * math.prod(window)
+    window, core = plan.windows.of(plan.tile_zyx)
+    total = plan.windows.taken_bytes(plan.tile_zyx) + TILE_BYTES * math.prod(window)
     if plan.spacing_mm is not None:  # passes are kept while parts of the tile are brought back
-        total += FLOAT_BYTES * len(plan.classes) * passes_of(plan) * math.prod(window)
+        total += FLOAT_BYTES * len(plan.classes) * passes_of(plan) * core.voxels
         part = min(PART_VOX, math.prod(_shard(plan)))
-        total += (3 * SUMS_BYTES * len(plan.classes) + TILE_BYTES) * part
+        total += (6 * SUMS_BYTES * len(plan.classes) + TILE_BYTES) * part
     if plan.averaged:  # the sums of all passes for a slab of the shard, copied when it grows
         _, height, width = _shard(plan)
         sums = FLOAT_BYTES * (len(plan.classes) + 2) * passes_of(plan)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raysegclean.config.settings import Config
+from raysegclean.nets.memory import computed_per_kept
 from raysegclean.planning.items import plan_items
 from raysegclean.planning.network_plan import network_notes, seam_error_of
 from raysegclean.planning.plan import RunPlan
@@ -107,10 +108,6 @@ def _in_mm(edges_vox: Index3, plan: RunPlan) -> tuple[float, float, float]:
 
 
 def _overhead(plan: RunPlan) -> float:
-    """Return voxels of a window over voxels of its tile, for a tile inside a large case."""
-    ratio = 1.0
-    for tile, halo, edge in zip(
-        plan.tile_zyx, plan.halo_vox, plan.largest_working_zyx, strict=True
-    ):
-        ratio *= min(tile + 2 * halo, edge) / min(tile, edge)
-    return max(1.0, ratio)
+    """Return the voxels computed per voxel of a tile that is kept, inside a large case."""
+    window, core = plan.windows.of(plan.tile_zyx)
+    return max(1.0, computed_per_kept(plan.network, window, core))

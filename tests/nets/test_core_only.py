@@ -14,7 +14,7 @@ from raysegclean.voxels.geometry import Box
 torch.set_num_threads(1)
 
 SPECS = (
-    NetworkSpec(classes=3, widths=(3, 4, 5), strides=((2, 2, 2), (2, 2, 2)), residual=1),
+    NetworkSpec(classes=3, widths=(3, 4, 5), strides=((2, 2, 2), (2, 2, 2)), residual=True),
     NetworkSpec(classes=2, widths=(2, 3, 4), strides=((1, 2, 2), (2, 1, 2))),
     NetworkSpec(classes=2, widths=(3, 4), strides=((1, 3, 2),)),
     NetworkSpec(classes=2, dims=2, widths=(3, 4), strides=((1, 2, 2),)),

@@ -124,6 +124,6 @@ def test_a_tensor_is_brought_back_with_the_bits_of_an_array() -> None:
     for grid in GRIDS:
         native, working = Box.whole(grid.native_zyx), Box.whole(grid.shape_zyx)
         prob = np.random.default_rng(1).random((3, *grid.shape_zyx)).astype(np.float32)
-        tile = inference.Tile(native, working, working, grid)
+        tile = inference.Tile(native, working, working, working, grid)
         found = tile.to_core(torch.from_numpy(prob)).numpy()
         assert np.array_equal(found, grid.to_native(prob, working, native))

@@ -19,6 +19,7 @@ from raysegclean.planning.plan import RunPlan, make_plan
 from .test_plan import VOTERS, _config, _info
 
 INFOS = [_info(f"c{n}", (40, 96, 80), patient=str(n)) for n in range(4)]
+NATIVE = {"spacing_mm": None}
 WINDOWED = {"name": "tests.nets.own_networks:instance", "widths": [2], "strides": []}
 
 
@@ -122,14 +123,13 @@ def test_many_classes_get_smaller_windows_and_a_stage_without_gpus_those_of_a_cp
     organs = replace(large[0].labels[0], voxels=dict.fromkeys(range(105), 9))
     many = [replace(info, labels=(organs,)) for info in large]
 
-    def window_vox(infos, **changes):
-        config = _config(network={"preset": "small"}, **changes)
-        plan = make_plan(config, infos, VOTERS, gpu=True)
-        return prod(t + 2 * h for t, h in zip(plan.tile_zyx, plan.halo_vox, strict=True))
+    def tile_vox(infos, budget_bytes: int, **changes) -> int:
+        plan = make_plan(_config(network=NATIVE, **changes), infos, VOTERS, gpu=True)
+        assert plan.windows.taken_bytes(plan.tile_zyx) <= budget_bytes
+        return prod(plan.tile_zyx)
 
-    few, more = window_vox(large), window_vox(many)
-    assert 15e6 < few <= 24e6
-    assert more * (8 * 105 + 7.2 * (1 + 210)) <= 10 << 30
-    assert window_vox(large, resources={"relabel": {"gpus": 0}}) <= 3e6
+    few, more = tile_vox(large, 10 << 30), tile_vox(many, 10 << 30)
+    assert more < few
+    assert tile_vox(large, 4 << 30, resources={"relabel": {"gpus": 0}}) < few
     trained = make_plan(_config(resources={"train": {"gpus": 0}}), large, VOTERS, gpu=True).train
     assert trained.precision == "fp32"
