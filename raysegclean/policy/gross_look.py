@@ -198,8 +198,12 @@ def _mirrored(case: _Case) -> Iterator[Explanation]:
 
 def _displaced(case: _Case) -> Iterator[Explanation]:
     every = max(1, ceil(np.cbrt(case.given.size / _CLIMB_VOX)))
-    by_zyx = _climbed(_Moves.of(case, every), _correlated(case))
-    dice = _Moves.of(case, 1).dice(by_zyx) if any(by_zyx) else {}
+    step = max(1, ceil(np.cbrt(case.given.size / _SEARCH_VOX)))
+    whole = _Moves.of(case, 1)
+    by_zyx = _climbed(_Moves.of(case, every), _correlated(case), step)
+    if every > 1:
+        by_zyx = _climbed(whole, by_zyx, 1)
+    dice = whole.dice(by_zyx) if any(by_zyx) else {}
     if dice:
         yield Explanation({c: Displace(by_zyx=by_zyx) for c in case.classes}, dice)
 
@@ -227,9 +231,8 @@ def _correlated(case: _Case) -> Index3:
     return triple(step * b for b in by)
 
 
-def _climbed(moves: "_Moves", by_zyx: Index3) -> Index3:
-    """Return the displacement near `by_zyx` that agrees best, in whole voxels."""
-    step = max(1, ceil(np.cbrt(moves.case.given.size / _SEARCH_VOX)))
+def _climbed(moves: "_Moves", by_zyx: Index3, step: int) -> Index3:
+    """Return the displacement near `by_zyx` that agrees best, in whole voxels; steps halve."""
     best, at = _mean(moves.dice(by_zyx)), by_zyx
     while step:
         nearer = [
