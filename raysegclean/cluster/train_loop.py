@@ -31,6 +31,7 @@ from raysegclean.cluster.patches import PatchSource, Rows
 from raysegclean.cluster.training_progress import Progress
 from raysegclean.errors import InputError
 from raysegclean.nets.agreement import Dices
+from raysegclean.nets.augment import augment
 from raysegclean.nets.batch import Batch
 from raysegclean.nets.place import LocalExchange, Place
 from raysegclean.nets.trainer import StepReport, TrainConfig, Trainer
@@ -263,7 +264,7 @@ class TrainLoop:
                 self.host.warn(fault)
                 self._check_left(fault)
         trusted = rows["trusted"] == 1
-        batch = self._tensors(rows, ~trusted)
+        batch = self._augmented(self._tensors(rows, ~trusted))
         if self.source.clean is None:
             return batch
         return replace(batch, clean=self._tensors(rows, trusted))
@@ -273,6 +274,13 @@ class TrainLoop:
         for kind, numbers in (("", range(own)), ("trusted ", range(own, every))):
             if numbers and self.damaged.issuperset(numbers):
                 raise InputError(f"training fold {self.plan.fold}: no {kind}case is left. {fault}")
+
+    def _augmented(self, batch: Batch) -> Batch:
+        if not self.plan.config.augment:
+            return batch
+        rank, ranks = (self.mesh.rank, self.mesh.ranks) if self.mesh else (0, 1)
+        spacing_mm = [self.source.seen_mm[case] for case in batch.case]
+        return augment(batch, self.source.seed, spacing_mm, first=rank, every=ranks)
 
     def _tensors(self, rows: Rows, chosen: NDArray[np.bool_]) -> Batch:
         cases = self.source.cases

@@ -141,6 +141,7 @@ class Train(_Section):
     flips: tuple[Literal["z", "y", "x"], ...] = _setting(
         "a list of axes out of z, y, x along which the labels are symmetric", ()
     )
+    augment: bool = _setting("true or false", False)
     threads: Count = _setting("CPU threads per worker, a whole number >= 1", 1)
     precision: Literal["auto", "fp32", "bf16"] = _setting("fp32, bf16 or auto", "auto")
     checkpoint_every: Count | Auto = _setting("a number of steps >= 1, or auto", "auto")

@@ -30,6 +30,7 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 
 DOOR = (
     "agreement",
+    "augment",
     "batch",
     "dropout",
     "hooks",

@@ -6,8 +6,10 @@ narrower ranges: labels of anatomy are tied to its pose. Labels follow by the ne
 `IGNORE` where the patch has none. Flips are drawn with the patches (sampling.py).
 
 A sample is named by its number in the step's whole batch, so data-parallel ranks and processes do
-the same to it. Equal bits on CPU for the same key. A library of its own (batchgeneratorsv2) draws
-from global generators, rotates in voxels and runs on CPUs only.
+the same to it. Equal bits on CPU for the same key.
+
+Off unless `train.augment` says otherwise: in 240 steps on 100 hippocampi it cost .03 of Dice. What
+it gains in long trainings is not measured yet.
 """
 
 import math

@@ -74,9 +74,9 @@ class TrainConfig:
 
     steps: of the whole training; where `max_steps` is set, of the shortest one, which goes on as
     long as it pays and at most so far, or `budget_minutes`. hook: what the method does while
-    training (hooks.py). loss: one of `losses.LOSSES`. epoch_steps: what a hook counts as an epoch.
-    threads: CPU threads of the worker (applied by `numerics.fix_numerics`, not here).
-    checkpoint_every: steps, for the caller.
+    training (hooks.py). loss: one of `losses.LOSSES`. augment: whether the caller changes patches
+    at random (augment.py). epoch_steps: what a hook counts as an epoch. threads: CPU threads of the
+    worker (applied by `numerics.fix_numerics`, not here). checkpoint_every: steps, for the caller.
     """
 
     steps: int
@@ -92,6 +92,7 @@ class TrainConfig:
     peers: int = 1
     hook: HookSpec = PLAIN_HOOK
     loss: str = "ce_dice"
+    augment: bool = False
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:

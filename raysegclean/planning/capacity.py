@@ -41,7 +41,7 @@ class Capacity:
     """The size of a network, and of what it sees at once.
 
     residual: whether levels of the encoder add to what they read. patch_vox: at most so many voxels
-    a patch. batch: patches a step.
+    a patch. batch: patches a step. lr: full learning rate.
     """
 
     widths: tuple[int, ...]
@@ -49,12 +49,15 @@ class Capacity:
     residual: bool = False
     patch_vox: int
     batch: int
+    lr: float
 
 
 _PRESETS: dict[Preset, Capacity] = {
-    "small": Capacity(widths=(8, 16, 32), patch_vox=64_000, batch=4),
-    "base": Capacity(widths=(16, 32, 64, 128), patch_vox=PATCH_VOX_CPU, batch=2),
-    "large": Capacity(widths=(32, 64, 128, 256), residual=True, patch_vox=PATCH_VOX_CPU, batch=2),
+    "small": Capacity(widths=(8, 16, 32), patch_vox=64_000, batch=4, lr=1e-2),
+    "base": Capacity(widths=(16, 32, 64, 128), patch_vox=PATCH_VOX_CPU, batch=2, lr=3e-3),
+    "large": Capacity(
+        widths=(32, 64, 128, 256), residual=True, patch_vox=PATCH_VOX_CPU, batch=2, lr=3e-3
+    ),
 }
 
 

@@ -73,6 +73,8 @@ class NetworkPlan:
     patch_zyx: Index3
     batch: int = 4
     """Patches a step."""
+    lr: float = 1e-2
+    """Full learning rate that goes with the network's size."""
     tile_zyx: Index3
     halo_vox: Index3
     stride_zyx: Index3 = (1, 1, 1)
@@ -152,6 +154,7 @@ def plan_network(
         stride_zyx=stride,
         patch_zyx=patch,
         batch=capacity.batch if lent is None else lent.batch,
+        lr=capacity.lr if lent is None else lent.lr,
         tile_zyx=tile,
         halo_vox=halo,
         averaged=averaged,

@@ -404,11 +404,12 @@ def _too_many(label: str, values: int) -> str:
 def _train(config: Config, net: NetworkPlan, cases: int, *, gpu: bool) -> TrainConfig:
     wanted, voters = config.train, net.voters
     steps, most = _length(config, cases, gpu=gpu)
-    settings = TrainConfig(
+    return TrainConfig(
         steps=steps,
         max_steps=most,
         budget_minutes=wanted.budget_minutes,
         batch=net.batch,
+        lr=net.lr if wanted.lr == "auto" else wanted.lr,
         seed=wanted.seed,
         epoch_steps=max(1, steps // EPOCHS),
         threads=wanted.threads,
@@ -418,11 +419,11 @@ def _train(config: Config, net: NetworkPlan, cases: int, *, gpu: bool) -> TrainC
         peers=max(1, voters.members),
         hook=voters.hook,
         loss=wanted.loss,
+        augment=wanted.augment,
         checkpoint_every=max(50, steps // 10)
         if wanted.checkpoint_every == "auto"
         else wanted.checkpoint_every,
     )
-    return settings if wanted.lr == "auto" else replace(settings, lr=wanted.lr)
 
 
 def _length(config: Config, cases: int, *, gpu: bool) -> tuple[int, int | None]:

@@ -184,3 +184,15 @@ def test_the_sample_grows_with_the_classes_and_is_bounded_in_memory(
         source, classes=tuple(range(classes)), batch=batch, patch_zyx=(edge, edge, edge)
     )
     assert batches_of(source) == expected
+
+
+def test_patches_changed_at_random_are_changed_alike_after_a_kill(job, tmp_path, monkeypatch):
+    monkeypatch.setattr("raysegclean.cluster.train_loop.NOTE_S", 0.0)
+    plain = TrainConfig(steps=12, batch=2, checkpoint_every=5, seed=5)
+    as_given, _ = train(replace(job, train=plain, run_uri=str(tmp_path / "plain")))
+    job = replace(job, train=replace(plain, augment=True))
+    straight, _ = train(replace(job, run_uri=str(tmp_path / "straight")))
+    assert any(not torch.equal(v, as_given[0][name]) for name, v in straight[0].items())
+    with pytest.raises(Killed):
+        train(job, on_note=killed_at(8))
+    assert_equal(train(job)[0], straight)
