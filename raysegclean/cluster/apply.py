@@ -7,6 +7,7 @@ that a case whose class would vanish, or change too much, is held back before an
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
 from raysegclean.store.run import RunFolder
 from raysegclean.store.shards import ArraySpec, put_shard
-from raysegclean.voxels.channels import channels_of
+from raysegclean.voxels.channels import UNKNOWN, byte_channels
 from raysegclean.voxels.geometry import Box
 from raysegclean.voxels.packing import arrays_to_text
 from raysegclean.voxels.regions import change_components
@@ -106,6 +107,7 @@ class ApplyStage:
         self._archive = Archive.open(job.plan.archive)
         self._cases = {case.case: case for case in job.plan.cases}
         self._given = lru_cache(maxsize=64)(self._open_given)
+        self._values = _values(job.plan)
 
     def load(self, task: ShardTask) -> Loaded:
         """Read the given label with the halo its edits need, and the proposal."""
@@ -138,14 +140,18 @@ class ApplyStage:
         if self._job.undone:
             given = loaded.given_zyx[loaded.core.slices]
             applied = take_back(applied, given, self._job.undone, task.case)
-        classes, writes = self._job.plan.classes, self._job.writes
+        classes, writes = len(self._job.plan.classes), self._job.writes
         return applied, ApplyRecord(
             task.name,
             task.case,
             self._job.keys[task.case],
-            counts=change_counts(loaded, applied, case, len(classes)),
-            regions=_regions(loaded, applied, box, classes) if writes else None,
+            counts=change_counts(loaded, applied, case, classes),
+            regions=_regions(loaded, applied, box, self._values) if writes else None,
         )
+
+    def values(self, case: CasePlan, applied: Applied) -> NDArray[Any]:
+        """Return the label values that are written, in the dtype of the output."""
+        return self._values.astype(case.dtype)[applied.label_zyx]
 
     def write(self, task: ShardTask, result: tuple[Applied, ApplyRecord]) -> ApplyRecord:
         """Write the shard of the label and of its reasons; return the ledger's record."""
@@ -155,7 +161,7 @@ class ApplyStage:
         return replace(record, objects=self._put(task, self._cases[task.case], applied))
 
     def _put(self, task: ShardTask, case: CasePlan, applied: Applied) -> tuple[StoredObject, ...]:
-        values = np.asarray(self._job.plan.classes, dtype=case.dtype)[applied.label_zyx]
+        values = self.values(case, applied)
         shard = case.grid(self._job.plan.shard_vox).shard_zyx
         store = self._archive.at(task.case)
         name = self._job.output_label
@@ -197,10 +203,10 @@ class ApplyStage:
         if name is None or not case.trusted:
             return None
         values = self._archive.label(case.case, name).read(core)
-        return channels_of(values, self._job.plan.classes).astype(np.uint8)
+        return byte_channels(values, self._job.plan.classes)
 
     def _channels(self, case: str, box: Box) -> NDArray[np.uint8]:
-        return channels_of(self._given(case).read(box), self._job.plan.classes).astype(np.uint8)
+        return byte_channels(self._given(case).read(box), self._job.plan.classes)
 
     def _open_given(self, case: str) -> Volume:
         return self._archive.label(case, self._job.plan.label)
@@ -210,6 +216,8 @@ def change_counts(loaded: Loaded, applied: Applied, case: CasePlan, classes: int
     """Count what settling changes; `deep` is further than `DEEP_VOX` from the given outline."""
     given, after = loaded.given_zyx[loaded.core.slices], applied.label_zyx
     changed, trusted = given != after, loaded.trusted_zyx
+    if trusted is not None:
+        trusted = np.where(given == UNKNOWN, given, trusted)
     deep = [0] * classes
     for channel in np.unique([*given[changed], *after[changed]]).tolist():
         if channel:
@@ -241,16 +249,25 @@ def change_counts(loaded: Loaded, applied: Applied, case: CasePlan, classes: int
 
 
 def _counted(values: NDArray[np.uint8], upto: int) -> tuple[int, ...]:
-    """Return voxels per value."""
-    return tuple(np.bincount(values.ravel(), minlength=upto).tolist())
+    """Return voxels per value below `upto`."""
+    return tuple(np.bincount(values.ravel(), minlength=upto)[:upto].tolist())
 
 
-def _regions(loaded: Loaded, applied: Applied, box: Box, classes: tuple[int, ...]) -> str | None:
+def _values(plan: RunPlan) -> NDArray[np.int64]:
+    """Return the label value of each channel; where none is ignored, `UNKNOWN` has no value."""
+    values = np.asarray(plan.classes, np.int64)
+    if plan.label_ignore is None:
+        return values
+    every = np.full(UNKNOWN + 1, plan.label_ignore, np.int64)
+    every[: len(values)] = values
+    return every
+
+
+def _regions(loaded: Loaded, applied: Applied, box: Box, values: NDArray[np.int64]) -> str | None:
     """Return the changed components of the shard as text, None where nothing changed."""
     given = loaded.given_zyx[loaded.core.slices]
     if np.array_equal(given, applied.label_zyx):
         return None
-    values = np.asarray(classes, np.int64)
     found = change_components(
         values[given],
         values[applied.label_zyx],

@@ -30,13 +30,10 @@ from raysegclean.planning.plan import CasePlan, RunPlan
 from raysegclean.store.archive import Archive
 from raysegclean.store.arrays import Volume
 from raysegclean.store.objects import Store
-from raysegclean.voxels.channels import IGNORE, channels_of
+from raysegclean.voxels.channels import byte_channels
 from raysegclean.voxels.geometry import Box
 
 __all__ = ["Channels", "Predictor", "Reader", "VoteJob", "Window", "device_numerics"]
-
-UNKNOWN = 255
-"""Channel of a value that is none of the run's classes, of which there are fewer."""
 
 Channels = NDArray[np.uint8]
 """A label as channel indices, axes z, y, x."""
@@ -92,9 +89,7 @@ class Reader:
 
     def channels(self, case: str, label: str, box: Box) -> Channels:
         """Return a label's channel indices in `box`; `UNKNOWN` for values the run has not."""
-        channels = channels_of(self._label(case, label).read(box), self.plan.classes)
-        channels[channels == IGNORE] = UNKNOWN
-        return channels.astype(np.uint8)
+        return byte_channels(self._label(case, label).read(box), self.plan.classes)
 
 
 class Predictor(Reader):

@@ -18,10 +18,17 @@ from raysegclean.cluster.predict import Channels, Predictor, VoteJob, Window
 from raysegclean.cluster.proposal_folder import CORRECTION, ProposalFolder
 from raysegclean.errors import InputError
 from raysegclean.evidence.records import ShardRecord
-from raysegclean.evidence.second_pass import Answer, BlockQuery, PredictedBlock, Relabeler
+from raysegclean.evidence.second_pass import (
+    Answer,
+    BlockQuery,
+    PredictedBlock,
+    Relabeler,
+    with_unknown_filled,
+)
 from raysegclean.planning.items import ShardTask
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import stored
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box
 
 __all__ = [
@@ -85,15 +92,17 @@ class _Blocks(Generic[Looker]):
         prob_czyx, features_fzyx = self._predictor.means(
             case, loaded.image, with_features=self._with_features
         )
-        return PredictedBlock(
-            case=task.case,
-            window=box,
-            core=loaded.core.relative_to(box),
-            given_zyx=loaded.given_zyx,
-            trusted_zyx=loaded.trusted_zyx,
-            prob_czyx=prob_czyx,
-            features_fzyx=features_fzyx,
-            spacing_mm=case.metric_mm,
+        return with_unknown_filled(
+            PredictedBlock(
+                case=task.case,
+                window=box,
+                core=loaded.core.relative_to(box),
+                given_zyx=loaded.given_zyx,
+                trusted_zyx=loaded.trusted_zyx,
+                prob_czyx=prob_czyx,
+                features_fzyx=features_fzyx,
+                spacing_mm=case.metric_mm,
+            )
         )
 
 
@@ -129,7 +138,8 @@ class ReviseStage(_Blocks[Relabeler]):
         block = self._block(task, loaded)
         given = loaded.given_zyx[block.core.slices]
         wanted = self._job.looker.revise(block, self._job.values[task.case])
-        return np.where(wanted != given, wanted + 1, 0).astype(np.uint8)
+        changes = (wanted != given) & (given != UNKNOWN)
+        return np.where(changes, wanted + 1, 0).astype(np.uint8)
 
     def write(self, task: ShardTask, result: NDArray[np.uint8]) -> ShardRecord:
         """Write the shard of the correction; return the ledger's record."""

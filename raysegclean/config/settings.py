@@ -215,6 +215,7 @@ class Config(_Section):
 
     archive: Text = _setting("a path or URI")
     label: LabelName = _setting(_LABEL_TEXT)
+    label_ignore: Count | None = _setting("a label value >= 1, or null", None)
     run: Text = _setting("a path or URI for the run folder")
     cases: Text | tuple[Text, ...] = _setting(
         "a glob, a list of ids, a file of ids, or a query", "*"

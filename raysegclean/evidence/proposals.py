@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysegclean.evidence.voxel_evidence import MAX_UNCERTAINTY, Evidence, quantise
+from raysegclean.voxels.channels import UNKNOWN
 
 __all__ = ["Proposal", "Score", "propose", "score_of"]
 
@@ -51,15 +52,21 @@ def propose(
     """Return the proposal of one block for the given label (channel indices, z y x).
 
     Where the label and the prediction agree there is no candidate; the score, where the method asks
-    for one, is that of every voxel.
+    for one, is that of every voxel. Of voxels whose label is `UNKNOWN` nothing is said.
     """
     differs = evidence.predicted_zyx != given_zyx
     confident = differs & evidence.agree_zyx if needs_agreement else differs
     return Proposal(
         candidate_zyx=np.where(differs, evidence.predicted_zyx + 1, 0).astype(np.uint8),
         confidence_zyx=np.where(confident, quantise(evidence.prob_zyx), 0).astype(np.uint8),
-        score_zyx=quantise(score_of(evidence, given_zyx, score)) if score else None,
+        score_zyx=_score(evidence, given_zyx, score) if score else None,
     )
+
+
+def _score(evidence: Evidence, given_zyx: NDArray[np.uint8], score: Score) -> NDArray[np.uint8]:
+    levels = quantise(score_of(evidence, given_zyx, score))
+    levels[given_zyx == UNKNOWN] = 0
+    return levels
 
 
 def score_of(evidence: Evidence, given_zyx: NDArray[np.uint8], score: Score) -> NDArray[np.float32]:

@@ -7,15 +7,24 @@ look: it returns a label, which the rule takes where the edits open a class to i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3
 
-__all__ = ["Answer", "BlockQuery", "CaseQuery", "PredictedBlock", "Relabeler", "Revision"]
+__all__ = [
+    "Answer",
+    "BlockQuery",
+    "CaseQuery",
+    "PredictedBlock",
+    "Relabeler",
+    "Revision",
+    "with_unknown_filled",
+]
 
 Answer = Mapping[str, NDArray[Any]]
 """What a look says of one block, or merged, of one case: small arrays by name."""
@@ -37,6 +46,32 @@ class PredictedBlock:
     features_fzyx: NDArray[np.float32] | None
     """Penultimate activations of the first network, for looks that ask for them."""
     spacing_mm: tuple[float, float, float]
+    known_zyx: NDArray[np.bool_] | None = None
+    """Where every label was known, None for everywhere; elsewhere labels are what the voters say,
+    so that outlines run on, and nothing is counted or revised."""
+
+    @property
+    def known_core_zyx(self) -> NDArray[np.bool_]:
+        """Where in the core every label was known."""
+        if self.known_zyx is None:
+            return np.ones(self.core.shape_zyx, np.bool_)
+        return self.known_zyx[self.core.slices]
+
+
+def with_unknown_filled(block: PredictedBlock) -> PredictedBlock:
+    """Return the block with what the voters say where a label is `UNKNOWN`."""
+    labels = [one for one in (block.given_zyx, block.trusted_zyx) if one is not None]
+    unknown = np.logical_or.reduce([one == UNKNOWN for one in labels])
+    if not unknown.any():
+        return block
+    seen = block.prob_czyx.argmax(axis=0).astype(np.uint8)
+    filled = [np.where(one == UNKNOWN, seen, one) for one in labels]
+    return replace(
+        block,
+        given_zyx=filled[0],
+        trusted_zyx=None if block.trusted_zyx is None else filled[1],
+        known_zyx=~unknown,
+    )
 
 
 class BlockQuery(Protocol):

@@ -5,8 +5,9 @@ associative and commutative, so a case has the same stats however its blocks wer
 workers, retried or resumed. The size depends on the number of classes only.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from raysegclean.evidence.case_scores import FOREGROUND, CaseScore, ClassScore, Kind
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.evidence.voxel_evidence import LEVELS, Evidence
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.offset_sums import OffsetSums
 from raysegclean.voxels.packing import arrays_to_text, text_to_arrays
 
@@ -32,6 +34,7 @@ MIN_PROB = 1e-4
 """Probabilities below this count as this, so that one voxel cannot dominate a case."""
 
 Counts = NDArray[np.int64]
+Block = TypeVar("Block", Evidence, Proposal)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,15 @@ def block_stats(
     classes: int,
     trusted_zyx: NDArray[np.uint8] | None = None,
 ) -> CaseStats:
-    """Return the stats of one block; labels are channel indices with axes z, y, x."""
+    """Return the stats of one block; labels are channel indices with axes z, y, x.
+
+    Voxels whose given label is `UNKNOWN` are not counted.
+    """
+    known = given_zyx != UNKNOWN
+    if not known.all():
+        evidence, proposal = _only(evidence, known), _only(proposal, known)
+        trusted_zyx = None if trusted_zyx is None else trusted_zyx[known]
+        given_zyx = given_zyx[known]
     given = given_zyx.ravel().astype(np.int64)
     predicted = evidence.predicted_zyx.ravel().astype(np.int64)
     confusion = np.bincount(given * classes + predicted, minlength=classes * classes)
@@ -123,6 +134,12 @@ def block_stats(
         given_prob=np.bincount(given, weights=prob, minlength=classes).astype(np.int64),
         trusted=_trusted_hits(proposal, given_zyx, trusted_zyx, predicted, classes),
     )
+
+
+def _only(block: Block, known: NDArray[np.bool_]) -> Block:
+    """Return the arrays of a block at the known voxels, as rows."""
+    arrays = ((f.name, getattr(block, f.name)) for f in fields(block))
+    return replace(block, **{name: a[known] for name, a in arrays if a is not None})
 
 
 def _histogram(group: NDArray[np.int64], level: NDArray[np.int64], *shape: int) -> Counts:
@@ -165,7 +182,7 @@ def _trusted_hits(
     if trusted_zyx is None:
         return hits
     truth, given = trusted_zyx.ravel(), given_zyx.ravel()
-    differs = predicted != given
+    differs = (predicted != given) & (truth != UNKNOWN)
     outcome = np.where(truth == predicted, 0, np.where(truth == given, 1, 2))
     group = (outcome * classes + predicted)[differs]
     for kind, levels in enumerate((proposal.confidence_zyx, proposal.score_zyx)):

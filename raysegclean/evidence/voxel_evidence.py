@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysegclean.errors import InputError
+from raysegclean.voxels.channels import UNKNOWN
 
 __all__ = ["LEVELS", "MAX_UNCERTAINTY", "Evidence", "EvidenceSum", "quantise", "threshold_level"]
 
@@ -98,13 +99,21 @@ class EvidenceSum:
         return self._sum_czyx
 
     def finish(self, given_zyx: NDArray[np.integer]) -> Evidence:
-        """Return the evidence of all passes against the given label (channel indices, z y x)."""
+        """Return the evidence of all passes against the given label (channel indices, z y x).
+
+        Where the label is `UNKNOWN`, so is the prediction, with probability 0.
+        """
         mean_czyx, squares_zyx = self.mean_czyx(), self._sum_squares_zyx
         assert squares_zyx is not None
         assert self._agree_zyx is not None
         prob_zyx, predicted_zyx = mean_czyx.max(dim=0)
         given_index = torch.from_numpy(given_zyx.astype(np.int64)).to(mean_czyx.device)
-        given_prob_zyx = mean_czyx.gather(0, given_index[None])[0]
+        unknown = given_index == UNKNOWN
+        given_prob_zyx = mean_czyx.gather(0, given_index.masked_fill(unknown, 0)[None])[0]
+        given_prob_zyx, prob_zyx = (
+            prob.masked_fill(unknown, 0.0) for prob in (given_prob_zyx, prob_zyx)
+        )
+        predicted_zyx = predicted_zyx.masked_fill(unknown, UNKNOWN)
         aleatoric_zyx = (mean_czyx.sum(dim=0) - squares_zyx).clamp_(min=0) / 2
         epistemic_zyx = (squares_zyx - _squares(mean_czyx)).clamp_(min=0) / 2
         return Evidence(

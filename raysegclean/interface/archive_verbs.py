@@ -97,6 +97,12 @@ def ingest(
         callback=_whole_numbers,
         help="label values that may occur; others are strays",
     ),
+    click.Option(
+        ["--label-ignore", "label_ignore"],
+        type=int,
+        metavar="K",
+        help="label value that is no class, as in the config",
+    ),
     click.Option(["--labels-only"], is_flag=True, help="read no image: faster, and finds less"),
     click.Option(["--out"], metavar="FILE", help="save all findings as .csv or .parquet"),
 )
@@ -105,18 +111,22 @@ def check(
     label: str,
     *,
     classes: Collection[int] | None = None,
+    label_ignore: int | None = None,
     labels_only: bool = False,
     out: str | None = None,
 ) -> CheckReport:
     """Check an archive's integrity and plausibility.
 
-    `classes` are the label values that may occur; all findings are saved as `out`.
+    `classes` are the label values that may occur, `label_ignore` is one that is no class; all
+    findings are saved as `out`.
     """
     from raysegclean.qc import check as qc
 
     if out is not None:
         qc.check_table_name(out)
-    report = qc.check(archive, label, classes=classes, with_image=not labels_only)
+    report = qc.check(
+        archive, label, classes=classes, ignored=label_ignore, with_image=not labels_only
+    )
     if out is not None:
         qc.save_findings(report, out)
     return report

@@ -98,6 +98,8 @@ class RunPlan(NetworkPlan):
     normaliser: Normaliser
     train: TrainConfig
     shard_vox: int
+    label_ignore: int | None = None
+    """A label value of voxels that are not learnt, not judged and not changed."""
     names: Mapping[int, str] = field(default_factory=dict)
     """What label values are called, where that is known; nothing depends on it."""
 
@@ -169,8 +171,12 @@ class RunPlan(NetworkPlan):
         return digest(
             "train", versions, self.classes, self.network, self.normaliser, self.train.identity(),
             self.patch_zyx, self.flips, self.crossfit, *self._trusted_versions(),
-            *(() if self.spacing_mm is None else (self.spacing_mm,)),
+            *(() if self.spacing_mm is None else (self.spacing_mm,)), *self.ignored(),
         )  # fmt: skip
+
+    def ignored(self) -> tuple[tuple[str, int], ...]:
+        """Return what keys say of the ignored value: nothing where there is none."""
+        return () if self.label_ignore is None else (("label_ignore", self.label_ignore),)
 
     def _trusted_versions(self) -> list[tuple[str, str]]:
         """Return what networks learn from trusted cases, where the method's hook asks for them."""
@@ -216,11 +222,15 @@ def make_plan(
         normaliser=plan_normaliser(infos, config.network.normalise),
         train=_train(config, net, len(infos), gpu=gpu and config.resources.train.gpus != 0),
         shard_vox=config.relabel.shard_vox,
+        label_ignore=config.label_ignore,
     )
     return plan if lender is None else _borrowing(plan, lender)
 
 
 def _lent_classes(config: Config, infos: Sequence[CaseInfo], lender: RunPlan) -> tuple[int, ...]:
+    if config.label_ignore in lender.classes:
+        told = f"label_ignore: {config.label_ignore} is a class of the lent networks."
+        raise ConfigError(f"{told} Leave it out, or train.")
     strange = sorted(set(_classes(config, infos)) - set(lender.classes))
     if strange:
         raise InputError(
@@ -320,9 +330,10 @@ def _misfit(
             "Ingest it with the same channels."
         )
     for label in (one for one in info.labels if one.name in _label_names(config)):
-        if len(label.voxels) > MAX_CLASSES:
-            return _too_many(label.name, len(label.voxels))
-        strange = sorted(set(label.voxels) - set(known or label.voxels))
+        values = set(label.voxels) - {config.label_ignore}
+        if len(values) > MAX_CLASSES:
+            return _too_many(label.name, len(values))
+        strange = sorted(values - set(known or values))
         if strange:
             return (
                 f"label {label.name!r} holds {strange}, the networks were trained on "
@@ -382,7 +393,7 @@ def _queried(query: str, infos: Sequence[CaseInfo]) -> list[CaseInfo]:
 def _classes(config: Config, infos: Sequence[CaseInfo]) -> tuple[int, ...]:
     names = _label_names(config)
     summaries = (summary for info in infos for summary in info.labels if summary.name in names)
-    values = {0}.union(*(summary.voxels for summary in summaries))
+    values = {0}.union(*(summary.voxels for summary in summaries)) - {config.label_ignore}
     if len(values) < 2:
         raise InputError(f"label {config.label!r}: every voxel of every case is background.")
     if len(values) > MAX_CLASSES:

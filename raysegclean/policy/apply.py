@@ -27,12 +27,16 @@ from raysegclean.policy.edits import (
     Votes,
 )
 from raysegclean.policy.gross_apply import repair_gross
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.signed_distance import Spacing, shift_label
 
 __all__ = ["Applied", "TakenBack", "apply_edits", "take_back"]
 
 Label = NDArray[np.uint8]
+
+_CHANNELS = 256
+"""Definition: channels are bytes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def apply_edits(
 
     Gross errors are repaired first. The outline moves; candidates of the voters are then taken on
     top of it, and what a second pass wrote, where there is one, has the last word. `restated_zyx`
-    is what `gross_apply.restated` says of the core, which starts at `start_zyx` of the case.
+    is what `gross_apply.restated` says of the core, which starts at `start_zyx` of the case. Voxels
+    whose given channel is `UNKNOWN` never change.
     """
     given_core = given_zyx[core.slices]
     label = given_core.copy()
@@ -73,11 +78,13 @@ def apply_edits(
         _take(label, reason, new, new != given_core, Shift.reason)
     if proposal is not None:
         if edits.of(TakesCandidates) or isinstance(edits.rule, ReplaceBelow):
-            _take_candidates(label, reason, given_core, proposal, edits, classes)
+            _take_candidates(label, reason, given_core, proposal, edits)
         if proposal.correction_zyx is not None:
             _revise(label, reason, given_core, proposal.correction_zyx, edits)
         if isinstance(edits.rule, FlipAbove):
             _flip(label, reason, given_core, proposal, edits.rule.share)
+    unknown = given_core == UNKNOWN
+    label[unknown] = UNKNOWN
     reason[label == given_core] = Reason.UNCHANGED
     return Applied(label, reason)
 
@@ -134,12 +141,11 @@ def _take_candidates(
     given: Label,
     proposal: Proposal,
     edits: CaseEdits,
-    classes: int,
 ) -> None:
     """Take candidates that are confident enough for their kind of change."""
     predicted = proposal.predicted_zyx(given)
-    levels = {kind: np.full(classes, LEVELS, np.int64) for kind in Kind}
-    reasons = np.full(classes, TakesCandidates.reason, np.uint8)
+    levels = {kind: np.full(_CHANNELS, LEVELS, np.int64) for kind in Kind}
+    reasons = np.full(_CHANNELS, TakesCandidates.reason, np.uint8)
     for channel, edit in edits.of(TakesCandidates).items():
         reasons[channel] = edit.reason
         for kind, threshold in edit.above.items():
@@ -156,7 +162,7 @@ def _take_candidates(
             & (proposal.confidence_zyx > 0)
             & (proposal.score_zyx < threshold_level(edits.rule.share))
         )
-    is_open = np.ones(classes, np.bool_)
+    is_open = np.ones(_CHANNELS, np.bool_)
     is_open[list(edits.of(Review))] = False
     accepted &= is_open[given] & is_open[predicted]
     _take(label, reason, predicted, accepted, reasons[predicted])
@@ -172,7 +178,7 @@ def _revise(
     edits: CaseEdits,
 ) -> None:
     """Take a second pass's class where every foreground class of the change is open to it."""
-    reasons = np.zeros(256, np.uint8)
+    reasons = np.zeros(_CHANNELS, np.uint8)
     for channel, why in edits.revisions.items():
         reasons[channel] = why
     is_open = reasons > 0

@@ -170,6 +170,8 @@ def sample_rows(block: PredictedBlock, offset_vox: float, limit: int = MAX_ROWS)
     """Return at most `limit` training rows of one block of a case that has a trusted label."""
     assert block.trusted_zyx is not None
     features, band = band_features(block, offset_vox)
+    known = block.known_core_zyx
+    features, band = features[known[band]], band & known
     origin = np.add(block.window.start_zyx, block.core.start_zyx, dtype=np.int64)
     where = np.argwhere(band).astype(np.int64) + origin
     hashes = position_hash(block.case, *where.T)
@@ -239,7 +241,8 @@ class RowsLook:
         assert block.trusted_zyx is not None
         rows = sample_rows(block, values["offset_vox"], self.limit)
         given, trusted = (
-            label[block.core.slices] > 0 for label in (block.given_zyx, block.trusted_zyx)
+            (label[block.core.slices] > 0) & block.known_core_zyx
+            for label in (block.given_zyx, block.trusted_zyx)
         )
         counts = {"both_vox": (given & trusted).sum(), "sum_vox": given.sum() + trusted.sum()}
         return rows.to_arrays() | {name: np.asarray(n, np.int64) for name, n in counts.items()}

@@ -21,6 +21,7 @@ from raysegclean.policy.edits import (
     Review,
     WholeLabel,
 )
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.packing import text_to_mask
 
@@ -28,8 +29,8 @@ __all__ = ["UNSEEN", "repair_gross", "restated"]
 
 Label = NDArray[np.uint8]
 
-UNSEEN = 255
-"""Channel of voxels of which a displaced label says nothing."""
+UNSEEN = UNKNOWN
+"""Channel of voxels of which a label that lay elsewhere says nothing."""
 _CHANNELS = 256
 
 

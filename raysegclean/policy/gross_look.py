@@ -25,6 +25,7 @@ from scipy.optimize import linear_sum_assignment
 from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.policy.edits import Cut, Displace, Exchange, Mirror, Region
 from raysegclean.voxels.boxes import bounding_box, united
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.packing import mask_to_text
 from raysegclean.voxels.signed_distance import Spacing, signed_distance
@@ -131,12 +132,21 @@ class _Case:
     classes: tuple[int, ...]
 
     def counts(self, label: Label, predicted: Label | None = None) -> tuple[Counts, Counts, Counts]:
-        """Return voxels per channel of the label, of the prediction and of both."""
+        """Return voxels per channel of the label, of the prediction and of both.
+
+        Where either is `UNKNOWN` neither counts.
+        """
         other = self.predicted if predicted is None else predicted
-        both = np.zeros(_CHANNELS, np.int64)
+        given, seen, both = (np.zeros(_CHANNELS, np.int64) for _ in range(3))
         for slab in _slabs(label.shape):
-            both += _voxels(label[slab][label[slab] == other[slab]])
-        return _voxels(label), _voxels(other), both
+            mine, theirs = label[slab], other[slab]
+            known = (mine != UNKNOWN) & (theirs != UNKNOWN)
+            if not known.all():
+                mine, theirs = mine[known], theirs[known]
+            given += _voxels(mine)
+            seen += _voxels(theirs)
+            both += _voxels(mine[mine == theirs])
+        return given, seen, both
 
     def dice(self, given: Counts, predicted: Counts, both: Counts) -> dict[int, float]:
         """Return the Dice of each class that counts and that is in either."""
@@ -282,7 +292,7 @@ def _mean(dice: Dice) -> float:
 
 def _cut(case: _Case) -> Iterator[Explanation]:
     """Yield, per axis and end, the plane behind the last labelled slice."""
-    box = bounding_box(case.given > 0)
+    box = bounding_box((case.given > 0) & (case.given != UNKNOWN))
     if box is None:
         return
     for axis, upwards in product(_AXES, (False, True)):

@@ -74,12 +74,14 @@ def check(
     label: str,
     *,
     classes: Collection[int] | None = None,
+    ignored: int | None = None,
     with_image: bool = True,
 ) -> CheckReport:
     """Return what is wrong with the cases of an archive for one label.
 
-    `classes` are the values that may occur; `with_image` False reads labels alone, which is much
-    less to read and finds less. Raises ConfigError for a label that no case has.
+    `classes` are the values that may occur, `ignored` is one that is no class; `with_image` False
+    reads labels alone, which is much less to read and finds less. Raises ConfigError for a label
+    that no case has.
     """
     archive = Archive.open(archive_uri)
     archive.wanted_cases()  # raises where there is none
@@ -89,7 +91,9 @@ def check(
         _refuse_unknown_label(archive, label)
 
     def facts(case: str) -> LabelStatistics:
-        return collect_statistics(archive, infos[case], label, with_image=with_image)
+        return collect_statistics(
+            archive, infos[case], label, with_image=with_image, ignored=ignored
+        )
 
     done, failed = for_each_case(infos, facts)
     broken = [

@@ -48,7 +48,12 @@ def read_affine(archive: Archive, case: str) -> tuple[tuple[float, ...], ...] | 
 
 
 def collect_statistics(
-    archive: Archive, case: CaseImage, label: str, *, with_image: bool = True
+    archive: Archive,
+    case: CaseImage,
+    label: str,
+    *,
+    with_image: bool = True,
+    ignored: int | None = None,
 ) -> LabelStatistics:
     """Return the facts of one case; without `with_image` intensities stay unknown.
 
@@ -56,7 +61,7 @@ def collect_statistics(
     """
     spacing_mm = archive.label_spacing_mm(case.case, label)
     about = about_case(case, read_affine(archive, case.case), spacing_mm)
-    return label_statistics(_blocks(archive, case, label, with_image=with_image), about)
+    return label_statistics(_blocks(archive, case, label, with_image=with_image), about, ignored)
 
 
 def read_block_statistics(

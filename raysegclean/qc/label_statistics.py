@@ -222,16 +222,23 @@ def _steps(
     return steps, pairs
 
 
-def label_statistics(blocks: Iterable[BlockStatistics], about: LabelStatistics) -> LabelStatistics:
-    """Return `about`, which knows the case but not its label, with the facts of all its blocks."""
+def label_statistics(
+    blocks: Iterable[BlockStatistics], about: LabelStatistics, ignored: int | None = None
+) -> LabelStatistics:
+    """Return `about`, which knows the case but not its label, with the facts of all its blocks.
+
+    The value `ignored` is no class, and a slice that has so much of it that a class may lie in it
+    tells of no gap and no end of that class.
+    """
     whole = reduce(BlockStatistics.merge, blocks, BlockStatistics.zero(about.shape_zyx))
     sizes: dict[int, list[int]] = {}
     for component in merge_components(whole.parts):
         sizes.setdefault(component.key, []).append(component.voxels)
+    unseen = whole.profiles[whole.values == ignored].sum(axis=0)
     classes = {
-        int(value): _class_facts(whole.profiles[row], whole.sums[row], sizes[int(value)], whole)
+        int(value): _class_facts(whole, row, sizes[int(value)], unseen)
         for row, value in enumerate(whole.values)
-        if whole.sums[row, 0]
+        if whole.sums[row, 0] and value != ignored
     }
     present = whole.sums[:, 0] > 0
     content = whole.values[present].tobytes() + whole.profiles[present].tobytes()
@@ -239,19 +246,22 @@ def label_statistics(blocks: Iterable[BlockStatistics], about: LabelStatistics) 
     return replace(about, classes=classes, label_key=key)
 
 
-def _class_facts(
-    profile: Counts, sums: Counts, sizes: list[int], whole: BlockStatistics
-) -> ClassFacts:
-    areas = np.split(profile, np.cumsum(whole.shape_zyx)[:2])
-    voxels, grey, squared, grey_vox, steps, pairs = sums.tolist()
+def _class_facts(whole: BlockStatistics, row: int, sizes: list[int], unseen: Counts) -> ClassFacts:
+    """Return the facts of a class; `unseen` are the ignored voxels per slice, axis by axis."""
+    areas, hiding = (
+        np.split(part, np.cumsum(whole.shape_zyx)[:2]) for part in (whole.profiles[row], unseen)
+    )
+    voxels, grey, squared, grey_vox, steps, pairs = whole.sums[row].tolist()
     low, high, ends, gaps, centre = [], [], [], [], []
     for axis, area in enumerate(areas):
         held = np.flatnonzero(area)
         low.append(int(held[0]))
         high.append(int(held[-1]) + 1)
         centre.append(float(area @ np.arange(len(area)) / voxels))
-        ends += [float(area[held[0]] / area.max()), float(area[held[-1]] / area.max())]
-        gap = _gap(axis, area, held)
+        hidden = hiding[axis] >= area.max()
+        ends += [_end(area, hidden, at, step) for at, step in ((held[0], -1), (held[-1], 1))]
+        told = np.flatnonzero((area > 0) | hidden)
+        gap = _gap(axis, area, told[(told >= held[0]) & (told <= held[-1])])
         gaps += [gap] if gap else []
     mean = grey / grey_vox if grey_vox else float("nan")
     return ClassFacts(
@@ -267,6 +277,13 @@ def _class_facts(
         grey_sd=max(squared / grey_vox - mean**2, 0.0) ** 0.5 / GREY_LEVELS if grey_vox else mean,
         step=steps / pairs / GREY_LEVELS if pairs and grey_vox else float("nan"),
     )
+
+
+def _end(area: Counts, hidden: NDArray[np.bool_], at: np.intp, step: int) -> float:
+    """Return the share of the largest area that the last slice has; 0 where the next is hidden."""
+    beyond = at + step
+    goes_on = 0 <= beyond < len(area) and hidden[beyond]
+    return 0.0 if goes_on else float(area[at] / area.max())
 
 
 def _gap(axis: int, area: Counts, held: NDArray[np.intp]) -> Gap | None:

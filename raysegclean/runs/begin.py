@@ -112,6 +112,8 @@ def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -
     """
     settings = config.resolved()
     bound = {name: settings[name] for name in ("label", "trusted", "group", "method", "models")}
+    if config.label_ignore is not None:
+        bound["label_ignore"] = config.label_ignore
     tile_counts = plan.tile_counts
     if before is not None:
         tile_counts = before["plan"].get("tile_counts", True)

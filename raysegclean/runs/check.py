@@ -63,5 +63,7 @@ def _statistics(session: Session, records: Iterable[CheckRecord]) -> tuple[Label
             about[record.case] = about_case(case, record.affine, record.label_spacing_mm)
     alive = set(session.alive())
     return tuple(
-        label_statistics(blocks[case], one) for case, one in about.items() if case in alive
+        label_statistics(blocks[case], one, session.plan.label_ignore)
+        for case, one in about.items()
+        if case in alive
     )

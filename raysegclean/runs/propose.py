@@ -116,6 +116,7 @@ def _keys(session: Session, networks: str) -> dict[str, str]:
             plan.halo_vox,
             plan.shard_vox,
             (plan.trusted_label, case.trusted_version) if case.trusted else None,
+            *plan.ignored(),
         )
         for case in plan.cases
         if case.case not in session.failed

@@ -115,7 +115,7 @@ def _check_again(job: ApplyJob, archive: Archive, record: ApplyRecord) -> list[s
         )
     except RaysegcleanError as error:
         return [f"{record.task}: {error}"]
-    again = np.asarray(job.plan.classes, dtype=case.dtype)[applied.label_zyx]
+    again = stage.values(case, applied)
     if np.array_equal(again, stored):
         return []
     differing = int((again != stored).sum())

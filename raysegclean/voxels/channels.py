@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 
 from raysegclean.voxels.geometry import Box
 
-__all__ = ["IGNORE", "channels_of", "pad_to_box"]
+__all__ = ["IGNORE", "UNKNOWN", "byte_channels", "channels_of", "pad_to_box"]
 
 IGNORE = -100
 """Channel index of voxels without a say in training: padding, and values outside the classes."""
+
+UNKNOWN = 255
+"""The same in a label of bytes, whose classes are fewer: a value that `label_ignore` names, or none
+of the run's classes. Such voxels are not judged and never change."""
 
 
 def pad_to_box(
@@ -50,3 +54,14 @@ def channels_of(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.i
     at = np.searchsorted(values[order], label_zyx).clip(max=len(values) - 1)
     known = values[order][at] == label_zyx
     return np.where(known, order[at], IGNORE).astype(np.int16)
+
+
+def byte_channels(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.uint8]:
+    """Return `channels_of` as bytes: values that are not among `classes` become `UNKNOWN`.
+
+    >>> byte_channels(np.array([[[0, 7, 3]]]), (0, 3)).tolist()
+    [[[0, 255, 1]]]
+    """
+    channels = channels_of(label_zyx, classes)
+    channels[channels == IGNORE] = UNKNOWN
+    return channels.astype(np.uint8)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.offset_sums import OFFSET_STEPS, OffsetSums
 from raysegclean.voxels.signed_distance import (
@@ -82,10 +83,11 @@ def boundary_sums(
     between touching classes take no part.
 
     What is predicted `limit_vox` or more outside the given label counts as boundary, but has no
-    offset: that is an object that nobody labelled, not an outline that was drawn elsewhere.
+    offset: that is an object that nobody labelled, not an outline that was drawn elsewhere. Voxels
+    that touch an `UNKNOWN` one count for nothing: there an outline ends that nobody drew.
 
     Args:
-        given_zyx: block with halo of the given label, class values.
+        given_zyx: block with halo of the given label, channels.
         predicted_zyx: the same voxels of the prediction.
         classes: foreground values.
         core: the voxels to count, in the block's own coordinates.
@@ -98,7 +100,7 @@ def boundary_sums(
             f"limit_vox must be at least 2 to see the band's classes, got {limit_vox}"
         )
     psi = signed_distance(np.isin(predicted_zyx, classes), spacing_mm, limit_vox=limit_vox)
-    band = np.abs(psi) < _BAND_VOX
+    band = (np.abs(psi) < _BAND_VOX) & _drawn(given_zyx, predicted_zyx)
     if not band[core.slices].any():
         return OffsetSums.zero(classes)
     phi = signed_distance(np.isin(given_zyx, classes), spacing_mm, limit_vox=limit_vox)
@@ -121,3 +123,15 @@ def boundary_sums(
         squares, fine = int((q * q).sum()), int((r * r).sum())
         result[int(value)] = (int(mine.sum()), int(q.size), int(q.sum()), squares, fine)
     return OffsetSums(result)
+
+
+def _drawn(
+    given_zyx: NDArray[np.integer], predicted_zyx: NDArray[np.integer]
+) -> NDArray[np.bool_] | bool:
+    """Return where no voxel of either label touches one that is `UNKNOWN`."""
+    unknown = (given_zyx == UNKNOWN) | (predicted_zyx == UNKNOWN)
+    if not unknown.any():
+        return True
+    # A voxel of the band has the other side of the outline at a face or an edge.
+    touching = ndimage.generate_binary_structure(3, 2)
+    return np.asarray(~ndimage.binary_dilation(unknown, touching), np.bool_)

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.evidence.proposals import propose
+from raysegclean.evidence.proposals import Score, propose
 from raysegclean.evidence.stats import MIN_PROB, NATS_SCALE, CaseStats, block_stats
 from raysegclean.evidence.voxel_evidence import LEVELS, EvidenceSum
+from raysegclean.voxels.channels import UNKNOWN
 
 CLASSES = 3
 SHAPE = (6, 5, 4)
@@ -95,3 +96,28 @@ def test_a_cut_off_from_the_histogram_is_that_of_the_sorted_values_to_one_level(
 def test_the_text_of_a_record_reads_back() -> None:
     stats = _stats(*_scene(4))
     assert _same(CaseStats.from_text(stats.to_text()), stats)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 500), st.floats(0, 1), st.sampled_from(["", "aleatoric", "margin"]))
+def test_ignored_voxels_count_nowhere_and_nothing_is_proposed_there(
+    seed: int, share: float, score: Score
+) -> None:
+    prob, given_zyx, truth_zyx = _scene(seed)
+    known = np.random.default_rng(seed).random(SHAPE) >= share
+    rest = _stats(prob[:, known][:, None, None], given_zyx[known][None, None], truth_zyx[known])
+    given_zyx[~known] = UNKNOWN
+    assert _same(_stats(prob, given_zyx, truth_zyx), rest)
+    sums = EvidenceSum()
+    sums.add(prob)
+    proposal = propose(sums.finish(given_zyx), given_zyx, score=score)
+    for part in (proposal.candidate_zyx, proposal.confidence_zyx, proposal.score_zyx):
+        assert part is None or not part[~known].any()
+    assert (proposal.predicted_zyx(given_zyx)[~known] == UNKNOWN).all()
+
+
+def test_where_the_trusted_label_is_ignored_no_change_is_right_or_wrong() -> None:
+    prob, given_zyx, truth_zyx = _scene(3)
+    none = np.full_like(truth_zyx, UNKNOWN)
+    assert _stats(prob, given_zyx, truth_zyx).trusted.any()
+    assert not _stats(prob, given_zyx, none).trusted.any()

@@ -21,6 +21,7 @@ from raysegclean.policy.edits import (
     reason_name,
     reason_names,
 )
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box
 
 CLASSES = 4
@@ -156,3 +157,19 @@ def test_undo_takes_back_one_vote_or_all_of_them():
     assert one.label_zyx.tolist() == [[[0, 1, 2, 0]]]
     both = take_back(applied, label, [TakenBack(reason=int(Reason.VOTE))], "a")
     assert not both.label_zyx.any() and not both.reason_zyx.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(polls(), st.integers(0, 99))
+def test_nobody_votes_on_ignored_voxels_and_who_ignores_one_abstains(poll, seed):
+    label, votes = poll
+    rng = np.random.default_rng(seed)
+    ignored = rng.random(SHAPE) < 0.5
+    before = count_votes(label, votes, CLASSES).proposal()
+    after = count_votes(np.where(ignored, UNKNOWN, label).astype(np.uint8), votes, CLASSES)
+    found = after.proposal()
+    for name in ("candidate_zyx", "confidence_zyx", "score_zyx"):
+        expected = np.where(ignored, 0, getattr(before, name))
+        np.testing.assert_array_equal(getattr(found, name), expected)
+    silent = [np.full_like(label, UNKNOWN) for _ in votes]
+    assert not count_votes(label, silent, CLASSES).proposal().candidate_zyx.any()

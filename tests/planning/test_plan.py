@@ -20,6 +20,7 @@ from raysegclean.planning.plan import (
     RunPlan,
     make_plan,
     select_cases,
+    split_usable,
     wanted_ids,
     with_current_cases,
 )
@@ -232,3 +233,20 @@ def test_the_thickness_of_a_single_slice_sets_no_unit() -> None:
     )
     offsets = boundary_offsets(slice_, (wider, None), proposal, 2, Box.whole(wider.shape))
     assert offsets.given.mean_vox(1) == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_ignored_value_is_no_class_and_counts_as_part_of_what_a_network_is() -> None:
+    infos = [_info("a", patient="1"), _info("b", patient="2")]
+    plan = _plan(infos, label_ignore=3)
+    assert plan.classes == (0, 1)
+    assert RunPlan.from_json(plan.to_json()).label_ignore == 3
+    none, absent = _plan(infos), _plan(infos, label_ignore=255)
+    assert absent.classes == none.classes == (0, 1, 3)
+    assert len({one.train_key() for one in (plan, none, absent)}) == 3
+    config = _config(models="lender", label_ignore=3)
+    make_plan(config, infos, VOTERS, gpu=False, lender=plan)
+    with pytest.raises(ConfigError, match="label_ignore: 3 is a class of the lent networks"):
+        make_plan(config, infos, VOTERS, gpu=False, lender=none)
+    usable, unusable = split_usable(_config(label_ignore=3), infos, plan)
+    assert (len(usable), unusable) == (2, {})
+    assert not split_usable(_config(), infos, plan)[0]

@@ -1,5 +1,7 @@
 """Rules: what changes, what never does, and that every change has a reason."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,6 +33,7 @@ from raysegclean.policy.edits import (
     reason_code,
 )
 from raysegclean.policy.gross_apply import restated
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.packing import mask_to_text
 
@@ -298,3 +301,51 @@ def test_where_a_case_has_both_what_a_second_pass_writes_goes_by_the_given_class
     assert set(applied.reason_zyx[label == 2]) == {Reason.POSTERIOR}
     closed = _settle(label, Proposal(nothing, nothing, None, revised), CaseEdits({1: Blend()}))
     assert set(np.unique(closed.reason_zyx)) == {0}, "class 2 is not open to it"
+
+
+gross_edits = st.sampled_from(
+    [
+        {1: Exchange(becomes=2), 2: Exchange(becomes=1)},
+        {1: Mirror(axis=2), 2: Mirror(axis=2)},
+        {1: Displace(by_zyx=(1, -2, 3)), 2: Displace(by_zyx=(1, -2, 3))},
+        {1: Cut(axis=2, plane_vox=6, upwards=True), 2: Keep()},
+        {1: Region(box=WHOLE, voxels=mask_to_text(np.ones(SHAPE, np.bool_))), 2: Keep()},
+    ]
+).map(CaseEdits)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 99),
+    st.one_of(case_edits, gross_edits, st.just(CaseEdits(rule=FlipAbove(0.1)))),
+    st.floats(0, 1),
+)
+def test_no_edit_changes_an_ignored_voxel_or_takes_anything_from_it(
+    seed: int, edits: CaseEdits, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    ignored = rng.random(SHAPE) < share
+    label = _two_touching_cubes()
+    if isinstance(edits.rule, FlipAbove):  # which is for labels of one class
+        label = np.minimum(label, 1)
+    label = np.where(ignored, UNKNOWN, label).astype(np.uint8)
+    # Not even where a proposal, against its own rule, says something of them.
+    revised = np.where(rng.random(SHAPE) < 0.3, rng.integers(1, 4, SHAPE), 0).astype(np.uint8)
+    proposal = replace(_random_proposal(seed, _two_touching_cubes()), correction_zyx=revised)
+    applied = _settle(label, proposal, edits)
+    assert np.array_equal(applied.label_zyx == UNKNOWN, ignored)
+    assert not applied.reason_zyx[ignored].any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), case_edits.filter(lambda edits: not edits.of(Shift)))
+def test_what_is_decided_voxel_by_voxel_is_the_same_beside_ignored_ones(
+    seed: int, edits: CaseEdits
+) -> None:
+    ignored = np.random.default_rng(seed).random(SHAPE) < 0.3
+    label = _two_touching_cubes()
+    proposal = _random_proposal(seed, label)
+    without = _settle(label, proposal, edits)
+    beside = _settle(np.where(ignored, UNKNOWN, label).astype(np.uint8), proposal, edits)
+    assert np.array_equal(beside.label_zyx[~ignored], without.label_zyx[~ignored])
+    assert np.array_equal(beside.reason_zyx[~ignored], without.reason_zyx[~ignored])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysegclean.evidence.second_pass import PredictedBlock
+from raysegclean.evidence.second_pass import PredictedBlock, with_unknown_filled
 from raysegclean.policy import corrector as module
 from raysegclean.policy.corrector import (
     CorrectorReviser,
@@ -19,7 +19,9 @@ from raysegclean.policy.corrector import (
     fit_corrector,
     sample_rows,
 )
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box, Grid
+from raysegclean.voxels.hashing import position_hash
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 SPACINGS = [ISOTROPIC, (2.5, 0.7, 0.7)]
@@ -187,3 +189,27 @@ def test_two_classes_and_many_classes_have_features():
         prob = rng.dirichlet(np.ones(channels), label.shape).transpose(3, 0, 1, 2)
         features, band = band_features(whole(label, prob.astype(np.float32)), OFFSET_VOX)
         assert features.shape[0] == band.sum() and np.isfinite(features).all()
+
+
+def test_ignored_voxels_teach_nothing_and_outlines_run_on_through_them():
+    truth, label, prob = scene(4)
+    ignored = np.zeros(label.shape, np.bool_)
+    ignored[:, :, :13] = True
+    marked = np.where(ignored, UNKNOWN, label).astype(np.uint8)
+    block = with_unknown_filled(whole(marked, prob, truth=truth))
+    assert np.array_equal(block.given_zyx[ignored], prob.argmax(axis=0)[ignored])
+    assert np.array_equal(block.given_zyx[~ignored], label[~ignored])
+    answer = RowsLook(10**6).look(block, {"offset_vox": OFFSET_VOX})
+    _, band = band_features(block, OFFSET_VOX)
+    assert len(answer["hashes"]) == len(answer["features"]) == (band & ~ignored).sum()
+    assert np.array_equal(answer["targets"][np.argsort(answer["hashes"])], _targets(block, truth))
+    assert answer["sum_vox"] == (label > 0)[~ignored].sum() + (truth > 0)[~ignored].sum()
+    untouched = whole(label, prob, truth=truth)
+    assert with_unknown_filled(untouched) is untouched
+
+
+def _targets(block, truth):
+    """Return the truth of the known voxels of the band, by hash of their position."""
+    _, band = band_features(block, OFFSET_VOX)
+    where = np.argwhere(band & block.known_zyx).astype(np.int64)
+    return truth[tuple(where.T)][np.argsort(position_hash(block.case, *where.T))]

@@ -10,11 +10,12 @@ from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.policy.apply import apply_edits
 from raysegclean.policy.decisions import CaseDecision, Decision
-from raysegclean.policy.edits import Keep, Review, Shift
+from raysegclean.policy.edits import Keep, Mirror, Review, Shift
 from raysegclean.policy.gross import explained, suspects, usual_agreement, with_gross
 from raysegclean.policy.gross_apply import restated
 from raysegclean.policy.gross_look import GrossLook, look_at
 from raysegclean.policy.params import PolicyParams
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box
 
 from .gross_scenes import ORGANS, SHAPE, body, networks, score
@@ -115,6 +116,28 @@ def test_what_is_grossly_wrong_is_repaired_as_what_it_is(
     actions = {one.edit.action for one in decision.classes.values()}
     assert action in actions <= {action, "keep"}, decision
     assert _dice(_repaired(given, seen, decision), truth) >= least
+
+
+def test_where_voxels_are_ignored_a_look_counts_neither_label_nor_prediction() -> None:
+    truth = body(51)
+    seen, ignored = networks(truth, 61), np.zeros(SHAPE, np.bool_)
+    ignored[::3] = True
+    for given in (truth, _exchanged(truth), _mirrored(truth)):
+        marked, known = (np.where(ignored, UNKNOWN, one).astype(np.uint8) for one in (given, seen))
+        look = look_at(marked, known, sorted(ORGANS))
+        assert look.given == pytest.approx(_dices(given[~ignored], seen[~ignored]))
+        # What a mirrored label says is held against what is known at the place where it says it.
+        both = ~ignored & ~ignored[:, :, ::-1]
+        mirrored = next(one for one in look.found if Mirror(axis=2) in one.edits.values())
+        expected = _dices(given[:, :, ::-1][both], seen[both])
+        assert mirrored.dice == pytest.approx(expected)
+
+
+def _dices(given: np.ndarray, seen: np.ndarray) -> dict[int, float]:
+    """Return the Dice of the organs that are in either."""
+    pairs = {c: (given == c, seen == c) for c in ORGANS}
+    held = {c: (a, b) for c, (a, b) in pairs.items() if (a | b).any()}
+    return {c: 2 * (a & b).sum() / (a.sum() + b.sum()) for c, (a, b) in held.items()}
 
 
 def test_the_words_name_the_error_and_its_figures() -> None:

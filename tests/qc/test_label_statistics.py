@@ -147,6 +147,22 @@ def test_skipped_slices_and_flat_ends_are_seen():
     assert one.ends[:2] == (1 / 64, 1.0)
 
 
+def test_an_ignored_value_is_no_class_and_hides_gaps_and_ends_but_not_where_it_is_small():
+    label = np.zeros((20, 12, 12), np.uint8)
+    label[2:9, 2:10, 2:10] = label[11:16, 2:10, 2:10] = 1
+    label[9:11] = label[16] = 255
+    blocks = list(blocks_of(label, None, label.shape))
+    facts = label_statistics(blocks, about(label.shape), 255)
+    assert list(facts.classes) == [1]
+    assert facts.classes[1].gaps == ()
+    assert facts.classes[1].ends[:2] == (1.0, 0.0)
+    label[label == 255] = 0
+    label[:, 0, 0] = 255
+    one = label_statistics(blocks_of(label, None, label.shape), about(label.shape), 255).classes[1]
+    assert [(gap.axis, gap.slices) for gap in one.gaps] == [(0, 2)]
+    assert one.ends[:2] == (1.0, 1.0)
+
+
 def test_without_an_image_intensities_are_unknown():
     label = np.ones((2, 2, 2), np.uint8)
     (one,) = facts_of(label).classes.values()

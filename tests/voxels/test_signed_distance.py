@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysegclean.errors import ConfigError
+from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.contour_offset import boundary_sums, offset_halo_vox
 from raysegclean.voxels.geometry import Box, Grid
 from raysegclean.voxels.offset_sums import OffsetSums
@@ -123,6 +124,22 @@ def test_the_offset_of_a_larger_ball_is_the_difference_of_radii(grow):
     assert sums.spread_vox(1) < 0.5
     back = boundary_sums(predicted, given, classes=(1,), core=core)
     assert back.mean_vox(1) == pytest.approx(-grow, abs=0.35)
+
+
+def test_an_outline_that_ends_in_ignored_voxels_is_not_measured_there():
+    predicted, given = np.zeros((9, 24, 24), np.uint8), np.zeros((9, 24, 24), np.uint8)
+    predicted[:, 6:18, 6:18], given[:, 6:18, 6:19] = 1, 1  # one voxel too large at one side
+    core = Box.whole(given.shape)
+    before = boundary_sums(given, predicted, classes=(1,), core=core)
+    for label in (given, predicted):
+        label[:, :, :12] = UNKNOWN
+    after = boundary_sums(given, predicted, classes=(1,), core=core)
+    # Three of four sides are right, then two halves and none: the wrong side weighs more.
+    assert after.mean_vox(1) > 1.4 * before.mean_vox(1)
+    assert after.boundary_vox(1) < 0.6 * before.boundary_vox(1)
+    for label in (given, predicted):
+        label[:] = np.where(label == 1, UNKNOWN, label)
+    assert boundary_sums(given, predicted, classes=(1,), core=core).boundary_vox(1) == 0
 
 
 def test_each_class_has_its_own_offset_and_interfaces_take_no_part():

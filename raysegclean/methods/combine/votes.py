@@ -74,17 +74,17 @@ class Ballot:
 def count_votes(given_zyx: Channels, labels_zyx: Sequence[Channels], classes: int) -> Ballot:
     """Return the votes of labels (channel indices, z y x) against the given one.
 
-    A channel of `classes` or more, a value that the run does not know, is an abstention. Raises
-    ConfigError for more than `MAX_LABELS` labels.
+    A channel of `classes` or more, a value that the run does not know, is an abstention; where the
+    given label has one, nobody votes. Raises ConfigError for more than `MAX_LABELS` labels.
     """
     if len(labels_zyx) > MAX_LABELS:
         raise ConfigError(f"labels: at most {MAX_LABELS} labels can vote, got {len(labels_zyx)}.")
-    none = np.zeros_like(given_zyx)
+    none, known = np.zeros_like(given_zyx), given_zyx < classes
     best, who, predicted = none.copy(), none.copy(), given_zyx.copy()
     for label_zyx in labels_zyx:
         same = [other_zyx == label_zyx for other_zyx in labels_zyx]
         votes = sum(same, none)
-        wins = (label_zyx != given_zyx) & (label_zyx < classes) & (votes > best)
+        wins = known & (label_zyx != given_zyx) & (label_zyx < classes) & (votes > best)
         mask = sum(one.astype(np.uint8) << bit for bit, one in enumerate(same))
         best[wins], predicted[wins] = votes[wins], label_zyx[wins]
         who[wins] = np.asarray(mask, np.uint8)[wins]

@@ -102,13 +102,14 @@ class FeatureLook:
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return hashes and places of a superset of the sample, plane by plane to save memory."""
         depth, height, width = band_zyx.shape
+        known = block.known_core_zyx
         z0, y0, x0 = np.add(block.window.start_zyx, block.core.start_zyx)
         rows, columns = np.arange(y0, y0 + height)[:, None], np.arange(x0, x0 + width)[None]
         bounds = np.full(len(self.edges_mm) + 1, np.iinfo(np.uint64).max, np.uint64)
         hashes, places = np.empty(0, np.uint64), np.empty((0, 3), np.int64)
         for plane in range(depth):
             mine = position_hash(block.case, np.array(z0 + plane), rows, columns)
-            y, x = np.nonzero(mine <= bounds[band_zyx[plane]])
+            y, x = np.nonzero(known[plane] & (mine <= bounds[band_zyx[plane]]))
             hashes = np.concatenate([hashes, mine[y, x]])
             places = np.concatenate([places, np.stack([np.full(len(y), plane), y, x], axis=1)])
             bands = band_zyx[tuple(places.T)]
