@@ -131,7 +131,7 @@ def test_a_proved_error_of_the_whole_label_is_undone_in_all_classes_or_in_none(
     assert actions == {"review" if held else "mirror"}
 
 
-def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
+def test_proposals_belong_to_the_version_of_the_trusted_label_and_to_what_is_ignored() -> None:
     case = SimpleNamespace(case="a", version="1", fold=0, trusted=True, trusted_version="old")
     plan = SimpleNamespace(
         voters=None,
@@ -141,6 +141,7 @@ def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
         shard_vox=64,
         trusted_label="expert",
         cases=[case],
+        ignored=tuple,
     )
     session = SimpleNamespace(plan=plan, failed={}, train_key="k")
     before = _propose_keys(session, "n")
@@ -150,6 +151,8 @@ def test_proposals_belong_to_the_version_of_the_trusted_label() -> None:
     untrusted = _propose_keys(session, "n")
     case.trusted_version = "again"
     assert _propose_keys(session, "n") == untrusted
+    plan.ignored = lambda: (("label_ignore", 255),)
+    assert _propose_keys(session, "n") != untrusted
 
 
 def test_a_case_that_changed_is_made_again_and_no_other(tmp_path: Path) -> None:
