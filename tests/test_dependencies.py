@@ -22,6 +22,7 @@ WORDS = {
     "export": ["a", "b", "--label", "x"],
     "ingest": ["a", "b", "c", "--label", "x"],
     "plan": ["clean.yaml"],
+    "rank": ["r"],
     "replay": ["r"],
     "score": ["a", "--label", "x", "--truth", "y"],
     "warp": ["a.nii", "b.nii", "c", "--label", "x"],
@@ -57,7 +58,7 @@ def assert_told(done: subprocess.CompletedProcess[str], package: str, python: st
 @pytest.mark.parametrize("verb", sorted(set(VERBS.commands) - {"version"}))
 def test_every_verb_tells_what_is_lacking(verb: str, tmp_path: Path) -> None:
     (tmp_path / "clean.yaml").write_text(CONFIG)
-    module = "pyarrow" if verb == "status" else "numpy"  # all that status needs
+    module = "pyarrow" if verb in ("rank", "status") else "numpy"  # all that these need
     assert_told(without(module, verb, *WORDS[verb], cwd=tmp_path), module, sys.executable)
 
 

@@ -23,6 +23,11 @@ REASONS = {
     "VOTE": 7,
     "BLEND": 8,
     "FILL": 9,
+    "EXCHANGE": 10,
+    "MIRROR": 11,
+    "DISPLACE": 12,
+    "CUT": 13,
+    "REGION": 14,
 }
 EVERY = [(kind, name) for kind, names in BUILT_IN.items() for name in names]
 

@@ -194,7 +194,7 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(
     steps: list[tuple[str, float]] = []
 
     def see(event: Event) -> None:
-        if event.stage == "train" and event.part:
+        if event.stage == "train" and event.kind == "progress" and event.part:
             steps.append((event.part, event.done))
         if event.stage == "propose":
             raise KeyboardInterrupt

@@ -11,12 +11,17 @@ from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
 from raysegclean.policy.edits import (
     Blend,
     CaseEdits,
+    Cut,
+    Displace,
     Edit,
+    Exchange,
     Fill,
     FlipAbove,
     Keep,
+    Mirror,
     NotJudged,
     Reason,
+    Region,
     Replace,
     ReplaceBelow,
     Review,
@@ -24,6 +29,7 @@ from raysegclean.policy.edits import (
     Shift,
     Votes,
 )
+from raysegclean.voxels.geometry import Box
 
 ABOVE = {Kind.ADDED: 0.5}
 EVERY_EDIT = {
@@ -35,6 +41,11 @@ EVERY_EDIT = {
     "fill": Fill(ABOVE),
     "blend": Blend(ABOVE),
     "correct": Revise(Reason.BIAS),
+    "exchange": Exchange(0.7, becomes=2),
+    "mirror": Mirror(0.7, axis=2),
+    "displace": Displace(0.7, by_zyx=(1, -2, 0)),
+    "cut": Cut(0.7, axis=1, plane_vox=9, upwards=False),
+    "region": Region(0.7, box=Box((0, 1, 2), (3, 4, 5)), voxels="AA=="),
 }
 
 

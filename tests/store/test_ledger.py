@@ -8,6 +8,8 @@ from raysegclean.errors import RunConflict
 from raysegclean.evidence.records import (
     ApplyRecord,
     ChangeCounts,
+    CheckRecord,
+    GrossRecord,
     MeasureRecord,
     Offsets,
     ProposeRecord,
@@ -61,9 +63,16 @@ KINDS = [
         trusted_stats="BB==",
         offsets=Offsets(OffsetSums({1: (1, 2, -3, 4, 5)}), OffsetSums({})),
         seams=(1 << 60, 3),
+    ),
+    CheckRecord(
+        "c/0",
+        "c",
+        "k",
+        facts="CC==",
         affine=((0.1, 0.0), (-2.5, 1e-17)),
         label_spacing_mm=(1.0, 0.1, 1 / 3),
     ),
+    GrossRecord("c/0", "c", "k", look="{}"),
     MeasureRecord("c/0", "c", "k", offsets=Offsets(OffsetSums({2: (0,) * 5}))),
     _records(1)[0],
 ]
