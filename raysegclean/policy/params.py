@@ -208,21 +208,21 @@ class PolicyParams(BaseModel):
     )
     """... and by so much at least; a blob that is taken or given must bring as much."""
     min_gross_gain: float = _number(
-        0.15, "a gain in Dice", "measured: 60 hippocampus cases, right .09, wrong .36", gt=0, le=1
+        0.15, "a gain in Dice", "seen: 60 hippocampus cases, right .09, wrong .36", gt=0, le=1
     )
     """By how much a label must agree better once an error of its whole is undone, or of a cut."""
     gross_sds: float = _sds(3.0, "argued: what is right agrees as usual")
     """It must then agree by no more robust sds less than usual ..."""
     min_gross_slack: float = _number(
-        0.1, "a difference in Dice", "measured: a flipped case reached .1 less", ge=0, le=1
+        0.1, "a difference in Dice", "seen: a flipped case reached .1 less", ge=0, le=1
     )
     """... or by no more than this."""
     min_gross_lead: float = _number(
-        0.1, "a difference in Dice", "measured: 60 hippocampus cases, least lead .16", ge=0, le=1
+        0.1, "a difference in Dice", "seen: 60 hippocampus cases, least lead .16", ge=0, le=1
     )
     """By how much the best error must lead all others of the whole label."""
     min_part_confidence: float = _probability(
-        0.9, "measured: blobs that networks missed .88, blobs that were added .90 to .96"
+        0.9, "seen: blobs that networks missed .88, blobs that were added .90 to .96"
     )
     """Mean confidence of the networks in a blob, or beyond a cut, from which it is theirs."""
     min_part_share: float = _share(0.1, "argued: smaller ones are found by chance")
