@@ -3,6 +3,7 @@
 Pure decisions from the config and the index: windows, patches, folds, memory, items of work.
 
 - `plan`: the plan of a run
+- `named_cases`: which cases `cases:` names
 - `folds`: which cases are judged together
 - `capacity`: how large a network is, and its patches
 - `network_plan`: which network, what it trains on, how windows are laid
@@ -14,6 +15,7 @@ Pure decisions from the config and the index: windows, patches, folds, memory, i
 
 DOOR = (
     "items",
+    "named_cases",
     "network_plan",
     "plan",
     "spacing",

@@ -22,6 +22,7 @@ files, no Ray; papers with policies of their own lie in `methods`.
 - `gross_apply`: gross errors repaired, voxel by voxel
 - `corrector`: what trusted cases teach about given labels
 - `edits`: what is done with one class of one case, and the reason its voxels carry
+- `taking`: how voxels take another class
 - `apply`: from edits to new voxels
 """
 

@@ -27,16 +27,14 @@ from raysegclean.policy.edits import (
     Votes,
 )
 from raysegclean.policy.gross_apply import repair_gross
-from raysegclean.voxels.channels import UNKNOWN
+from raysegclean.policy.taking import take, take_open
+from raysegclean.voxels.channels import CHANNELS, UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3
 from raysegclean.voxels.signed_distance import Spacing, shift_label
 
 __all__ = ["Applied", "TakenBack", "apply_edits", "take_back"]
 
 Label = NDArray[np.uint8]
-
-_CHANNELS = 256
-"""Definition: channels are bytes."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def apply_edits(
         shifts = {channel: edit.shift_vox for channel, edit in edits.of(Shift).items()}
         moved = shift_label(given_zyx, shifts, classes=range(1, classes), spacing_mm=spacing_mm)
         new = moved[core.slices].astype(np.uint8)
-        _take(label, reason, new, new != given_core, Shift.reason)
+        take(label, reason, new, new != given_core, Shift.reason)
     if proposal is not None:
         if edits.of(TakesCandidates) or isinstance(edits.rule, ReplaceBelow):
             _take_candidates(label, reason, given_core, proposal, edits)
@@ -124,17 +122,6 @@ def take_back(
     )
 
 
-def _take(
-    label: Label,
-    reason: NDArray[np.uint8],
-    new: Label,
-    where: NDArray[np.bool_],
-    why: Reason | NDArray[np.uint8],
-) -> None:
-    label[where] = new[where]
-    reason[where] = np.broadcast_to(np.asarray(why, np.uint8), where.shape)[where]
-
-
 def _take_candidates(
     label: Label,
     reason: NDArray[np.uint8],
@@ -144,8 +131,8 @@ def _take_candidates(
 ) -> None:
     """Take candidates that are confident enough for their kind of change."""
     predicted = proposal.predicted_zyx(given)
-    levels = {kind: np.full(_CHANNELS, LEVELS, np.int64) for kind in Kind}
-    reasons = np.full(_CHANNELS, TakesCandidates.reason, np.uint8)
+    levels = {kind: np.full(CHANNELS, LEVELS, np.int64) for kind in Kind}
+    reasons = np.full(CHANNELS, TakesCandidates.reason, np.uint8)
     for channel, edit in edits.of(TakesCandidates).items():
         reasons[channel] = edit.reason
         for kind, threshold in edit.above.items():
@@ -162,10 +149,10 @@ def _take_candidates(
             & (proposal.confidence_zyx > 0)
             & (proposal.score_zyx < threshold_level(edits.rule.share))
         )
-    is_open = np.ones(_CHANNELS, np.bool_)
+    is_open = np.ones(CHANNELS, np.bool_)
     is_open[list(edits.of(Review))] = False
     accepted &= is_open[given] & is_open[predicted]
-    _take(label, reason, predicted, accepted, reasons[predicted])
+    take(label, reason, predicted, accepted, reasons[predicted])
     if isinstance(edits.rule, Votes) and proposal.score_zyx is not None:
         reason[accepted] = VOTE_BIT | proposal.score_zyx[accepted]
 
@@ -178,14 +165,8 @@ def _revise(
     edits: CaseEdits,
 ) -> None:
     """Take a second pass's class where every foreground class of the change is open to it."""
-    reasons = np.zeros(_CHANNELS, np.uint8)
-    for channel, why in edits.revisions.items():
-        reasons[channel] = why
-    is_open = reasons > 0
-    is_open[0] = True
     new = np.where(revised > 0, revised - (revised > 0), given).astype(np.uint8)
-    where = (revised > 0) & is_open[given] & is_open[new]
-    _take(label, reason, new, where, reasons[np.where(given > 0, given, new)])
+    take_open(label, reason, given, new, revised > 0, edits.revisions)
 
 
 def _flip(
@@ -197,4 +178,4 @@ def _flip(
 ) -> None:
     assert proposal.score_zyx is not None
     uncertain = proposal.score_zyx >= threshold_level(threshold)
-    _take(label, reason, (1 - given).astype(np.uint8), uncertain, Reason.FLIP)
+    take(label, reason, (1 - given).astype(np.uint8), uncertain, Reason.FLIP)

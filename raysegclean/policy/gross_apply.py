@@ -21,7 +21,8 @@ from raysegclean.policy.edits import (
     Review,
     WholeLabel,
 )
-from raysegclean.voxels.channels import UNKNOWN
+from raysegclean.policy.taking import take, take_open
+from raysegclean.voxels.channels import CHANNELS, UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.packing import text_to_mask
 
@@ -31,7 +32,6 @@ Label = NDArray[np.uint8]
 
 UNSEEN = UNKNOWN
 """Channel of voxels of which a label that lay elsewhere says nothing."""
-_CHANNELS = 256
 
 
 def restated(
@@ -52,7 +52,7 @@ def restated(
         label = read(core)
     else:
         return None
-    becomes = np.arange(_CHANNELS, dtype=np.uint8)
+    becomes = np.arange(CHANNELS, dtype=np.uint8)
     for channel, edit in exchanged.items():
         becomes[channel] = edit.becomes
     return becomes[label]
@@ -91,29 +91,25 @@ def repair_gross(
         _restate(label, reason, predicted, edits, restated_zyx)
     for channel, cut in edits.of(Cut).items():
         lost = _beyond(cut, start_zyx, triple(given.shape)) & (given == 0)
-        _set(label, reason, predicted, lost & (predicted == channel), cut.reason)
-    closed = np.zeros(_CHANNELS, np.bool_)
+        lost &= (predicted == channel) & (predicted != label)
+        take(label, reason, predicted, lost, cut.reason)
+    closed = np.zeros(CHANNELS, np.bool_)
     closed[list(edits.of(Review))] = True
     for channel, region in edits.of(Region).items():
         mine = _inside(region, start_zyx, triple(given.shape))
         mine &= (given == channel) | (predicted == channel)
-        _set(label, reason, predicted, mine & ~closed[given] & ~closed[predicted], region.reason)
+        mine &= ~closed[given] & ~closed[predicted] & (predicted != label)
+        take(label, reason, predicted, mine, region.reason)
 
 
 def _restate(
     label: Label, reason: NDArray[np.uint8], predicted: Label, edits: CaseEdits, wanted: Label
 ) -> None:
     """Take the restated label where every class of the change is restated."""
-    reasons = np.zeros(_CHANNELS, np.uint8)
-    for channel, edit in edits.of(WholeLabel).items():
-        reasons[channel] = _reason(edit)
-    is_open = reasons > 0
-    is_open[0] = True
-    seen = np.where(is_open[predicted], predicted, 0)
+    reasons = {channel: _reason(edit) for channel, edit in edits.of(WholeLabel).items()}
+    seen = np.where(np.isin(predicted, list(reasons)), predicted, 0)
     new = np.where(wanted == UNSEEN, seen, wanted).astype(np.uint8)
-    where = (new != label) & is_open[label] & is_open[new]
-    why = reasons[np.where(label > 0, label, new)]
-    label[where], reason[where] = new[where], why[where]
+    take_open(label, reason, label, new, new != label, reasons)
 
 
 def _reason(edit: WholeLabel) -> Reason:
@@ -137,14 +133,3 @@ def _inside(region: Region, start_zyx: Index3, shape_zyx: Index3) -> NDArray[np.
         blob = text_to_mask(region.voxels, region.box.shape_zyx)
         inside[shared.relative_to(block).slices] = blob[shared.relative_to(region.box).slices]
     return inside
-
-
-def _set(
-    label: Label,
-    reason: NDArray[np.uint8],
-    new: Label,
-    where: NDArray[np.bool_],
-    why: Reason,
-) -> None:
-    changed = where & (new != label)
-    label[changed], reason[changed] = new[changed], why

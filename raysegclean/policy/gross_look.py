@@ -25,7 +25,7 @@ from scipy.optimize import linear_sum_assignment
 from raysegclean.evidence.voxel_evidence import LEVELS
 from raysegclean.policy.edits import Cut, Displace, Exchange, Mirror, Region
 from raysegclean.voxels.boxes import bounding_box, united
-from raysegclean.voxels.channels import UNKNOWN
+from raysegclean.voxels.channels import CHANNELS, UNKNOWN
 from raysegclean.voxels.geometry import Box, Index3, triple
 from raysegclean.voxels.packing import mask_to_text
 from raysegclean.voxels.signed_distance import Spacing, signed_distance
@@ -36,8 +36,6 @@ Label = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 Dice = Mapping[int, float]
 
-_CHANNELS = 256
-"""Definition: channels are bytes."""
 _AXES = range(3)
 """Geometry: z, y, x."""
 _SEARCH_VOX = 1 << 18
@@ -137,7 +135,8 @@ class _Case:
         Where either is `UNKNOWN` neither counts.
         """
         other = self.predicted if predicted is None else predicted
-        given, seen, both = (np.zeros(_CHANNELS, np.int64) for _ in range(3))
+        given = np.zeros(CHANNELS, np.int64)
+        seen, both = np.zeros_like(given), np.zeros_like(given)
         for slab in _slabs(label.shape):
             mine, theirs = label[slab], other[slab]
             known = (mine != UNKNOWN) & (theirs != UNKNOWN)
@@ -164,10 +163,10 @@ def _exchanged(case: _Case, before: Dice) -> Iterator[Explanation]:
     classes = [c for c in case.classes if c in before]
     if len(classes) < 2:
         return
-    confusion = np.zeros((_CHANNELS, _CHANNELS), np.int64)
+    confusion = np.zeros((CHANNELS, CHANNELS), np.int64)
     for slab in _slabs(case.given.shape):
-        pair = case.given[slab].astype(np.uint16) * _CHANNELS + case.predicted[slab]
-        confusion += np.bincount(pair.ravel(), minlength=_CHANNELS**2).reshape(confusion.shape)
+        pair = case.given[slab].astype(np.uint16) * CHANNELS + case.predicted[slab]
+        confusion += np.bincount(pair.ravel(), minlength=CHANNELS**2).reshape(confusion.shape)
     given, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     total = given[classes, None] + predicted[None, classes]
     match = 2 * confusion[np.ix_(classes, classes)] / np.maximum(total, 1)
@@ -317,9 +316,9 @@ def _cut(case: _Case) -> Iterator[Explanation]:
 
 def _voxels(label: Label) -> Counts:
     """Return voxels per channel, without a wide copy of the whole array."""
-    sums = np.zeros(_CHANNELS, np.int64)
+    sums = np.zeros(CHANNELS, np.int64)
     for slab in _slabs(label.shape):
-        sums += np.bincount(label[slab].ravel(), minlength=_CHANNELS)
+        sums += np.bincount(label[slab].ravel(), minlength=CHANNELS)
     return sums
 
 

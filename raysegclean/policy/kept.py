@@ -15,14 +15,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysegclean.evidence.case_scores import CaseScore, ClassScore, of_key
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, classes_of, of_key
 from raysegclean.policy.decisions import CaseDecision, Decision
 from raysegclean.policy.edits import Keep, NotJudged
 from raysegclean.policy.omitted import usual_sizes
 from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.policy.params import PolicyParams
 
-__all__ = ["Found", "agreeing", "in_doubt", "judged_kept", "least_agreements"]
+__all__ = [
+    "Found",
+    "UsualLabel",
+    "agreeing",
+    "in_doubt",
+    "judged_kept",
+    "least_agreements",
+    "usual_labels",
+]
 
 Found = Mapping[str, Mapping[int, str]]
 """Case -> channel -> what the checks found, in words."""
@@ -33,12 +41,9 @@ Classes = Mapping[str, frozenset[int]]
 def judged_kept(
     decisions: Mapping[str, CaseDecision],
     scores: Sequence[CaseScore],
-    trusted: Sequence[CaseScore],
-    params: PolicyParams,
+    usual: "Mapping[int, UsualLabel]",
 ) -> dict[str, CaseDecision]:
     """Return the decisions with every class that is kept found right, in doubt or not judged."""
-    classes = sorted({c for decision in decisions.values() for c in decision.classes})
-    usual = {c: _Usual.of(of_key(scores, c), of_key(trusted, c), params) for c in classes}
     mine = {score.case: score for score in scores}
     out = dict(decisions)
     for case in decisions.keys() & mine.keys():
@@ -72,11 +77,9 @@ def in_doubt(
 
 
 def agreeing(
-    scores: Sequence[CaseScore], trusted: Sequence[CaseScore], params: PolicyParams
+    scores: Sequence[CaseScore], usual: "Mapping[int, UsualLabel]"
 ) -> dict[str, frozenset[int]]:
     """Return by case the classes in which networks agree with its label as with most others."""
-    classes = sorted({c for score in scores for c in score.classes})
-    usual = {c: _Usual.of(of_key(scores, c), of_key(trusted, c), params) for c in classes}
     return {
         score.case: frozenset(
             c
@@ -87,17 +90,22 @@ def agreeing(
     }
 
 
-def least_agreements(
-    scores: Sequence[CaseScore], trusted: Sequence[CaseScore], params: PolicyParams
-) -> dict[int, float]:
+def least_agreements(usual: "Mapping[int, UsualLabel]") -> dict[int, float]:
     """Return, by class that the networks have learnt, the least agreement of a right label."""
-    classes = sorted({c for score in scores for c in score.classes})
-    usual = {c: _Usual.of(of_key(scores, c), of_key(trusted, c), params) for c in classes}
     return {c: one.least for c, one in usual.items() if not one.unjudged}
 
 
+def usual_labels(
+    scores: Sequence[CaseScore], trusted: Sequence[CaseScore], params: PolicyParams
+) -> "dict[int, UsualLabel]":
+    """Return what is usual for each class."""
+    return {
+        c: UsualLabel.of(of_key(scores, c), of_key(trusted, c), params) for c in classes_of(scores)
+    }
+
+
 @dataclass(frozen=True)
-class _Usual:
+class UsualLabel:
     """What is usual for one class."""
 
     unjudged: str
@@ -114,7 +122,8 @@ class _Usual:
     @classmethod
     def of(
         cls, scores: Sequence[ClassScore], trusted: Sequence[ClassScore], params: PolicyParams
-    ) -> "_Usual":
+    ) -> "UsualLabel":
+        """Return it from the scores of one class, of given and of trusted labels."""
         agreed = [score.agreement for score in scores if score.given_vox]
         middle = float(np.median(agreed)) if agreed else float("nan")
         unjudged = ""

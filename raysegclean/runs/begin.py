@@ -10,7 +10,8 @@ from raysegclean.cluster.driver import ClusterFacts
 from raysegclean.cluster.executor import Executor
 from raysegclean.config.settings import Config
 from raysegclean.events import Events
-from raysegclean.planning.plan import RunPlan, names_file, split_usable, with_current_cases
+from raysegclean.planning.named_cases import names_file
+from raysegclean.planning.plan import RunPlan, split_usable, with_current_cases
 from raysegclean.runs.preflight import Prepared
 from raysegclean.runs.session import Session
 from raysegclean.store.archive import Archive

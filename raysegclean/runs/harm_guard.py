@@ -112,25 +112,25 @@ def rehearsed_dice(
 
 def trusted_dice(counts: ChangeCounts) -> dict[int, float]:
     """Return the Dice of each channel against the trusted label, where either has it."""
-    if not counts.trusted_vox:
-        return {}
-    columns = zip(counts.right_vox, counts.after_vox, counts.trusted_vox, strict=True)
-    return {
-        channel: 2 * right / (after + trusted)
-        for channel, (right, after, trusted) in enumerate(columns)
-        if channel and after + trusted
-    }
+    return _dice(counts.right_vox, counts.after_vox, counts.trusted_vox)
 
 
 def agreement_after(counts: ChangeCounts) -> dict[int, float]:
     """Return the Dice of each channel with the prediction once it is changed, where it was read."""
-    if not counts.predicted_vox:
+    return _dice(counts.agreed_vox, counts.after_vox, counts.predicted_vox)
+
+
+def _dice(
+    shared_vox: Sequence[int], after_vox: Sequence[int], other_vox: Sequence[int]
+) -> dict[int, float]:
+    """Return the Dice of each channel that either has; nothing where the other was not counted."""
+    if not other_vox:
         return {}
-    columns = zip(counts.agreed_vox, counts.after_vox, counts.predicted_vox, strict=True)
+    columns = zip(shared_vox, after_vox, other_vox, strict=True)
     return {
-        channel: 2 * agreed / (after + predicted)
-        for channel, (agreed, after, predicted) in enumerate(columns)
-        if channel and after + predicted
+        channel: 2 * shared / (after + other)
+        for channel, (shared, after, other) in enumerate(columns)
+        if channel and after + other
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from raysegclean.methods.base import ArchiveEvidence, Verdict
 from raysegclean.policy.gross import with_gross
-from raysegclean.policy.kept import agreeing, in_doubt, judged_kept, least_agreements
+from raysegclean.policy.kept import agreeing, in_doubt, judged_kept, least_agreements, usual_labels
 from raysegclean.policy.quality import qualities
 from raysegclean.qc.integrity import Examination
 from raysegclean.runs.blend import blend
@@ -47,9 +47,9 @@ def with_doubts(
     least: dict[int, float] = {}
     agree: dict[str, frozenset[int]] = {}
     if session.plan.voters.members:
-        seen = (evidence.scores, evidence.trusted, evidence.policy)
-        decisions, least = judged_kept(decisions, *seen), least_agreements(*seen)
-        agree = agreeing(*seen)
+        usual = usual_labels(evidence.scores, evidence.trusted, evidence.policy)
+        decisions = judged_kept(decisions, evidence.scores, usual)
+        least, agree = least_agreements(usual), agreeing(evidence.scores, usual)
     said = found.said(session.plan.classes)
     words = {case: {c: one.words for c, one in mine.items()} for case, mine in said.items()}
     grave = {case: {c for c, one in mine.items() if one.grave} for case, mine in said.items()}

@@ -11,15 +11,9 @@ from raysegclean.methods.base import Method, load_method, make_params
 from raysegclean.nets.hooks import HookContext, make_hook
 from raysegclean.nets.losses import LOSSES
 from raysegclean.nets.receptive import total_stride
+from raysegclean.planning.named_cases import named_cases, select_cases, wanted_ids
 from raysegclean.planning.network_plan import check_features
-from raysegclean.planning.plan import (
-    RunPlan,
-    make_plan,
-    named_cases,
-    select_cases,
-    split_usable,
-    wanted_ids,
-)
+from raysegclean.planning.plan import RunPlan, make_plan, split_usable
 from raysegclean.store.archive import Archive
 from raysegclean.store.class_names import class_names
 from raysegclean.store.index import CaseIndex, load_index

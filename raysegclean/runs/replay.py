@@ -14,7 +14,7 @@ from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.case_scores import CaseScore, scores_of
 from raysegclean.policy.blend_groups import with_blends
 from raysegclean.policy.default import decide
-from raysegclean.policy.kept import judged_kept
+from raysegclean.policy.kept import judged_kept, usual_labels
 from raysegclean.policy.params import PolicyParams
 from raysegclean.runs.begin import LATEST
 from raysegclean.store.run import existing_run
@@ -83,7 +83,7 @@ def edits_of(
 ) -> Edits:
     """Return what the default policy would do with each class of each case."""
     decisions, _ = with_blends(scores, decide(scores, params, trusted=trusted), params)
-    decisions = judged_kept(decisions, scores, trusted, params)
+    decisions = judged_kept(decisions, scores, usual_labels(scores, trusted, params))
     return {
         (case, cls): one.action
         for case, decision in decisions.items()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from raysegclean.voxels.geometry import Box
 
-__all__ = ["IGNORE", "UNKNOWN", "byte_channels", "channels_of", "pad_to_box"]
+__all__ = ["CHANNELS", "IGNORE", "UNKNOWN", "byte_channels", "channels_of", "pad_to_box"]
 
 IGNORE = -100
 """Channel index of voxels without a say in training: padding, and values outside the classes."""
@@ -16,6 +16,9 @@ IGNORE = -100
 UNKNOWN = 255
 """The same in a label of bytes, whose classes are fewer: a value that `label_ignore` names, or none
 of the run's classes. Such voxels are not judged and never change."""
+
+CHANNELS = UNKNOWN + 1
+"""Values that a channel in a label of bytes can have."""
 
 
 def pad_to_box(

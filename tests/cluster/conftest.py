@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from raysegclean.cluster.connection import connect, shutdown_if_ours
+from raysegclean.cluster.train_jobs import TrainJob
 from raysegclean.nets.normalise import plan_normaliser
+from raysegclean.nets.trainer import TrainConfig
+from raysegclean.nets.unet import NetworkSpec
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import build_index
 
@@ -37,6 +40,24 @@ class Balls:
             self.arrays[case] = image, label
         self.infos = tuple(build_index(archive))
         self.normaliser = plan_normaliser(self.infos)
+
+
+@pytest.fixture
+def small_job(balls, tmp_path):
+    """The training of a tiny network on the archive, in two folds."""
+    return TrainJob(
+        key="abc",
+        run_uri=str(tmp_path / "run"),
+        archive_uri=balls.uri,
+        label="organs",
+        cases=balls.infos,
+        folds=(("case0", "case1", "case2"), ("case3", "case4", "case5")),
+        network=NetworkSpec(in_channels=1, classes=2, widths=(4, 8), strides=((1, 2, 2),)),
+        normaliser=balls.normaliser,
+        classes=(0, 3),
+        train=TrainConfig(steps=40),
+        patch_zyx=(8, 16, 16),
+    )
 
 
 @pytest.fixture(scope="session")

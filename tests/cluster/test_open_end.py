@@ -12,13 +12,11 @@ from raysegclean.cluster.agreement_sample import AgreementSample, batches_of
 from raysegclean.cluster.connection import connect
 from raysegclean.cluster.executor import ray_executor
 from raysegclean.cluster.local_executor import local_executor
-from raysegclean.cluster.train_jobs import TrainJob
 from raysegclean.errors import InputError
 from raysegclean.events import Events
 from raysegclean.nets import schedule
 from raysegclean.nets.hooks import HookSpec
 from raysegclean.nets.trainer import TrainConfig
-from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_facts, load_network
 from raysegclean.store.objects import Store
 
@@ -27,20 +25,8 @@ PEERS = replace(OPEN, peers=2, epoch_steps=4, hook=HookSpec.of("coseg", keep=0.7
 
 
 @pytest.fixture
-def job(balls, tmp_path):
-    return TrainJob(
-        key="abc",
-        run_uri=str(tmp_path / "run"),
-        archive_uri=balls.uri,
-        label="organs",
-        cases=balls.infos,
-        folds=(("case0", "case1", "case2"), ("case3", "case4", "case5")),
-        network=NetworkSpec(in_channels=1, classes=2, widths=(4, 8), strides=((1, 2, 2),)),
-        normaliser=balls.normaliser,
-        classes=(0, 3),
-        train=OPEN,
-        patch_zyx=(8, 16, 16),
-    )
+def job(small_job):
+    return replace(small_job, train=OPEN)
 
 
 def train(job, on_note=None, listeners=()):

@@ -20,7 +20,7 @@ from raysegclean.cluster.connection import connect
 from raysegclean.cluster.exchange import PeerMesh
 from raysegclean.cluster.executor import ray_executor
 from raysegclean.cluster.local_executor import local_executor
-from raysegclean.cluster.train_jobs import TrainJob, at_once, missing_networks, trainings_of
+from raysegclean.cluster.train_jobs import at_once, missing_networks, trainings_of
 from raysegclean.cluster.train_loop import common_step
 from raysegclean.errors import ConfigError, InputError, RunOver, UnfitEnvironment
 from raysegclean.events import Events, Lines
@@ -30,7 +30,6 @@ from raysegclean.nets.numerics import fix_numerics
 from raysegclean.nets.place import LocalExchange, Place
 from raysegclean.nets.schedule import Course
 from raysegclean.nets.trainer import TrainConfig, Trainer, TrainingDiverged
-from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.weights import load_network
 from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.index import build_index
@@ -55,21 +54,8 @@ def train_group(job, events=None, **options):
 
 
 @pytest.fixture
-def job(balls, tmp_path):
-    return TrainJob(
-        key="abc",
-        run_uri=str(tmp_path / "run"),
-        archive_uri=balls.uri,
-        label="organs",
-        cases=balls.infos,
-        folds=FOLDS,
-        network=NetworkSpec(in_channels=1, classes=2, widths=(4, 8), strides=((1, 2, 2),)),
-        normaliser=balls.normaliser,
-        classes=(0, 3),
-        train=COSEG,
-        patch_zyx=(16, 24, 24),
-        flips=(2,),
-    )
+def job(small_job):
+    return replace(small_job, folds=FOLDS, train=COSEG, patch_zyx=(16, 24, 24), flips=(2,))
 
 
 def batch_of(source, step, rank=0, ranks=1):

@@ -155,3 +155,11 @@ def teach(config: Config, lender: str, archive: Archive) -> None:
         for member in range(plan.voters.members):
             key = model_key(plan.train_key(), fold, member)
             RunFolder(lender).store.put(key, save_network(network, plan.network))
+
+
+def taught_run(archive: Archive, folder: Path, **settings: Any) -> Config:
+    """Return the config of a run whose lent networks know the intensities of the classes."""
+    lent = config_for(archive, folder / "none", **settings)
+    lender = lend_networks(lent, folder / "lender")
+    teach(lent, lender, archive)
+    return config_for(archive, folder / "run", models=lender, **settings)

@@ -14,7 +14,7 @@ from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 
 from ..policy.gross_scenes import body
-from .scenes import BY_INTENSITY, LABEL, config_for, lend_networks, teach
+from .scenes import BY_INTENSITY, LABEL, taught_run
 
 CLEAN = 11
 TRUTH = "truth"
@@ -61,10 +61,7 @@ def test_every_error_is_repaired_as_what_it_is_and_taken_back_alone(
         "relabel__shard_vox": 64,
         "resources__executor": "local",
     }
-    lent = config_for(archive, tmp_path / "none", **settings)
-    lender = lend_networks(lent, tmp_path / "lender")
-    teach(lent, lender, archive)
-    config = config_for(archive, tmp_path / "run", models=lender, **settings)
+    config = taught_run(archive, tmp_path, **settings)
     assert clean(config).exit_code == 0
     rows = RunFolder(config.run).read_table("cases.parquet")
     told = {(row["case"], row["class"]): (row["action"], row["why"]) for row in rows}

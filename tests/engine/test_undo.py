@@ -13,7 +13,7 @@ from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.run import RunFolder
 
 from .every_edit import EDITS, SHAPE
-from .scenes import BY_INTENSITY, LABEL, Scene, config_for, lend_networks, teach, two_blobs
+from .scenes import BY_INTENSITY, LABEL, Scene, taught_run, two_blobs
 
 NAMES = tuple(reason.name for reason in EDITS)
 
@@ -52,10 +52,7 @@ def test_changes_are_taken_back_by_every_reason_and_no_others(
         "relabel__max_change": 1.0,
         "resources__executor": "local",
     }
-    lent = config_for(archive, tmp_path / "none", **settings)
-    lender = lend_networks(lent, tmp_path / "lender")
-    teach(lent, lender, archive)
-    config = config_for(archive, tmp_path / "run", models=lender, **settings)
+    config = taught_run(archive, tmp_path, **settings)
     assert clean(config).exit_code == 0
     left = {case: _codes(archive, case) for case in NAMES}
     assert left == {name: {128 if name == "VOTE" else Reason[name]} for name in NAMES}

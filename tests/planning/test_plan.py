@@ -15,13 +15,12 @@ from raysegclean.evidence.cases import CaseInfo, Intensity, LabelSummary
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.methods.base import Voters
 from raysegclean.nets.receptive import receptive_radius, total_stride
+from raysegclean.planning.named_cases import select_cases, wanted_ids
 from raysegclean.planning.plan import (
     CasePlan,
     RunPlan,
     make_plan,
-    select_cases,
     split_usable,
-    wanted_ids,
     with_current_cases,
 )
 from raysegclean.voxels.geometry import Box, Index3

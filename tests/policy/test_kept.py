@@ -11,7 +11,14 @@ from raysegclean.evidence.case_scores import CaseScore, ClassScore, scores_of
 from raysegclean.policy.decisions import CaseDecision, Decision, edits_of
 from raysegclean.policy.default import decide
 from raysegclean.policy.edits import Keep, NotJudged, Review, Shift
-from raysegclean.policy.kept import Found, agreeing, in_doubt, judged_kept, least_agreements
+from raysegclean.policy.kept import (
+    Found,
+    agreeing,
+    in_doubt,
+    judged_kept,
+    least_agreements,
+    usual_labels,
+)
 from raysegclean.policy.params import PolicyParams
 
 EVIDENCE = Path(__file__).resolve().parents[2] / "benchmarks" / "evidence"
@@ -33,7 +40,8 @@ def archive(*agreements: float) -> list[CaseScore]:
 
 def judged(scores: list[CaseScore], decision: Decision = KEPT) -> dict[str, Decision]:
     decisions = {one.case: CaseDecision({1: decision}) for one in scores}
-    return {c: one.classes[1] for c, one in judged_kept(decisions, scores, [], PARAMS).items()}
+    found = judged_kept(decisions, scores, usual_labels(scores, [], PARAMS))
+    return {c: one.classes[1] for c, one in found.items()}
 
 
 def test_a_label_with_which_the_networks_agree_as_with_others_is_found_right() -> None:
@@ -55,7 +63,7 @@ def test_a_class_that_the_networks_have_not_learnt_is_not_judged() -> None:
     found = judged(scores)
     assert {one.action for one in found.values()} == {"not judged"}
     assert "have not learnt this class" in found["c0"].why
-    assert least_agreements(scores, [], PARAMS) == {}
+    assert least_agreements(usual_labels(scores, [], PARAMS)) == {}
 
 
 def test_a_class_that_few_cases_have_is_not_judged() -> None:
@@ -114,7 +122,7 @@ def test_what_the_checks_find_is_a_doubt_about_what_stays_and_about_nothing_else
 
 def test_what_is_odd_is_no_doubt_where_the_networks_draw_it_as_the_label_does() -> None:
     scores = archive(0.86, 0.7)
-    agree = agreeing(scores, [], PARAMS)
+    agree = agreeing(scores, usual_labels(scores, [], PARAMS))
     assert (agree["c00"], agree["c01"]) == ({1}, frozenset())
     odd: Found = {"c00": {1: "it ends flat"}, "c01": {1: "it ends flat"}}
     said = in_doubt({one.case: CaseDecision({1: KEPT}) for one in scores}, odd, agree)
@@ -135,7 +143,7 @@ def test_two_doubts_are_both_told() -> None:
 def test_no_clean_label_of_the_stored_evidence_is_in_doubt(path: Path) -> None:
     rows = pq.read_table(path).to_pylist()
     scores = scores_of(rows)
-    found = judged_kept(decide(scores, PARAMS), scores, [], PARAMS)
+    found = judged_kept(decide(scores, PARAMS), scores, usual_labels(scores, [], PARAMS))
     clean = {(row["case"], row["class"]) for row in rows if (row["dice_given"] or 0) > 0.99}
     doubted = {(c, k) for c, one in found.items() for k, d in one.classes.items() if d.doubt}
     assert not doubted & clean

@@ -12,7 +12,7 @@ from raysegclean.evidence.case_scores import CaseScore, ClassScore, scores_of
 from raysegclean.policy.decisions import CaseDecision, Decision
 from raysegclean.policy.default import decide
 from raysegclean.policy.edits import Keep, NotJudged, Shift
-from raysegclean.policy.kept import judged_kept, least_agreements
+from raysegclean.policy.kept import judged_kept, least_agreements, usual_labels
 from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.quality import Quality, qualities
 
@@ -72,8 +72,9 @@ def test_what_is_not_known_has_no_quality() -> None:
 def test_on_stored_evidence_it_ranks_as_the_truth_does_and_is_near_it(name: str) -> None:
     rows = pq.read_table(EVIDENCE / f"{name}.uncertainty.s1.parquet").to_pylist()
     scores, params = scores_of(rows), PolicyParams()
-    decisions = judged_kept(decide(scores, params), scores, [], params)
-    found = qualities(decisions, scores, sorted(least_agreements(scores, [], params)))
+    usual = usual_labels(scores, [], params)
+    decisions = judged_kept(decide(scores, params), scores, usual)
+    found = qualities(decisions, scores, sorted(least_agreements(usual)))
     truth = {(row["case"], row["class"]): row["dice_given"] for row in rows if row["class"]}
     pairs = [(q.expected, truth[c, k]) for c, of in found.items() for k, q in of.items()]
     ours, true = np.array(pairs).T
