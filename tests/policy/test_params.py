@@ -68,13 +68,13 @@ PINNED = {
     "min_left": (0.1, "argued: less is a class that vanishes"),
     "suspect_sds": (1.0, "argued: a look costs little"),
     "min_suspect_gap": (0.04, "argued: less is no gross error"),
-    "min_gross_gain": (0.15, "measured: 60 hippocampus cases, right .09, wrong .36"),
+    "min_gross_gain": (0.15, "seen: 60 hippocampus cases, right .09, wrong .36"),
     "gross_sds": (3.0, "argued: what is right agrees as usual"),
-    "min_gross_slack": (0.1, "measured: a flipped case reached .1 less"),
-    "min_gross_lead": (0.1, "measured: 60 hippocampus cases, least lead .16"),
+    "min_gross_slack": (0.1, "seen: a flipped case reached .1 less"),
+    "min_gross_lead": (0.1, "seen: 60 hippocampus cases, least lead .16"),
     "min_part_confidence": (
         0.9,
-        "measured: blobs that networks missed .88, blobs that were added .90 to .96",
+        "seen: blobs that networks missed .88, blobs that were added .90 to .96",
     ),
     "min_part_share": (0.1, "argued: smaller ones are found by chance"),
 }
