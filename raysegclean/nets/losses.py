@@ -66,7 +66,9 @@ class _EntropyAndDice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(logits: Tensor, label: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, label: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return (B,) sums and (B,) means."""
         entropy = logits.new_zeros(len(logits), dtype=torch.float32)
         for z in _slabs(logits):
@@ -74,21 +76,13 @@ class _EntropyAndDice(torch.autograd.Function):
             log_prob = torch.log_softmax(logits[:, :, z].float(), dim=1)
             entropy = entropy - (log_prob.gather(1, given[:, None])[:, 0] * share).sum(dim=_SPACE)
         overlap, sizes = _dice_sums(logits, label, weights)
+        ctx.save_for_backward(logits, label, overlap, sizes, weights)
         return entropy, ((2 * overlap + _SMOOTH) / (sizes + _SMOOTH)).mean(dim=1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
-        """Keep what was given; all else is computed again."""
-        logits, label, weights = inputs
-        ctx.weighed = weights is not None
-        ctx.save_for_backward(logits, label, *([weights] if ctx.weighed else []))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of the logits, p (G - sum of p G) for the gradient G of p."""
-        logits, label, *rest = ctx.saved_tensors
-        weights = rest[0] if ctx.weighed else None
-        overlap, sizes = _dice_sums(logits, label, weights)
+        logits, label, overlap, sizes, weights = ctx.saved_tensors
         by_entropy, by_dice = (_wide(g[:, None]) for g in gradients)
         by_dice = by_dice / logits.shape[1]
         whole = sizes + _SMOOTH

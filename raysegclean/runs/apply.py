@@ -92,8 +92,9 @@ def still_doubted(
     """
     out = dict(decisions)
     for case in decisions.keys() & counts.keys():
+        after = agreement_after(counts[case])
         for channel, least in verdict.least_agreement.items():
-            one, after = decisions[case].classes.get(channel), agreement_after(counts[case])
+            one = decisions[case].classes.get(channel)
             if one is None or one.stays or isinstance(one.edit, Review) or channel not in after:
                 continue
             if after[channel] < least:
