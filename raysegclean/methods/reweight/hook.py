@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp
+from torch.func import functional_call, jvp
 
 from raysegclean.errors import InputError
 from raysegclean.nets.batch import Batch
@@ -81,13 +81,14 @@ def helpfulness(net: nn.Module, batch: Batch, loss: Loss) -> Tensor:
         raise InputError("reweight: the batch brings no trusted patches; set `trusted:`")
     weights = {name: value.detach() for name, value in net.named_parameters()}
 
-    def clean_loss(weights: dict[str, Tensor]) -> Tensor:
-        return loss(functional_call(net, weights, (clean.image,)), clean.label).mean()
-
     def costs(weights: dict[str, Tensor]) -> Tensor:
         return voxel_entropy(functional_call(net, weights, (batch.image,)), batch.label)
 
     with unmoved_statistics(net), torch.enable_grad():
-        uphill = grad(clean_loss)(weights)
+        # Not `torch.func.grad`, which takes no loss that has a gradient of its own.
+        leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
+        clean_loss = loss(functional_call(net, leaves, (clean.image,)), clean.label).mean()
+        slopes = torch.autograd.grad(clean_loss, tuple(leaves.values()), materialize_grads=True)
+        uphill = dict(zip(leaves, slopes, strict=True))
         rising = jvp(costs, (weights,), (uphill,))[1]  # of each voxel's cost, along `uphill`
     return torch.where(batch.label == IGNORE, 0.0, rising.detach().clamp(min=0))
