@@ -42,6 +42,7 @@ log = logging.getLogger("raysegclean.cluster")
 
 _KNOCK_S = 10
 _LOOK_S = 2.0
+_REST_S = 0.05
 _QUIET = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
 
 _ALWAYS = {
@@ -104,7 +105,8 @@ def data_rules(*, ordered: bool = False) -> None:
     No bars, no printing, and no giving up while a node is awaited. An errored block is an error,
     never a dropped one (Ray's default, set again because it is silent). A task whose worker died
     is tried again for ever, as an actor's is: the attempts of a pass say when to give up.
-    `ordered` keeps rows in the order of the read tasks.
+    `ordered`, for rows that somebody waits for in the order of the read tasks, keeps that order and
+    lets the scheduler rest between two looks at its tasks.
     """
     os.environ.setdefault("RAY_TASK_MAX_RETRIES", "-1")  # Ray Data has no option for it
     context = ray.data.DataContext.get_current()
@@ -114,6 +116,25 @@ def data_rules(*, ordered: bool = False) -> None:
     context.max_errored_blocks = 0
     context.execution_options.verbose_progress = False
     context.execution_options.preserve_order = ordered
+    resting: list[Any] = [_Rest] if ordered else []
+    context.custom_execution_callback_classes = resting
+
+
+class _Rest:
+    """What Ray Data calls after each look at its tasks (an `ExecutionCallback`).
+
+    While a finished block waits for room, it looks again at once, in the process that trains: as
+    much CPU as the training itself took on two cores.
+    """
+
+    def on_execution_step(self, executor: object) -> None:  # noqa: ARG002  (Ray's signature)
+        time.sleep(_REST_S)
+
+    def before_execution_starts(self, executor: object) -> None: ...
+
+    def after_execution_succeeds(self, executor: object) -> None: ...
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None: ...
 
 
 @contextmanager
