@@ -197,19 +197,20 @@ def test_the_stream_brings_every_step_in_order_from_any_step(balls, cluster, mon
     assert seen == 22
 
 
-def test_a_feed_that_is_not_read_leaves_the_processor_to_the_training(balls, cluster):
-    """Ray Data's scheduler, while finished patches wait, took as much as training on two cores."""
+@ray.remote(num_cpus=0, max_calls=1)
+def cpu_share_while_patches_wait(source):
+    """Of one processor, in a worker of its own, as training is."""
     options = ray.data.DataContext.get_current().execution_options
-    limits = options.resource_limits
-    options.resource_limits = limits.copy(object_store_memory=20e6)
-    try:
-        feed = stream_rows(ray.put(source_of(balls, batch=32)), range(10_000), readers=1)
-        next(feed)
-        time.sleep(6)  # as many blocks as may wait are there now
-        before, watched_s = time.process_time(), 4.0
-        time.sleep(watched_s)
-        spent_s = time.process_time() - before
-        feed.close()
-    finally:
-        options.resource_limits = limits
-    assert spent_s < 0.3 * watched_s
+    options.resource_limits = options.resource_limits.copy(object_store_memory=20e6)
+    feed = stream_rows(ray.put(source), range(10_000), readers=1)
+    next(feed)
+    time.sleep(6)  # as many blocks as may wait are there now
+    before, watched_s = time.process_time(), 4.0
+    time.sleep(watched_s)
+    return (time.process_time() - before) / watched_s
+
+
+def test_a_feed_that_is_not_read_leaves_the_processor_to_the_training(balls, cluster):
+    """Ray Data's scheduler took as much as training on two cores (.94; at rest .06)."""
+    share = ray.get(cpu_share_while_patches_wait.remote(source_of(balls, batch=32)))
+    assert share < 0.3, share
