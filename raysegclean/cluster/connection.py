@@ -42,7 +42,7 @@ log = logging.getLogger("raysegclean.cluster")
 
 _KNOCK_S = 10
 _LOOK_S = 2.0
-_REST_S = 0.05
+_REST_S = 0.1
 _QUIET = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
 
 _ALWAYS = {
