@@ -325,7 +325,7 @@ def _other_groups(
 
 
 def _why_replace(group: Group, row: int) -> str:
-    what = "the foreground" if group.key == FOREGROUND else f"class {group.key}"
+    what = "the foreground" if group.key == FOREGROUND else "the class"
     named = (CORRUPTION, ROUGHNESS)
     seen = group.evidence if group.evidence in named else f"{group.evidence} voxels"
     chance = float(group.posterior[row])

@@ -91,10 +91,17 @@ def _slack(usual: Usual, params: PolicyParams) -> float:
 
 
 def explained(
-    score: CaseScore, look: GrossLook, usual: Mapping[int, Usual], params: PolicyParams
+    score: CaseScore,
+    look: GrossLook,
+    usual: Mapping[int, Usual],
+    params: PolicyParams,
+    called: Mapping[int, str],
 ) -> CaseDecision:
-    """Return what is proved of one case, and what is likely: edits and reviews of some classes."""
-    case = _Case(look, usual, params)
+    """Return what is proved of one case, and what is likely: edits and reviews of some classes.
+
+    called: channel -> what people call the class.
+    """
+    case = _Case(look, usual, params, called)
     whole = [e for e in look.found if any(isinstance(v, WholeLabel) for v in e.edits.values())]
     decided: dict[int, Decision] = {}
     for one in sorted(whole, key=case.lag, reverse=True):
@@ -121,6 +128,7 @@ class _Case:
     look: GrossLook
     usual: Mapping[int, Usual]
     params: PolicyParams
+    called: Mapping[int, str]
 
     def _classes(self, one: Explanation) -> list[int]:
         return [c for c in one.edits if c in one.dice and c in self.usual]
@@ -209,19 +217,18 @@ class _Case:
             )
         )
         figures = f"agreement {before:.2f}, {after:.2f} without that; others reach {usual:.2f}"
-        return f"{_named(one)}: {figures}"
+        return f"{_named(one, self.called)}: {figures}"
 
 
 def _is_cut(one: Explanation) -> bool:
     return any(isinstance(edit, Cut) for edit in one.edits.values())
 
 
-def _named(one: Explanation) -> str:
+def _named(one: Explanation, called: Mapping[int, str]) -> str:
     edit = next(iter(one.edits.values()))
     match edit:
         case Exchange():
-            channels = ", ".join(map(str, sorted(one.edits)))
-            return f"exchanged between {channels}"
+            return f"exchanged between {', '.join(called[c] for c in sorted(one.edits))}"
         case Mirror():
             return f"mirrored along {_AXES[edit.axis]}"
         case Displace():

@@ -43,8 +43,9 @@ def find_gross(
         "gross", GrossRecord, GrossStage, job, keys, resources, whole_cases=True
     )
     looks = {one.case: GrossLook.from_text(one.look) for one in records.values()}
+    called = dict(enumerate(map(session.plan.called, session.plan.classes)))
     found = {
-        score.case: explained(score, looks[score.case], usual[score.fold], params)
+        score.case: explained(score, looks[score.case], usual[score.fold], params, called)
         for score in evidence.scores
         if score.case in looks
     }

@@ -25,13 +25,14 @@ ARCHIVE = [score(f"c{n}", body(n), networks(body(n), 100 + n)) for n in range(12
 USUAL = usual_agreement(ARCHIVE, PARAMS)
 WHOLE = Box.whole(SHAPE)
 SURE = 250
+CALLED = {1: "2 liver", 2: "5 left kidney", 3: "7", 4: "9"}
 
 
 def _decided(given: np.ndarray, seen: np.ndarray, sure: int = SURE) -> CaseDecision:
     confidence = np.where(given != seen, sure, 0).astype(np.uint8)
     look = look_at(given, seen, sorted(USUAL[0]), confidence_zyx=confidence)
     assert GrossLook.from_text(look.to_text()) == look
-    return explained(score("a", given, seen), look, USUAL[0], PARAMS)
+    return explained(score("a", given, seen), look, USUAL[0], PARAMS, CALLED)
 
 
 def _repaired(given: np.ndarray, seen: np.ndarray, decision: CaseDecision) -> np.ndarray:
@@ -200,3 +201,9 @@ def test_what_is_only_likely_speaks_where_nothing_else_is_done() -> None:
     before = {"a": CaseDecision({1: shift, 2: Decision(Keep(), "like most cases")})}
     joined = with_gross(before, {"a": CaseDecision({1: doubt, 2: doubt})})
     assert joined["a"].classes == {1: shift, 2: doubt}
+
+
+def test_exchanged_classes_are_called_what_people_call_them() -> None:
+    truth = body(51)
+    decided = _decided(_exchanged(truth), networks(truth, 61))
+    assert "exchanged between 2 liver, 5 left kidney" in decided.classes[1].why
