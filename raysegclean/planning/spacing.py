@@ -7,8 +7,8 @@ the median field of view, of which 400 mm count along each axis, fits into `budg
 
     prod over axes of  min(f, 400 mm) / max(m, t)  <=  budget_vox
 
-It is never finer than the archive. A CT of 366 x 303 x 300 mm is seen at 5.5 mm by networks that
-read 200,000 voxels, at 2.6 mm by those that read 2,000,000.
+It is never finer than the archive. A CT of 366 x 303 x 300 mm is seen at 8 mm by networks that
+read 65,536 voxels, at 2.6 mm by those that read 2,000,000.
 
 Where a window holds half of a case at its own spacing (hippocampi, cells, nodules), little is to be
 gained and detail would be lost; so such archives stay native, even where their spacings differ.

