@@ -149,8 +149,7 @@ class _Case:
 
     def is_usual(self, one: Explanation) -> bool:
         """Tell whether the label would agree as labels usually do."""
-        sd = self._mean((self.usual[c].sd for c in self._classes(one)), 0.0)
-        return self.lag(one) >= -max(self.params.min_gross_slack, self.params.gross_sds * sd)
+        return self.lag(one) >= -self.params.max_gross_lag
 
     def rivals(self, one: Explanation, whole: Sequence[Explanation]) -> bool:
         """Tell whether another error of the whole label explains these classes nearly as well."""
@@ -194,8 +193,8 @@ class _Case:
         for c, one in score.classes.items():
             if c in decided or c not in self.usual or not one.union_vox:
                 continue
-            known, least = self.usual[c], self.params.min_suspect_gap
-            is_usual = one.agreement >= known.median - max(least, self.params.gross_sds * known.sd)
+            known = self.usual[c]
+            is_usual = one.agreement >= known.median - self.params.max_gross_lag
             edit = Keep() if is_usual else Review()
             figures = f"agreement {one.agreement:.2f}, others reach {known.median:.2f}"
             found[c] = Decision(edit, f"beside a gross error: {figures}")

@@ -10,10 +10,10 @@ from raysegclean.evidence.case_scores import CaseScore
 from raysegclean.evidence.proposals import Proposal
 from raysegclean.policy.apply import apply_edits
 from raysegclean.policy.decisions import CaseDecision, Decision
-from raysegclean.policy.edits import Keep, Mirror, Review, Shift
-from raysegclean.policy.gross import explained, suspects, usual_agreement, with_gross
+from raysegclean.policy.edits import Displace, Keep, Mirror, Region, Review, Shift
+from raysegclean.policy.gross import Usual, explained, suspects, usual_agreement, with_gross
 from raysegclean.policy.gross_apply import restated
-from raysegclean.policy.gross_look import GrossLook, look_at
+from raysegclean.policy.gross_look import Explanation, GrossLook, look_at
 from raysegclean.policy.params import PolicyParams
 from raysegclean.voxels.channels import UNKNOWN
 from raysegclean.voxels.geometry import Box
@@ -207,3 +207,26 @@ def test_exchanged_classes_are_called_what_people_call_them() -> None:
     truth = body(51)
     decided = _decided(_exchanged(truth), networks(truth, 61))
     assert "exchanged between 2 liver, 5 left kidney" in decided.classes[1].why
+
+
+@pytest.mark.parametrize(
+    ("edit", "given", "without", "usual", "is_right"),
+    [  # of 60 hippocampus cases cleaned by defaults, classes agreeing with a robust sd of .07
+        (Displace(by_zyx=(0, -5, -1)), 0.36, 0.59, 0.79, False),
+        (Displace(by_zyx=(-1, -6, 4)), 0.13, 0.83, 0.81, True),
+        (Displace(by_zyx=(3, -4, -1)), 0.51, 0.85, 0.81, True),
+        (Mirror(axis=2), 0.59, 0.88, 0.81, True),
+        (Mirror(axis=2), 0.46, 0.79, 0.81, True),
+        (Region(box=WHOLE), 0.56, 0.63, 0.79, False),
+        (Region(box=WHOLE), 0.62, 0.66, 0.79, False),
+    ],
+)
+def test_real_labels_are_edited_where_they_agree_as_usual_then(
+    edit: Displace | Mirror | Region, given: float, without: float, usual: float, is_right: bool
+) -> None:
+    look = GrossLook({1: given}, (Explanation({1: edit}, {1: without}),))
+    truth = body(51)
+    scores = score("a", truth, networks(truth, 61))
+    decided = explained(scores, look, {1: Usual(usual, 0.07)}, PARAMS, CALLED)
+    edited = 1 in decided.classes and isinstance(decided.classes[1].edit, type(edit))
+    assert edited == is_right
