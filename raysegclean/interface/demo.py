@@ -24,8 +24,8 @@ __all__ = ["DemoReport", "prepare_archive", "run_demo"]
 
 LABEL = "organs"
 CASES = 20
-SHAPE_ZYX = (24, 80, 80)
-SPACING_MM = (3.0, 2.0, 2.0)
+SHAPE_ZYX = (24, 64, 64)
+SPACING_MM = (3.0, 2.5, 2.5)
 NOISE = "boundary"
 PANELS = 6
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "clean.py"
@@ -38,7 +38,7 @@ run: {run}
 group: case          # every phantom is its own patient
 method: coseg
 network: {{preset: small}}
-train: {{steps: 150, batch: 2}}
+train: {{steps: 250, batch: 2}}
 """
 
 
