@@ -23,6 +23,7 @@ __all__ = [
     "Capacity",
     "Preset",
     "fitted",
+    "patch_vox",
     "plan_capacity",
     "planned_preset",
 ]
@@ -58,6 +59,11 @@ _PRESETS: dict[Preset, Capacity] = {
 }
 
 
+def patch_vox(*, gpu: bool) -> int:
+    """Return how many voxels a patch may have at most."""
+    return PATCH_VOX_GPU if gpu else PATCH_VOX_CPU
+
+
 def plan_capacity(
     preset: Preset,
     spacing_mm: tuple[float, float, float],
@@ -74,13 +80,13 @@ def plan_capacity(
     the patch can feed, at most as many as it has widths.
     """
     whole = _PRESETS[preset]
-    patch_vox = PATCH_VOX_GPU if gpu else PATCH_VOX_CPU
-    seen = patch_zyx or fitted(shape_zyx, patch_vox, (1, 1, 1))
+    most_vox = patch_vox(gpu=gpu)
+    seen = patch_zyx or fitted(shape_zyx, most_vox, (1, 1, 1))
     strides = plan_strides(spacing_mm, seen, levels or len(whole.widths), dims=dims)
     if levels is None and preset != "small":
         strides = strides[: _levels(seen, strides) - 1]
     widths = _widened(whole.widths, len(strides) + 1)
-    return replace(whole, widths=widths, strides=strides, patch_vox=patch_vox)
+    return replace(whole, widths=widths, strides=strides, patch_vox=most_vox)
 
 
 def planned_preset(shape_zyx: Index3, *, gpu: bool, ships: bool) -> Preset:

@@ -30,10 +30,9 @@ from raysegclean.nets.torchscript import Script, inspect_script
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.nets.views import halo_of_views, resolve_views
 from raysegclean.planning.capacity import (
-    PATCH_VOX_CPU,
-    PATCH_VOX_GPU,
     Capacity,
     fitted,
+    patch_vox,
     plan_capacity,
     planned_preset,
 )
@@ -215,7 +214,7 @@ def _spacing(config: Config, infos: Sequence[CaseInfo], *, gpu: bool) -> Spacing
     if wanted.spacing_mm != "auto":
         z, y, x = wanted.spacing_mm
         return (0.0 if wanted.dims == 2 else z, y, x)
-    return plan_spacing(infos, PATCH_VOX_GPU if gpu else PATCH_VOX_CPU, dims=wanted.dims)
+    return plan_spacing(infos, patch_vox(gpu=gpu), dims=wanted.dims)
 
 
 def _as_seen(info: CaseInfo, spacing_mm: Spacing | None) -> CaseInfo:

@@ -86,7 +86,7 @@ def helpfulness(net: nn.Module, batch: Batch, loss: Loss) -> Tensor:
 
     with unmoved_statistics(net), torch.enable_grad():
         # Not `torch.func.grad`, which takes no loss that has a gradient of its own.
-        leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
+        leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
         clean_loss = loss(functional_call(net, leaves, (clean.image,)), clean.label).mean()
         slopes = torch.autograd.grad(clean_loss, tuple(leaves.values()), materialize_grads=True)
         uphill = dict(zip(leaves, slopes, strict=True))
