@@ -264,7 +264,7 @@ DEMO_VALUES: Mapping[str, Any] = {
     "run": "demo/run",
     "group": "case",
     "network": {"preset": "small"},
-    "train": {"steps": 150, "batch": 2},
+    "train": {"steps": 250, "batch": 2},
 }
 """What is cleaned when no config is given: the phantom archive, as `raysegclean demo` does."""
 
