@@ -490,6 +490,7 @@ def test_a_full_disk_in_mid_write_publishes_nothing_and_goes_on_when_there_is_sp
         assert outputs(config) == outputs(calm)
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_run_folder_is_told_too(tmp_path: Path) -> None:
     scenes = [Scene(f"case{n}", SHAPE, SPACING) for n in range(4)]
     archive = write_archive(tmp_path / "archive", scenes)

@@ -125,14 +125,8 @@ def ended(
     return run
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "spatial",
-        pytest.param("coseg", marks=pytest.mark.slow),
-        pytest.param("reweight", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["spatial", "coseg", "reweight"])
 def test_a_run_in_this_process_leaves_behind_what_one_on_ray_does_and_can_be_undone_alike(
     ended: Callable[[str, str], tuple[Config, Left]], kind: str
 ) -> None:

@@ -154,6 +154,7 @@ def submit(head: Head, checkout: Path, python: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_a_submitted_job_ends_with_a_complete_run(
     head: Head, checkout: Path, tmp_path: Path
 ) -> None:

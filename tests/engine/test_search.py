@@ -95,6 +95,7 @@ def test_trials_that_differ_after_training_share_one_training(
     assert {info.key for info in session.run.store.list("models")} == theirs
 
 
+@pytest.mark.slow
 def test_a_search_on_trusted_cases_ends_on_two_cores_and_freezes_what_it_chose(
     archive: Archive, tmp_path: Path
 ) -> None:
