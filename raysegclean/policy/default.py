@@ -122,8 +122,7 @@ class _Archive:
     off: Mapping[int, tuple[Flags, Flags]]
     """By key: which cases are off, and those of them that are off as many are."""
     alone: bool
-    """Whether there are cases enough to move a class that the foreground does not agree with:
-    in a small archive one badly learnt class of one fold looks the same."""
+    """Whether there are cases enough to move a class that the foreground does not agree with."""
     learnt: Mapping[int, bool]
     """Whether the networks know a class well enough to edit it."""
     missing: Mapping[int, Flags]
@@ -162,7 +161,7 @@ class _Archive:
             groups,
             above,
             off,
-            alone=len(scores) >= params.min_group_cases,
+            alone=len(scores) >= params.min_alone_cases,
             learnt={c: is_learnt(of_key(scores, c), of_key(trusted, c), params) for c in keys[1:]},
             missing=missing,
             elsewhere={c: elsewhere(of_key(scores, c), params) for c in keys[1:]},
