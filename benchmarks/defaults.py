@@ -2,8 +2,8 @@
 
 `python benchmarks/defaults.py hippocampus [--cases N] [--method NAME] [--seed N]`, or `ct`, makes
 the archive with the public verbs (`ingest` or `warp`, `simulate --mix`), cleans it with a config
-that names nothing but paths and the method, and keeps what became of each case under
-benchmarks/measured/defaults. docs/results.md is written from what is there.
+that names nothing but paths and the method, and keeps what became of each case, and what the policy
+read, under benchmarks/measured/defaults. docs/results.md is written from what is there.
 """
 
 import argparse
@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.again or not path.exists():
             print(name, file=sys.stderr, flush=True)
             write_cell(path, _measured(options, method))
+            run = BENCH / "defaults" / _name(options) / f"run-{method}"
+            shutil.copy(run / "evidence.parquet", KEPT / f"{name}.evidence.parquet")
         print(json.dumps(figures(read_cell(path)["rows"]), indent=1))
     write_section(ROOT / "docs" / "results.md", [INTRODUCTION, *_lines(read_cells(KEPT))])
     return 0

@@ -62,8 +62,9 @@ def decide(
 
     (a) Of two ways of drawing the wrong one is moved onto the other (`policy.annotator_styles`).
     (b) Cases that are rough (`policy.contour_roughness`), or form a noisy group by their rate of
-    candidates or by corruption score, take the candidates that the group has in excess of the clean
-    cases (`outlier_cases.excess_threshold`), and are open to `policy.blending`. (c) Where the
+    candidates, take the candidates that the group has in excess of the clean cases
+    (`outlier_cases.excess_threshold`), and are open to `policy.blending`; a group by corruption
+    score alone goes to a person. (c) Where the
     boundary of the foreground, or of one class, lies off the archive's central offset by more than
     max(floor, sds x robust sd), it is shifted back, unless the outline is rough. (d) A class that
     the label lacks, and the networks see at its usual size, is taken from them (`policy.omitted`).
@@ -220,10 +221,15 @@ class _Archive:
         """Return the decision for a member of a noisy group, found by roughness or otherwise."""
         for group, above in zip(self.groups, self.above, strict=True):
             mine = group.members[row] and group.key in (FOREGROUND, value)
-            if mine and (group.evidence == ROUGHNESS) is rough and (rough or above[value]):
-                offset = float(self.offsets[value].from_centre[row])
-                posterior = float(group.posterior[row])
-                return Decision(Replace(above[value]), _why_replace(group, row), offset, posterior)
+            if not mine or (group.evidence == ROUGHNESS) is not rough:
+                continue
+            offset = float(self.offsets[value].from_centre[row])
+            posterior = float(group.posterior[row])
+            if group.evidence == CORRUPTION:
+                # Hard cases fit the networks as badly as wrong ones: a person tells them apart.
+                return Decision(Review(), _why_noisy(group, row), offset, posterior)
+            if rough or above[value]:
+                return Decision(Replace(above[value]), _why_noisy(group, row), offset, posterior)
         return None
 
     def _as_the_others(self, way: SecondWay, row: int, offset_vox: float) -> Decision:
@@ -323,7 +329,7 @@ def _other_groups(
     return [g for g in found if (g.members & shadow[g.key]).sum() <= most * g.members.sum()]
 
 
-def _why_replace(group: Group, row: int) -> str:
+def _why_noisy(group: Group, row: int) -> str:
     what = "the foreground" if group.key == FOREGROUND else "the class"
     named = (CORRUPTION, ROUGHNESS)
     seen = group.evidence if group.evidence in named else f"{group.evidence} voxels"

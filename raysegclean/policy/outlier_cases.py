@@ -7,7 +7,8 @@ weakest:
 - the rate of candidates of one kind (added, removed) per voxel of boundary: an outline that was
   cut off lacks voxels, whatever the average offset is;
 - the corruption score (cross-entropy of the given label), which sees errors of any kind but
-  mistakes hard cases for noisy ones.
+  mistakes hard cases for noisy ones: of 49 hippocampus cases that it set apart 16 were right, so
+  it changes no voxel.
 
 The second and third form two groups only where a mixture of two normal components is clearly
 better than one, is well separated, and its upper group also fits the networks worse as a whole.
