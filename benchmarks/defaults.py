@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.again or not path.exists():
             print(name, file=sys.stderr, flush=True)
             write_cell(path, _measured(options, method))
-            run = BENCH / "defaults" / _name(options) / f"run-{method}"
-            shutil.copy(run / "evidence.parquet", KEPT / f"{name}.evidence.parquet")
+            read = _place(options) / f"run-{method}" / "evidence.parquet"
+            shutil.copy(read, KEPT / f"{name}.evidence.parquet")
         print(json.dumps(figures(read_cell(path)["rows"]), indent=1))
     write_section(ROOT / "docs" / "results.md", [INTRODUCTION, *_lines(read_cells(KEPT))])
     return 0
@@ -77,12 +77,16 @@ def _name(options: argparse.Namespace) -> str:
     return f"{options.data}{classes}.{options.cases}.s{options.seed}"
 
 
+def _place(options: argparse.Namespace) -> Path:
+    return BENCH / "defaults" / _name(options)
+
+
 def _measured(options: argparse.Namespace, method: str) -> dict[str, Any]:
     """Make the archive, clean it with nothing set, and return all that was seen.
 
     A run that was cut short is gone on with; the CPU time is that of the last part then.
     """
-    place = BENCH / "defaults" / _name(options)
+    place = _place(options)
     archive = _noisy_archive(options, place)
     cleaned, run = f"{LABEL}_{method}", place / f"run-{method}"
     if options.again:

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raysegclean.evidence.case_scores import CaseScore, ClassScore
+from raysegclean.evidence.case_scores import CaseScore, ClassScore, Kind
 from raysegclean.policy.contour_roughness import rough_groups
 from raysegclean.policy.default import decide, two_ways
+from raysegclean.policy.edits import Replace
 from raysegclean.policy.params import PolicyParams
 from raysegclean.simulate.noise import corrupt
 from raysegclean.voxels.contour_offset import boundary_sums
@@ -44,6 +45,12 @@ def members(scores):
 def test_rough_outlines_are_a_group():
     found = members(archive(30, 20))
     assert found == {f"noisy{i:03d}" for i in range(20)}
+
+
+def test_without_counts_of_candidates_they_take_those_of_a_fixed_confidence():
+    found = decide(archive(30, 20))
+    assert found["noisy000"].classes[1].edit == Replace(dict.fromkeys(Kind, 0.7))
+    assert found["clean000"].classes[1].edit.action == "keep"
 
 
 def test_an_archive_drawn_alike_has_none():

@@ -16,10 +16,7 @@ ARCHIVES = 40
 
 
 def moved_alone(name: str, cases: int, params: PolicyParams) -> list[float]:
-    """Return the Dice to the truth of each class that is moved without its foreground.
-
-    Of many archives of so many cases.
-    """
+    """Return the Dice to the truth of each class moved alone in many archives of so many cases."""
     rows = pq.read_table(EVIDENCE / f"{name}.uncertainty.s1.parquet").to_pylist()
     truth = {(row["case"], row["class"]): row["dice_given"] for row in rows}
     scores, rng = scores_of(rows), np.random.default_rng(0)
@@ -38,8 +35,8 @@ def _moved(scores: list[CaseScore], params: PolicyParams) -> set[tuple[str, int]
     return {(case, value) for case, value, one in classes if isinstance(one.edit, Shift)}
 
 
-def right_share(moved_alone: list[float]) -> float:
-    return sum(dice > 0.99 for dice in moved_alone) / len(moved_alone)
+def right_share(dices: list[float]) -> float:
+    return sum(dice > 0.99 for dice in dices) / len(dices)
 
 
 def test_a_class_is_moved_alone_where_cases_are_enough_to_tell_that_it_is_wrong() -> None:
