@@ -14,7 +14,7 @@ __all__ = ["ALGORITHM_VERSIONS", "differing_parts", "digest"]
 
 ALGORITHM_VERSIONS: Mapping[str, int] = {
     "check": 1,
-    "train": 3,
+    "train": 4,
     "propose": 4,
     "look": 1,
     "gross": 1,

@@ -69,7 +69,7 @@ def _remedy(plan: RunPlan, ended: Sequence[Ended]) -> str:
     for why, name in (("time", "budget_minutes"), ("", "max_steps")):
         if any(one.by == why for one in ended):
             return (
-                f"After {steps} steps train.{name} ended it while agreement was rising: raise "
-                f"it, and the same command goes on from there; or {larger}."
+                f"After {steps} steps train.{name} ended it before agreement had stopped rising: "
+                f"raise it, and the same command goes on from there; or {larger}."
             )
     return f"After {steps} steps agreement had stopped rising: {larger}, or correct more labels."

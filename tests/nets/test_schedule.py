@@ -176,3 +176,24 @@ def test_real_networks_end_before_they_have_memorised_what_is_wrong(
     for step, value in zip(range(25, 1_001, 25), map(float, agreements.split()), strict=True):
         course = course.judged(step, value)
     assert best_at <= course.phases.decay_at <= 1.75 * best_at
+
+
+ORGANS = """
+    .129 .288 .416 .514 .587 .619 .645 .659 .654 .669 .666 .694 .690 .694 .682 .698
+    .709 .680 .698 .694 .702 .694 .690 .701 .689 .701 .707 .697 .697 .704 .705 .700
+"""
+OTHER_ORGANS = """
+    .125 .207 .327 .547 .640 .672 .707 .734 .739 .739 .751 .756 .775 .781 .786 .781
+    .773 .767 .798 .773 .771 .787 .776 .775 .773 .768 .756 .779 .787 .788 .786 .772
+"""
+
+
+@pytest.mark.parametrize("agreements", [ORGANS, OTHER_ORGANS])
+def test_real_networks_that_have_learnt_their_organs_end_soon_after(agreements: str) -> None:
+    """Two folds of 40 warped CTs with 16 organs, every 80 steps; both are flat from 1,200 on."""
+    values = list(map(float, agreements.split()))
+    course = Course.planned(LEAST_STEPS, CPU_STEPS)
+    for step, value in zip(range(80, 2_561, 80), values, strict=True):
+        course = course.judged(step, value)
+    assert course.ended_by == "plateau"
+    assert 1_200 <= course.phases.decay_at <= 1_600
