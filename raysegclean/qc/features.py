@@ -29,6 +29,9 @@ ORDINARY_SDS = 1.2
 _OF_THREE = 2 / 3
 """Weight of the worst of three axes, which is odd by chance more often than one number is."""
 
+PARTIAL = 0.5
+"""Share of the usual volume below which a class that reaches the border is known in part."""
+
 FLAT = 0.3
 """Least share of the largest cross section that an end must have to count as cut."""
 
@@ -61,12 +64,20 @@ class ArchiveFacts:
 
     @cached_property
     def centre_mm(self) -> Values:
-        """(cases, classes, 3): centres on the common axes, NaN where a case lacks a class."""
+        """(cases, classes, 3): centres on the common axes, NaN where no class or a partial one."""
         return self._positions(self.frame.centre_mm)
+
+    def expected_mm(self, row: int, value: int) -> Values:
+        """Return where (3) a class should lie in a case, by its other classes; NaN if unknown.
+
+        The median of what each of them says: its own centre, and the usual way from there.
+        """
+        ways = self.centre_mm[:, self.column[value], None, :] - self.centre_mm
+        return known_median(self.centre_mm[row] + known_median(ways, axis=0), axis=0)
 
     @cached_property
     def place(self) -> Values:
-        """(cases, classes, 3): centres as shares of the image, NaN where a case lacks a class."""
+        """(cases, classes, 3): centres as shares of the image, NaN as in `centre_mm`."""
         return self._positions(self.frame.place)
 
     @cached_property
@@ -106,6 +117,39 @@ class ArchiveFacts:
         return out
 
     @cached_property
+    def partial(self) -> NDArray[np.bool_]:
+        """(cases, classes): whether the scan ends within a class, and shows little of it.
+
+        It reaches the border, with less than `PARTIAL` of the usual volume. Where the centre of
+        such a rest lies, how it ends and in how many parts, depends on where the scan ends.
+        """
+        volumes = np.stack([self.volume_ml(value) for value in self.values], axis=1)
+        return self.cut.any(axis=2) & (volumes < PARTIAL * known_median(volumes, axis=0))
+
+    def shown(self, value: int) -> Mapping[str, ClassFacts]:
+        """Return the facts of a class for each case that shows more than a rest of it."""
+        column = self.column[value]
+        return {
+            case.case: case.classes[value]
+            for case, partial in zip(self.cases, self.partial[:, column].tolist(), strict=True)
+            if value in case.classes and not partial
+        }
+
+    def usual_parts(self, value: int) -> int:
+        """Return how many large parts of a class most cases have, 0 where none shows it."""
+        counts = Counter(facts.parts for facts in self.shown(value).values())
+        return max(sorted(counts), key=counts.__getitem__, default=0)
+
+    def whole(self, value: int, values: Values) -> Values:
+        """Return values per case, NaN where the scan shows only a rest of the class."""
+        return np.where(self.partial[:, self.column[value]], np.nan, values)
+
+    def volume_ml(self, value: int) -> Values:
+        """Return the volume of a class per case, NaN where a case lacks it."""
+        voxel_ml = [float(np.prod(case.spacing_mm)) / 1000 for case in self.cases]
+        return self.number(value, "voxels") * voxel_ml
+
+    @cached_property
     def column(self) -> Mapping[int, int]:
         """Position of each label value in the arrays."""
         return {value: column for column, value in enumerate(self.values)}
@@ -116,6 +160,7 @@ class ArchiveFacts:
             if case.classes:
                 centres = np.array([facts.centre_vox for facts in case.classes.values()])
                 out[row, [self.column[value] for value in case.classes]] = of(case, centres)
+        out[self.partial] = np.nan
         return out
 
 
@@ -151,12 +196,11 @@ def _features(archive: ArchiveFacts, value: int) -> Iterator[Sequence[Feature]]:
 
 
 def _volume(archive: ArchiveFacts, value: int) -> Feature:
-    voxel_ml = [float(np.prod(case.spacing_mm)) / 1000 for case in archive.cases]
     return Feature(
         what="class {value} is {side} than usual",
         sides=("smaller", "larger"),
         unit="ml",
-        values=archive.number(value, "voxels") * voxel_ml,
+        values=archive.whole(value, archive.volume_ml(value)),
         remedy=_LOOK,
         floor=0.15,
         log=True,
@@ -270,7 +314,7 @@ def _ends(archive: ArchiveFacts, value: int) -> Iterator[Feature]:
             f"{('low', 'high')[at_high]} {'zyx'[axis]} end",
             sides=("less", "more"),
             unit="of its largest cross section",
-            values=np.array(ratio, np.float64),
+            values=archive.whole(value, np.array(ratio, np.float64)),
             remedy="was the annotation cut short?",
             floor=0.08,
             side=1,

@@ -143,11 +143,15 @@ def _empty(archive: ArchiveFacts) -> Iterable[Finding]:
 
 
 def _missing(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
+    """Classes that nearly all other cases have, unless the scan ends before they begin."""
     holders, drawn = archive.holders, [case for case in archive.cases if case.classes]
-    for case in drawn:
-        for value in sorted(holders.keys() - case.classes.keys()):
+    for row, case in enumerate(archive.cases):
+        for value in sorted(holders.keys() - case.classes.keys()) if case.classes else ():
             share = holders[value] / max(1, len(drawn) - 1)
-            if share >= params.usual_share and len(drawn) > 2:
+            if share < params.usual_share or len(drawn) <= 2:
+                continue
+            expected_mm = archive.expected_mm(row, value)
+            if np.isnan(expected_mm).any() or archive.frame.is_inside(case, expected_mm):
                 yield Finding(
                     grave=share >= params.sure_share,
                     score=round(EMPTY_SCORE * share / 2, 1),
@@ -225,23 +229,28 @@ def _mm(spacing_mm: Sequence[float]) -> str:
 def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
     """Slices without a class between slices that have much of it, where other cases have none."""
     gaps: dict[tuple[int, int], list[LabelStatistics]] = defaultdict(list)
-    for case in archive.cases:
-        for value, facts in case.classes.items():
+    named = dict(zip(archive.names, archive.cases, strict=True))
+    for value in archive.values:
+        for case, facts in archive.shown(value).items():
             for gap in facts.gaps:
                 if gap.flank >= SKIPPED_FLANK:
-                    gaps[value, gap.axis].append(case)
+                    gaps[value, gap.axis].append(named[case])
     rare = {
         (value, axis): cases
         for (value, axis), cases in sorted(gaps.items())
         if len(cases) - 1 <= (1 - params.sure_share) * archive.holders[value]
     }
     axes = Counter((case.case, value) for (value, _), cases in rare.items() for case in cases)
+    parts = {value: archive.usual_parts(value) for value, _ in rare}
     for (value, axis), cases in rare.items():
         held = archive.holders[value]
         usual = f"{len(cases)} of {held} cases have such a gap"
         for case in cases:
             alone = axes[case.case, value] == 1
-            finding = _gap_finding(case, (value, axis), usual, params, alone=alone)
+            # Two organs of one class have room between them; a skipped slice makes a part more.
+            between = parts[value] > 1 and case.classes[value].parts <= parts[value]
+            skips = alone and not between
+            finding = _gap_finding(case, (value, axis), usual, params, may_skip=skips)
             yield replace(finding, grave=finding.grave and held >= params.few_cases)
 
 
@@ -251,18 +260,18 @@ def _gap_finding(
     usual: str,
     params: IntegrityParams,
     *,
-    alone: bool,
+    may_skip: bool,
 ) -> Finding:
     """Return what a gap is: slices that were skipped, or the space between two structures.
 
-    `place` is class and axis; `alone` says that the class has no such gap along another axis.
+    `place` is class and axis; `may_skip` says that nothing else speaks for a space.
     """
     value, axis = place
     facts = case.classes[value]
     gap = next(gap for gap in facts.gaps if gap.axis == axis)
     extent = facts.high_vox[axis] - facts.low_vox[axis]
     # Two nodules are apart along several axes, or far apart.
-    skips = alone and gap.slices <= SKIPPED_EXTENT * extent
+    skips = may_skip and gap.slices <= SKIPPED_EXTENT * extent
     what, remedy = (
         ("skips slices", "draw the slices that were left out")
         if skips
@@ -284,9 +293,8 @@ def _gap_finding(
 def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
     """Another number of large parts than nearly all other cases have: one kidney of two."""
     for value in archive.values:
-        parts = {c.case: c.classes[value].parts for c in archive.cases if value in c.classes}
-        counts = Counter(parts.values())
-        usual = max(sorted(counts), key=counts.__getitem__)
+        parts = {case: facts.parts for case, facts in archive.shown(value).items()}
+        counts, usual = Counter(parts.values()), archive.usual_parts(value)
         others = {case for case, number in parts.items() if number != usual}
         few = len(parts) < params.few_cases
         if few or len(others) > (1 - params.sure_share) * len(parts) + 1:

@@ -38,6 +38,15 @@ class Frame:
             return np.asarray(centres @ affine[:3, :3].T + affine[:3, 3])
         return np.asarray(centres * case.spacing_mm[::-1])
 
+    def is_inside(self, case: LabelStatistics, centre_mm: Values) -> bool:
+        """Tell whether a position of `centre_mm` (3) lies in the image of the case."""
+        if self.anatomical:
+            affine = np.array(case.affine)
+            voxel = np.linalg.solve(affine[:3, :3], centre_mm - affine[:3, 3])
+        else:
+            voxel = centre_mm / case.spacing_mm[::-1]
+        return bool(((voxel >= -0.5) & (voxel < np.array(case.shape_zyx[::-1]) - 0.5)).all())
+
     def place(self, case: LabelStatistics, centres_zyx: Values) -> Values:
         """Return where in its image positions lie along x, y, z (n, 3), from 0 to 1."""
         share = (centres_zyx[:, ::-1] + 0.5) / case.shape_zyx[::-1]
