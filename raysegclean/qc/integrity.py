@@ -231,10 +231,10 @@ def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
     gaps: dict[tuple[int, int], list[LabelStatistics]] = defaultdict(list)
     named = dict(zip(archive.names, archive.cases, strict=True))
     for value in archive.values:
-        for case, facts in archive.shown(value).items():
+        for name, facts in archive.shown(value).items():
             for gap in facts.gaps:
                 if gap.flank >= SKIPPED_FLANK:
-                    gaps[value, gap.axis].append(named[case])
+                    gaps[value, gap.axis].append(named[name])
     rare = {
         (value, axis): cases
         for (value, axis), cases in sorted(gaps.items())
