@@ -8,7 +8,7 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 - `torchscript`: a finished network from a file
 - `dropout`: dropout as a function of names
 - `receptive`: how far a network sees, measured
-- `memory`: how much memory a window takes
+- `memory`: how much memory a window or a training step takes
 - `numerics`: what fixes how numbers are computed
 - `normalise`: from stored intensities to what a network reads
 - `sampling`: which patch comes at which step

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from raysegclean.voxels.channels import IGNORE
 
-__all__ = ["LOSSES", "sample_score", "segmentation_loss", "voxel_entropy"]
+__all__ = ["LOSSES", "SLAB", "sample_score", "segmentation_loss", "voxel_entropy"]
 
 _SPACE = (-3, -2, -1)
 _SMOOTH = 1.0
 """Voxels added to Dice ratios: a class neither present nor predicted costs nothing."""
-_SLAB = 1 << 22
+SLAB = 1 << 22
 """Classes x voxels that are worked on at a time."""
 _LABEL_FLOOR = 1e-5
 """What a label of 0 counts as inside the logarithm of the reverse cross-entropy."""
@@ -100,9 +100,9 @@ class _EntropyAndDice(torch.autograd.Function):
 
 
 def _slabs(logits: Tensor) -> Iterator[slice]:
-    """Yield slices along z of at most `_SLAB` numbers."""
+    """Yield slices along z of at most `SLAB` numbers."""
     depth = logits.shape[2]
-    step = max(1, _SLAB * depth // max(1, logits.numel()))
+    step = max(1, SLAB * depth // max(1, logits.numel()))
     yield from (slice(start, min(start + step, depth)) for start in range(0, depth, step))
 
 

@@ -1,4 +1,4 @@
-"""How much memory and work predicting one window takes, so that a plan can say what it needs.
+"""How much memory and work a window or a training step takes, so that a plan can say what it needs.
 
 For the default network a formula, held against the process's real peak by a test. For any other
 module the peak of a forward pass is measured: every tensor that an operation makes is counted from
@@ -12,19 +12,34 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from raysegclean.nets.losses import SLAB, segmentation_loss
 from raysegclean.nets.networks import UNET, build_network
 from raysegclean.nets.receptive import Forward, total_stride
-from raysegclean.nets.unet import NetworkSpec, decoder_cuts
+from raysegclean.nets.unet import NetworkSpec, UNet, decoder_cuts
 from raysegclean.voxels.geometry import Box, Index3, triple
 
-__all__ = ["bytes_per_voxel", "computed_per_kept", "forward_bytes_per_voxel", "predicting_bytes"]
+__all__ = [
+    "bytes_per_voxel",
+    "computed_per_kept",
+    "forward_bytes_per_voxel",
+    "predicting_bytes",
+    "training_bytes",
+]
 
 _UNET_BYTES = 7.2
 """Per number that `_unet_floats` counts."""
+_TRAINED_BYTES = 1.4
+"""Per byte that `training_bytes` counts: copies in other layouts, and what kernels use inside."""
+_WEIGHT_BYTES = 16
+"""Per weight: itself, its gradient and two moments of the optimiser, fp32."""
+_SLAB_FLOATS = 8
+"""How often a loss holds a slab at once."""
+_BATCHES = 3
+"""Batches that a training holds: one that is learnt, and what is read ahead."""
 _CELLS = 3
 _MARGIN = 1.4
 _LEAST_EDGE_VOX = 12
@@ -86,6 +101,62 @@ def predicting_bytes(
         most = max(most, held + 5 * width * cut.read.voxels)
     most = max(most, spec.widths[0] * window + 2.0 * spec.classes * core.voxels)
     return _UNET_BYTES * (spec.in_channels * window + most)
+
+
+def training_bytes(
+    spec: NetworkSpec, voxels: int, *, networks: int = 1, together: int = 1, bf16: bool = False
+) -> int:
+    """Return an upper bound of what learning batches of `voxels` takes, in bytes.
+
+    networks: that share a process, of which so many are learnt `together`, each keeping its
+    features until all have been asked. bf16: whether features and logits are half as wide. The
+    process itself is not counted.
+    """
+    width = 2 if bf16 else 4
+    if spec.name == UNET:
+        kept = width * (_kept_floats(spec) + 2 * spec.classes)
+    else:
+        kept = _step_bytes_per_voxel(spec) * width / 4
+    slab = 4 * _SLAB_FLOATS * min(SLAB, voxels * spec.classes)
+    batches = _BATCHES * (4 * spec.in_channels + 8) * voxels
+    weights = _WEIGHT_BYTES * sum(p.numel() for p in _unfilled(spec).parameters())
+    return int(_TRAINED_BYTES * (together * kept * voxels + networks * weights + slab + batches))
+
+
+def _kept_floats(spec: NetworkSpec) -> float:
+    """Return how many numbers per voxel of a patch the gradient needs; logits are not counted.
+
+    A unit keeps what its convolution and its activation gave, a dropout and a residual sum what
+    they gave, a level of the decoder also the upsampled features and their concatenation.
+    """
+    drops, total, share = spec.dropout > 0, 0.0, 1.0
+    for level, width in enumerate(spec.widths):
+        encoder = 4 + spec.residual + (2 + drops if level else 0)
+        decoder = 7 + drops if level + 1 < len(spec.widths) else 0
+        total += share * width * (encoder + decoder)
+        if decoder:
+            share /= math.prod(spec.strides[level])
+    return total
+
+
+@lru_cache(maxsize=64)
+def _step_bytes_per_voxel(spec: NetworkSpec) -> float:
+    """Return the counted peak of one step of any network on two small patches, per voxel, fp32."""
+    shape = [s * max(_CELLS, -(-_LEAST_EDGE_VOX // s)) for s in total_stride(spec)]
+    net, counter = build_network(spec).train(), _Alive()
+    image = torch.zeros(2, spec.in_channels, *shape)
+    label = torch.zeros(2, *shape, dtype=torch.int64)
+    with counter, torch.random.fork_rng(devices=[]):
+        segmentation_loss(net(image), label).mean().backward()  # type: ignore[no-untyped-call]
+    return counter.peak / (2 * math.prod(shape))
+
+
+def _unfilled(spec: NetworkSpec) -> nn.Module:
+    """Return a network whose weights need not hold anything."""
+    if spec.name != UNET:
+        return build_network(spec)
+    with torch.device("meta"):
+        return UNet(spec)
 
 
 def computed_per_kept(spec: NetworkSpec, window_zyx: Index3, core: Box) -> float:

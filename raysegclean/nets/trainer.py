@@ -307,9 +307,22 @@ class Trainer:
     def _learn(
         self, batch: Batch, learning: list[int]
     ) -> tuple[dict[int, float], dict[int, float]]:
-        """Return the loss of each network, and the share of voxels that it learnt from."""
-        if not learning:
-            return {}, {}
+        """Return the loss of each network, and the share of voxels that it learnt from.
+
+        Networks that teach each other nothing learn one after the other: then only one holds what
+        its gradient needs.
+        """
+        alone = self.config.exchanges == "nothing"
+        told: dict[int, float] = {}
+        kept: dict[int, float] = {}
+        for peers in [[peer] for peer in learning] if alone or not learning else [learning]:
+            losses, shares = self._learn_together(batch, peers)
+            told, kept = told | losses, kept | shares
+        return told, kept
+
+    def _learn_together(
+        self, batch: Batch, learning: list[int]
+    ) -> tuple[dict[int, float], dict[int, float]]:
         logits = {peer: self._forward(peer, batch.image) for peer in learning}
         lessons = self._lessons(logits, batch)
         losses = {peer: self._loss(peer, logits[peer], lessons[peer], batch) for peer in logits}

@@ -9,11 +9,12 @@ import math
 from typing import Literal
 
 from raysegclean.nets.inference import PART_VOX, needed_window
+from raysegclean.nets.memory import training_bytes
 from raysegclean.planning.plan import RunPlan
 from raysegclean.planning.tiles import SUMS_BYTES
 from raysegclean.voxels.geometry import Box, Index3, triple
 
-__all__ = ["PassKind", "passes_of", "window_bytes", "worker_bytes"]
+__all__ = ["PassKind", "passes_of", "trainer_bytes", "window_bytes", "worker_bytes"]
 
 PassKind = Literal["labels", "vote", "look"]
 """labels: no network runs. vote: proposals are made. look: whole shards are held, with their
@@ -45,6 +46,25 @@ def worker_bytes(plan: RunPlan, kind: PassKind, *, gpu: bool = False) -> int:
     if kind == "look":
         total += FLOAT_BYTES * (len(plan.classes) + plan.network.widths[0]) * math.prod(shard)
     return total + (CUDA_BYTES if gpu else window_bytes(plan))
+
+
+def trainer_bytes(plan: RunPlan, *, gpu: bool = False) -> int:
+    """Return an upper bound of the memory of one worker that trains, in bytes; 0 if none does.
+
+    `gpu`: of the GPU's own. Networks that teach each other share a process, those of a fold that do
+    not learn one after the other. Hooks that hold networks of their own take more.
+    """
+    if plan.network.script or not plan.voters.members:
+        return 0
+    train = plan.train
+    learnt = training_bytes(
+        plan.network,
+        train.batch * math.prod(plan.patch_zyx),
+        together=1 if train.exchanges == "nothing" else train.peers,
+        networks=train.peers,
+        bf16=train.precision == "bf16",
+    )
+    return learnt + (CUDA_BYTES if gpu else PROCESS_BYTES)
 
 
 def window_bytes(plan: RunPlan) -> int:

@@ -13,7 +13,7 @@ from raysegclean.planning.items import plan_items
 from raysegclean.planning.network_plan import network_notes, seam_error_of
 from raysegclean.planning.plan import RunPlan
 from raysegclean.planning.spacing import spacing_notes
-from raysegclean.planning.worker_memory import passes_of, worker_bytes
+from raysegclean.planning.worker_memory import passes_of, trainer_bytes, worker_bytes
 from raysegclean.runs.preflight import prepare
 from raysegclean.voxels.geometry import Index3, triple
 
@@ -51,6 +51,8 @@ class PlanReport:
     """What lies around a tile, like patch and tile in voxels that networks see."""
     peak_memory_bytes: int
     """Upper bound for one relabelling worker without a GPU; what Ray keeps free for it."""
+    training_memory_bytes: int
+    """Upper bound for one worker that trains without a GPU; 0 where nothing is trained."""
     forward_voxels: int
     """Voxels of all windows of all passes, halos included."""
     averaged: bool
@@ -95,6 +97,7 @@ def plan(config: Config) -> PlanReport:
         halo_vox=whole.halo_vox,
         halo_mm=_in_mm(whole.halo_vox, whole),
         peak_memory_bytes=worker_bytes(whole, "look"),
+        training_memory_bytes=0 if config.models else trainer_bytes(whole),
         forward_voxels=int(sum(seen) * _overhead(whole) * passes_of(whole)),
         averaged=whole.averaged,
         seam_error=seam_error_of(config, whole.network, whole.tiling),

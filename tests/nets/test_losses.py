@@ -90,7 +90,7 @@ def plain_loss(logits, label, dice_weight, weights):
 def test_the_gradient_is_the_one_of_the_formula_however_the_image_is_cut(
     monkeypatch, dice_weight, classes, slab
 ) -> None:
-    monkeypatch.setattr(losses, "_SLAB", slab)
+    monkeypatch.setattr(losses, "SLAB", slab)
     logits, label = scene(4, classes)
     shares = torch.from_numpy(np.random.default_rng(5).choice([0.0, 0.5, 3.0], label.shape))
     logits.requires_grad_()
@@ -109,7 +109,7 @@ def test_beside_the_logits_the_loss_holds_their_gradient_and_no_other_copy() -> 
     counter = _Alive()
     with counter:
         segmentation_loss(logits, label).sum().backward()
-    assert counter.peak < 1.5 * logits.nbytes + 8 * 4 * losses._SLAB
+    assert counter.peak < 1.5 * logits.nbytes + 8 * 4 * losses.SLAB
 
 
 def test_each_voxel_may_have_a_weight_in_every_sum() -> None:

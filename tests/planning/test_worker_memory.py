@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ import numpy as np
 import pytest
 import ray
 
-from raysegclean.planning.plan import RunPlan
-from raysegclean.planning.worker_memory import worker_bytes
+from raysegclean.evidence.cases import LabelSummary
+from raysegclean.nets.memory import training_bytes
+from raysegclean.nets.unet import NetworkSpec
+from raysegclean.planning.plan import RunPlan, make_plan
+from raysegclean.planning.worker_memory import PROCESS_BYTES, trainer_bytes, worker_bytes
 from raysegclean.runs.pipeline import clean
 from raysegclean.runs.preflight import prepare
 from raysegclean.store.archive import Archive, write_case
 from tests.engine.scenes import LABEL, Scene, config_for, lend_networks, write_archive
+
+from .test_plan import VOTERS, _config, _info
 
 PROPOSE = """
 import sys
@@ -40,6 +46,22 @@ for task, following in zip(tasks, [*tasks[1:], tasks[-1]]):  # as a worker does,
     stage.write(task, stage.compute(task, loaded))
     loaded = ahead
 status = open("/proc/self/status").read()  # not ru_maxrss, which begins with the parent's
+print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
+"""
+
+TRAIN = """
+import torch
+from raysegclean.nets.batch import Batch
+from raysegclean.nets.numerics import fix_numerics
+from raysegclean.nets.trainer import TrainConfig, Trainer
+from raysegclean.nets.unet import NetworkSpec
+
+fix_numerics(1)
+trainer = Trainer(NetworkSpec(classes=CLASSES), TrainConfig(steps=10, batch=2))
+for step in range(2):
+    image, label = torch.zeros(2, 1, 48, 64, 64), torch.zeros(2, 48, 64, 64, dtype=torch.int64)
+    trainer.step(Batch(image, label, ["a"] * 2, step))
+status = open("/proc/self/status").read()
 print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 """
 
@@ -80,6 +102,29 @@ def test_a_worker_stays_within_what_is_kept_free_for_it(
 ) -> None:
     used, plan = peak_of_worker(tmp_path, classes, network)
     assert 1 / 3 < used / worker_bytes(plan, "vote") <= 1.0
+
+
+@pytest.mark.numeric
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("classes", [4, 60])
+def test_a_worker_that_trains_stays_within_what_is_predicted(classes: int) -> None:
+    script = TRAIN.replace("CLASSES", str(classes))
+    command = [sys.executable, "-c", script]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    predicted = PROCESS_BYTES + training_bytes(NetworkSpec(classes=classes), 2 * 48 * 64 * 64)
+    assert 1 / 3 < int(told) / predicted <= 1.0
+
+
+@pytest.mark.parametrize("preset", ["small", "base", "large"])
+def test_a_hundred_classes_are_learnt_on_a_gpu_of_16_gb(preset) -> None:
+    classes = dict.fromkeys(range(105), 9)
+    label = LabelSummary("organs", "uint8", classes, {}, "v")
+    infos = [_info(f"c{n}", (300, 512, 512), str(n), labels=(label,)) for n in range(4)]
+    config = _config(network={"preset": preset, "spacing_mm": None})
+    plan = make_plan(config, infos, VOTERS, gpu=True)
+    assert (len(plan.classes), plan.train.precision) == (105, "bf16")
+    assert prod(plan.patch_zyx) > 1_000_000
+    assert trainer_bytes(plan, gpu=True) < 15e9
 
 
 def test_what_runs_no_network_is_given_less_and_a_second_look_more(tmp_path: Path) -> None:
