@@ -34,6 +34,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "network": {
         "unet": "raysegclean.nets.unet:build",
         "multisa": "raysegclean.methods.multisa.network:MultisaNet",
+        "nnunet": "raysegclean.nets.nnunet:build",
     },
     "look": {
         "bias": "raysegclean.methods.spatial.bias:BiasReviser",

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from raysegclean.config.network_checks import network_problems
 from raysegclean.config.problems import nearest, problems_of, section_of, shown, type_problem
 from raysegclean.config.yaml_source import (
     KeyPath,
@@ -99,11 +100,16 @@ class Trusted(_Section):
 class Network(_Section):
     """The network that every voter is made of; `name` may be an import path.
 
-    With `torchscript` a finished network votes and none is trained; the file is code that is run.
+    With `torchscript` or `nnunet` finished networks vote and none is trained. A TorchScript file is
+    code that is run.
     """
 
     name: Literal["unet"] | ImportPath = _setting("unet, or an import path package:build", "unet")
     torchscript: Text | None = _setting("a path or URI of a TorchScript file, or null", None)
+    nnunet: Text | None = _setting("a path or URI of an nnU-Net v2 results folder, or null", None)
+    classes: dict[str, Count] = _setting(
+        "labels of nnU-Net and the archive's values as `liver: 5` pairs", {}
+    )
     dims: Literal[2, 3] = _setting("2 (reads slices) or 3", 3)
     spacing_mm: tuple[Amount, Amount, Amount] | Auto | None = _setting(
         "[z, y, x] in mm, 0 along an axis that stays native, null (all native), or auto", "auto"
@@ -122,6 +128,11 @@ class Network(_Section):
         "ct (one window for the archive), case (each case's own mean and deviation), or auto",
         "auto",
     )
+
+    @property
+    def finished(self) -> bool:
+        """Whether finished networks vote, so that none is trained."""
+        return self.torchscript is not None or self.nnunet is not None
 
 
 class Train(_Section):
@@ -427,17 +438,7 @@ def _cross_checks(config: Config) -> list[tuple[KeyPath, str]]:
     if config.train.crossfit == 1:
         text = "one fold leaves nothing to train on. Set 2 or more, or 0 for in-sample voters."
         found.append((("train", "crossfit"), text))
-    strides, widths = config.network.strides, config.network.widths
-    if config.network.torchscript is not None and config.network.name != "unet":
-        text = "a TorchScript file takes the place of a network. Keep one of name and torchscript."
-        found.append((("network", "torchscript"), text))
-    if config.network.torchscript is not None and config.models is not None:
-        text = "networks of an earlier run vote already. Keep one of models and torchscript."
-        found.append((("network", "torchscript"), text))
-    own = config.network.torchscript is None
-    if own and strides != "auto" and widths != "auto" and len(strides) != len(widths) - 1:
-        text = f"expected {len(widths) - 1} triples for {len(widths)} widths; got {len(strides)}."
-        found.append((("network", "strides"), text))
+    found += network_problems(config)
     if config.resources.executor == "local":
         found += _beyond_local(config)
     if config.search is not None and not config.search.space:
@@ -480,4 +481,5 @@ def _uris(config: Config) -> Iterable[tuple[KeyPath, str]]:
     for key in ("archive", "run", "index", "models"):
         yield (key,), getattr(config, key) or ""
     yield ("network", "torchscript"), config.network.torchscript or ""
+    yield ("network", "nnunet"), config.network.nnunet or ""
     yield ("output", "archive"), config.output.archive or ""

@@ -6,6 +6,7 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 - `unet`: the default network
 - `networks`: which network a spec names, and what is asked of it
 - `torchscript`: a finished network from a file
+- `nnunet`: the networks of nnU-Net
 - `dropout`: dropout as a function of names
 - `receptive`: how far a network sees, measured
 - `memory`: how much memory a window or a training step takes
@@ -38,6 +39,7 @@ DOOR = (
     "losses",
     "memory",
     "networks",
+    "nnunet",
     "normalise",
     "numerics",
     "place",

@@ -23,6 +23,9 @@ weighted by a triangle that falls to zero at a window's faces. Every window that
 predicted for it, in one order: so a box of a case gives the bits of the whole case. How far
 overlapping windows differ is measured (`Seams`), not hidden.
 
+Where a network reads windows of one size only (`Tiling.window_zyx`, nnU-Net) they lie as nnU-Net's
+predictor lays them: half a window apart at most, a smaller case amid zeros, weighted by a Gaussian.
+
 Not guaranteed: the whole-volume answer for a halo smaller than the radius; then the error at seams
 is what the halo leaves.
 """
@@ -32,7 +35,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,6 +59,8 @@ __all__ = [
     "tiles",
 ]
 
+_LEAST_WEIGHT = 2.0**-24 / 10
+"""What half precision leaves of nnU-Net's weights, as a share of the largest."""
 PART_VOX = 1 << 21
 """Native voxels that a window answers for at a time, at most, where it was resampled."""
 
@@ -69,12 +74,14 @@ class Tiling:
 
     tile_zyx need not be a multiple of the stride; windows are rounded outwards. averaged: windows
     lie on a lattice of the case, at most tile_zyx apart, and are averaged where they overlap.
+    window_zyx: averaged windows have exactly this size, and lie as those of nnU-Net.
     """
 
     tile_zyx: Index3
     halo_vox: Index3
     stride_zyx: Index3 = (1, 1, 1)
     averaged: bool = False
+    window_zyx: Index3 | None = None
 
 
 @dataclass(frozen=True)
@@ -147,10 +154,12 @@ def _window(core: Box, shape_zyx: Index3, tiling: Tiling) -> Box:
     return window.clipped(Box.whole(padded_shape(shape_zyx, stride)))
 
 
-def read_window(read: Read, window: Box, shape_zyx: Index3) -> NDArray[np.float32]:
-    """Return (C, Z, Y, X) of a window, padded with edge values beyond the case's far ends."""
+def read_window(
+    read: Read, window: Box, shape_zyx: Index3, fill: Literal["edge"] | int = "edge"
+) -> NDArray[np.float32]:
+    """Return (C, Z, Y, X) of a window, padded with `fill` beyond the case's ends."""
     inside = window.clipped(Box.whole(shape_zyx))
-    return pad_to_box(read(inside), inside, window).astype(np.float32, copy=False)
+    return pad_to_box(read(inside), inside, window, fill).astype(np.float32, copy=False)
 
 
 def needed_window(box: Box, grid: WorkingGrid, tiling: Tiling) -> Box:
@@ -281,6 +290,8 @@ def _near(box: Box, shape_zyx: Index3, tiling: Tiling) -> list[list[Span]]:
 
 def _lattice(shape_zyx: Index3, tiling: Tiling) -> list[list[Span]]:
     """Return, per axis, windows of one size that cover the padded case evenly."""
+    if tiling.window_zyx is not None:
+        return [_half_apart(n, w) for n, w in zip(shape_zyx, tiling.window_zyx, strict=True)]
     found = []
     padded = padded_shape(shape_zyx, tiling.stride_zyx)
     for length, tile, halo, stride in zip(
@@ -293,6 +304,22 @@ def _lattice(shape_zyx: Index3, tiling: Tiling) -> list[list[Span]]:
     return found
 
 
+def _half_apart(length: int, window: int) -> list[Span]:
+    """Return windows as nnU-Net's `compute_steps_for_sliding_window` and `pad_nd_image` lay them.
+
+    Windows of one voxel (slices of 2D networks) lie side by side.
+
+    >>> _half_apart(110, 64), _half_apart(5, 8)
+    ([(0, 64), (23, 87), (46, 110)], [(-1, 7)])
+    """
+    if length <= window:
+        start = -((window - length) // 2)
+        return [(start, start + window)]
+    steps = math.ceil((length - window) / max(window * 0.5, 1.0))
+    starts = [round((length - window) / steps * number) for number in range(steps + 1)]
+    return [(start, start + window) for start in starts]
+
+
 def _averaged(
     voter: Voter,
     read: Read,
@@ -303,11 +330,13 @@ def _averaged(
 ) -> Iterator[tuple[Box, Iterator[Tensor]]]:
     """Yield the box in slabs along z, each as soon as no further window touches it."""
     spans_z, spans_y, spans_x = _near(box, shape_zyx, tiling)
-    mix = _Mix(box)
+    fixed = tiling.window_zyx is not None
+    fill: Literal["edge"] | int = 0 if fixed else "edge"
+    mix = _Mix(box, _gaussian if fixed else _triangle)
     for number, (z0, z1) in enumerate(spans_z):
         for (y0, y1), (x0, x1) in product(spans_y, spans_x):
             window = Box((z0, y0, x0), (z1, y1, x1))
-            image = torch.from_numpy(read_window(read, window, shape_zyx))
+            image = torch.from_numpy(read_window(read, window, shape_zyx, fill))
             for index, prob in enumerate(voter.passes(image)):
                 mix.add(prob, window, (index, voter.n_passes))
         done = spans_z[number + 1][0] if number + 1 < len(spans_z) else box.stop_zyx[0]
@@ -318,8 +347,9 @@ def _averaged(
 class _Mix:
     """The weighted sums of the windows that cover a slab of the box, which moves along z."""
 
-    def __init__(self, box: Box) -> None:
+    def __init__(self, box: Box, weights: Callable[[Index3], Tensor]) -> None:
         self.box = box
+        self._weights = weights
         self.start = box.start_zyx[0]
         self._sums: Tensor | None = None
         """(P, K + 2, Z, Y, X): of w p by class, of w sum_k p^2, and of w."""
@@ -331,7 +361,7 @@ class _Mix:
         part = window.clipped(left)
         sums, windows = self._reaching(part.stop_zyx[0], prob, number_of[1])
         here = (..., *part.relative_to(left).slices)
-        weight = _triangle(window.shape_zyx).to(prob.device)
+        weight = self._weights(window.shape_zyx).to(prob.device)
         cut = (..., *part.relative_to(window).slices)
         weighted, weight = prob * weight, weight[cut]
         mine = sums[number_of[0]][here]
@@ -378,3 +408,10 @@ def _triangle(shape_zyx: Index3) -> Tensor:
         torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)).float() / n for n in shape_zyx
     )
     return z[:, None, None] * y[:, None] * x
+
+
+@lru_cache(maxsize=8)
+def _gaussian(shape_zyx: Index3) -> Tensor:
+    """Return nnU-Net's weights of a window: a Gaussian of an eighth of each edge, never zero."""
+    z, y, x = (torch.exp(-32 * ((torch.arange(n) - n // 2) / n) ** 2) for n in shape_zyx)
+    return (z[:, None, None] * y[:, None] * x).clamp_min(_LEAST_WEIGHT)

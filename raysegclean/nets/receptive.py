@@ -87,7 +87,7 @@ def geometry_of(spec: NetworkSpec) -> Geometry:
 @lru_cache(maxsize=64)
 def total_stride(spec: NetworkSpec) -> Index3:
     """Return the lattice on which windows may lie."""
-    return spec.stride_zyx if spec.name == UNET or spec.script else stride_of(_thin(spec), spec)
+    return spec.stride_zyx if spec.name == UNET or spec.finished else stride_of(_thin(spec), spec)
 
 
 def receptive_radius(spec: NetworkSpec) -> Index3:

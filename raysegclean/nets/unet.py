@@ -56,6 +56,7 @@ class NetworkSpec:
     Isensee et al. 2024).
     script: digest of the TorchScript file that stands in for a network (torchscript.py); then only
     in_channels, classes and strides mean anything.
+    nnunet: how the network of an nnU-Net folder is built, as text (nnunet.py); then, too.
     """
 
     dims: int = 3
@@ -67,6 +68,7 @@ class NetworkSpec:
     name: str = "unet"
     script: str = ""
     residual: bool = False
+    nnunet: str = ""
 
     def __post_init__(self) -> None:
         count = f"{len(self.widths)} widths need {len(self.widths) - 1} strides"
@@ -86,6 +88,11 @@ class NetworkSpec:
         for wrong, message in problems:
             if wrong:
                 raise ConfigError(f"network: {message}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the weights are given, so that nothing is trained."""
+        return bool(self.script or self.nnunet)
 
     @property
     def kernel_zyx(self) -> Index3:

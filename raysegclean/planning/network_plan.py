@@ -85,6 +85,8 @@ class NetworkPlan:
     network sees. Plans that older versions froze do not say."""
     window_bytes_per_vox: float = 0.0
     """Memory that predicting takes, per voxel of a window (fp32)."""
+    window_zyx: Index3 | None = None
+    """The only size of window that the network reads (nnU-Net); None where others do."""
     spacing_mm: Spacing | None = None
     """Working spacing (z, y, x), 0 along an axis that stays native; None for native cases. Plans
     that older versions froze do not say, and are native."""
@@ -176,13 +178,16 @@ def read_script(config: Config) -> Script:
         ) from error
 
 
-def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float:
+def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float | None:
     """Return how far neighbouring windows differ in probability, on noise; 0 where they do not.
 
     A network that is yet to be trained has fresh weights here; the run measures the trained ones.
+    None for one of nnU-Net, which is only measured in the run: its windows take minutes on a CPU.
     """
     if not tiling.averaged:
         return 0.0
+    if network.nnunet:
+        return None
     net = read_script(config).load() if network.script else build_network(network).eval()
     window = triple(t + 2 * h for t, h in zip(tiling.tile_zyx, tiling.halo_vox, strict=True))
     window = padded_shape(window, tiling.stride_zyx)
@@ -192,9 +197,10 @@ def seam_error_of(config: Config, network: NetworkSpec, tiling: Tiling) -> float
 def network_notes(network: NetworkSpec, *, averaged: bool) -> tuple[str, ...]:
     """Return what must be known of a network to judge a result, in sentences."""
     notes = []
-    if network.script:
+    if network.finished:
+        what = "a TorchScript file" if network.script else "a finished nnU-Net"
         notes.append(
-            "The voter is a TorchScript file: it may have been trained on the cases that it "
+            f"The voter is {what}: it may have been trained on the cases that it "
             "judges, and then it agrees with wrong labels too."
         )
     if averaged:
@@ -276,6 +282,11 @@ def _lent(config: Config, voters: Voters, lent: NetworkSpec) -> NetworkSpec:
         raise ConfigError(
             f"models: {config.models} lends a TorchScript file, which is code. Name the file "
             "itself as network.torchscript, without `models`."
+        )
+    if lent.nnunet:
+        raise ConfigError(
+            f"models: {config.models} lends networks of nnU-Net. Name their folder as "
+            "network.nnunet, without `models`."
         )
     named = voters.network or config.network.name
     if lent.name != named and not (is_shipped(lent.name) and not voters.network):

@@ -26,6 +26,7 @@ from raysegclean.nets.normalise import Normaliser, plan_normaliser
 from raysegclean.nets.trainer import TrainConfig
 from raysegclean.planning.folds import dealt_folds, with_twins_joined
 from raysegclean.planning.network_plan import NetworkPlan, plan_network
+from raysegclean.planning.nnunet_folder import plan_nnunet
 from raysegclean.planning.tiles import Windows
 from raysegclean.store.objects import Store
 from raysegclean.voxels.geometry import Grid, Index3, output_shard_zyx, triple
@@ -109,7 +110,7 @@ class RunPlan(NetworkPlan):
     @property
     def tiling(self) -> Tiling:
         """How voters' windows are laid."""
-        return Tiling(self.tile_zyx, self.halo_vox, self.stride_zyx, self.averaged)
+        return Tiling(self.tile_zyx, self.halo_vox, self.stride_zyx, self.averaged, self.window_zyx)
 
     @cached_property
     def largest_zyx(self) -> Index3:
@@ -119,11 +120,14 @@ class RunPlan(NetworkPlan):
     @property
     def windows(self) -> Windows:
         """What the windows of its voters take and compute."""
+        largest = self.largest_working_zyx
+        if self.window_zyx is not None:  # smaller cases lie in a whole window
+            largest = triple(map(max, zip(largest, self.window_zyx, strict=True)))
         return Windows(
             self.network,
             self.stride_zyx,
             self.halo_vox,
-            self.largest_working_zyx,
+            largest,
             self.window_bytes_per_vox,
         )
 
@@ -187,14 +191,15 @@ def make_plan(
     gpu: bool,
     lender: "RunPlan | None" = None,
     dealt: bool = False,
+    names: Mapping[int, str] | None = None,
 ) -> RunPlan:
     """Decide everything that the config leaves open.
 
     `gpu` tells whether the cluster has GPUs; `resources` may keep a stage from them. `lender` is
     the plan of an earlier run whose networks are used instead of training: network, normaliser,
     classes and folds are then its own. `dealt` leaves all cases in fold 0, for a run whose plan
-    says which fold they are in. Raises ConfigError or InputError, before any compute, when the
-    archive does not allow the run.
+    says which fold they are in. `names` says what label values are called. Raises
+    ConfigError or InputError, before any compute, when the archive does not allow the run.
     """
     if not infos:
         raise InputError(
@@ -202,8 +207,13 @@ def make_plan(
             f"cases {config.cases!r}. Look at `raysegclean check`."
         )
     classes = _classes(config, infos) if lender is None else _lent_classes(config, infos, lender)
-    net = plan_network(config, infos, len(classes), voters, gpu=gpu, lent=lender)
-    folds = 1 if net.network.script or not voters.members else max(1, config.train.crossfit)
+    names = names or {}
+    if config.network.nnunet is not None:
+        net, normaliser = plan_nnunet(config, infos, classes, names, voters)
+    else:
+        net = plan_network(config, infos, len(classes), voters, gpu=gpu, lent=lender)
+        normaliser = plan_normaliser(infos, config.network.normalise)
+    folds = 1 if net.network.finished or not voters.members else max(1, config.train.crossfit)
     plan = RunPlan(
         **vars(net),
         archive=Store.open(config.archive).uri,
@@ -213,10 +223,11 @@ def make_plan(
         cases=_case_plans(config, infos, 1 if lender or dealt else folds, classes, voters),
         folds=folds,
         crossfit=folds > 1,
-        normaliser=plan_normaliser(infos, config.network.normalise),
+        normaliser=normaliser,
         train=_train(config, net, len(infos), gpu=gpu and config.resources.train.gpus != 0),
         shard_vox=config.relabel.shard_vox,
         label_ignore=config.label_ignore,
+        names=names,
     )
     return plan if lender is None else _borrowing(plan, lender)
 
@@ -421,7 +432,7 @@ def _holding(dtype: str, highest: int) -> str:
 
 
 def _group(config: Config, info: CaseInfo, voters: Voters) -> str:
-    nothing_trains = config.network.torchscript is not None or not voters.members
+    nothing_trains = config.network.finished or not voters.members
     # In sample, nobody asks who trained on what.
     if config.group == "case" or config.train.crossfit == 0 or nothing_trains:
         return info.patient or info.case if config.group == "patient" else info.case

@@ -10,6 +10,7 @@ from raysegclean.cluster.driver import ClusterFacts
 from raysegclean.cluster.executor import Executor
 from raysegclean.config.settings import Config
 from raysegclean.events import Events
+from raysegclean.identity import digest
 from raysegclean.planning.named_cases import names_file
 from raysegclean.planning.plan import RunPlan, split_usable, with_current_cases
 from raysegclean.runs.preflight import Prepared
@@ -96,8 +97,9 @@ def _placed(config: Config) -> dict[str, Any]:
     settings = config.resolved()
     for name in ("archive", "index", "models", "run"):
         settings[name] = settings[name] and Store.open(settings[name]).uri
-    if (script := settings["network"]["torchscript"]) is not None:
-        settings["network"] |= {"torchscript": Store.open(script).uri}
+    for name in ("torchscript", "nnunet"):
+        if (place := settings["network"][name]) is not None:
+            settings["network"] |= {name: Store.open(place).uri}
     if names_file(config.cases):
         settings["cases"] = str(Path(str(config.cases)).absolute())
     return settings
@@ -136,6 +138,8 @@ def _identity(config: Config, plan: RunPlan, before: Mapping[str, Any] | None) -
         del bound["network"]["spacing_mm"]
     if plan.network.script:  # the file may move, but not change
         bound["network"] |= {"torchscript": plan.network.script}
+    if plan.network.nnunet:
+        bound["network"] |= {"nnunet": digest(plan.network.nnunet)}
     workers = config.resources.train.workers
     if workers not in ("auto", 1):  # gradients of other ranks are other sums
         bound["resources"] = {"train": {"workers": workers}}

@@ -60,8 +60,8 @@ def _median(scores: Sequence[ClassScore], trusted: Sequence[ClassScore]) -> floa
 
 def _remedy(plan: RunPlan, ended: Sequence[Ended]) -> str:
     larger = "take a larger network (network.widths)"
-    if plan.network.script:
-        return "Give a better file."
+    if plan.network.finished:
+        return "Give a better network."
     if plan.train.max_steps is None:
         return f"Train longer (train.steps is {plan.train.steps}), or {larger}."
     lengths = sorted({one.steps for one in ended})

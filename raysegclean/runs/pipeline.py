@@ -134,7 +134,7 @@ def _stages(session: Session, infos: Sequence[CaseInfo], *, final: bool) -> RunR
         proposals, verdict = judge(session, proposals, evidence)
         verdict = with_doubts(session, evidence, verdict, found)
     outcome = apply(session, proposals, verdict)
-    if final and session.method.retrains(session.params) and not session.plan.network.script:
+    if final and session.method.retrains(session.params) and not session.plan.network.finished:
         retrain(session)
     notes = voter_notes(session.plan, proposals.records.values())
     notes += learning_notes(session.plan, evidence, endings(session, models))

@@ -57,7 +57,7 @@ class PlanReport:
     """Voxels of all windows of all passes, halos included."""
     averaged: bool
     """Whether windows overlap and are averaged, because the network looks at its whole window."""
-    seam_error: float
+    seam_error: float | None
     """How far such windows differ in probability, on noise and before training."""
     notes: tuple[str, ...]
     """What must be known of the voters to judge the result."""
@@ -88,7 +88,7 @@ def plan(config: Config) -> PlanReport:
         items=len(plan_items(grids)),
         voxels=sum(voxels),
         input_bytes=input_bytes,
-        networks=0 if whole.network.script else whole.folds * whole.voters.members + final,
+        networks=0 if whole.network.finished else whole.folds * whole.voters.members + final,
         train_steps=whole.train.bound,
         seen_mm=whole.seen_mm,
         patch_zyx=whole.patch_zyx,

@@ -1,7 +1,7 @@
 """Before anything is computed: check config and archive, and decide the plan; no cluster yet."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from raysegclean.config.settings import Config
@@ -43,11 +43,15 @@ class Prepared:
 
     def plan(self, config: Config, *, gpu: bool) -> RunPlan:
         """Decide everything that the config leaves open."""
-        voters = self.method.voters(self.params)
-        plan = make_plan(
-            config, self.infos, voters, gpu=gpu, lender=self.lender, dealt=self.resumed
+        return make_plan(
+            config,
+            self.infos,
+            self.method.voters(self.params),
+            gpu=gpu,
+            lender=self.lender,
+            dealt=self.resumed,
+            names=self.names,
         )
-        return replace(plan, names=self.names)
 
 
 def prepare(config: Config) -> Prepared:

@@ -15,6 +15,7 @@ from raysegclean.nets.hooks import PLAIN_HOOK
 from raysegclean.nets.torchscript import Script
 from raysegclean.nets.weights import load_facts
 from raysegclean.planning.network_plan import read_script
+from raysegclean.planning.nnunet_folder import adopted
 from raysegclean.runs.session import Session
 from raysegclean.store.index import build_index
 from raysegclean.store.objects import Store
@@ -38,7 +39,7 @@ def train(
     infos: Sequence[CaseInfo],
     on_note: Callable[[Progress], None] | None = None,
 ) -> Models:
-    """Return the voters of every fold: a script, lent, finished, or newly trained networks.
+    """Return the voters of every fold: given, lent, finished, or newly trained networks.
 
     None where labels vote.
     """
@@ -47,6 +48,8 @@ def train(
         return ()
     if plan.network.script:
         return ((_adopted(session),),)
+    if plan.network.nnunet:
+        return (_adopted_folds(session),)
     if session.config.models is not None:
         return _lent(session, session.config.models)
     folds = _folds(session)
@@ -71,7 +74,7 @@ def _folds(session: Session) -> tuple[tuple[str, ...], ...]:
 
 def endings(session: Session, models: Models) -> tuple[Ended, ...]:
     """Return how the training of each network ended; nothing where its length was given."""
-    if session.plan.network.script or session.plan.train.max_steps is None:
+    if session.plan.network.finished or session.plan.train.max_steps is None:
         return ()
     store = Store.open(session.config.models or session.run.uri)
     facts = [load_facts(store.get(key)) for keys in models for key in keys]
@@ -86,7 +89,7 @@ def networks_key(session: Session, models: Models) -> str:
 
 def hook_reports(session: Session, models: Models) -> dict[int, list[Mapping[str, Any]]]:
     """Return what the hooks reported at the end of training, by fold; nothing of plain ones."""
-    if session.plan.voters.hook == PLAIN_HOOK or session.plan.network.script:
+    if session.plan.voters.hook == PLAIN_HOOK or session.plan.network.finished:
         return {}
     store = Store.open(session.config.models or session.run.uri)
     return {
@@ -104,6 +107,17 @@ def _adopted(session: Session) -> str:
     Script.trusted(store.get(key), session.plan.network.script)
     session.events.say("train", "nothing to train, a TorchScript file votes")
     return key
+
+
+def _adopted_folds(session: Session) -> tuple[str, ...]:
+    """Copy the networks of an nnU-Net folder into the run folder, without what training kept."""
+    store, keys = session.run.store, []
+    for fold, data in adopted(session.config, session.plan.network):
+        keys.append(f"models/{session.train_key}/{fold}.network")
+        if store.head(keys[-1]) is None:
+            store.put(keys[-1], data)
+    session.events.say("train", f"nothing to train, {len(keys)} networks of nnU-Net vote")
+    return tuple(keys)
 
 
 def retrain(session: Session) -> str:

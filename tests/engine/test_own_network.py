@@ -17,6 +17,7 @@ from raysegclean.runs.pipeline import clean
 from raysegclean.runs.plan_report import plan
 from raysegclean.store.archive import Archive
 from raysegclean.store.run import RunFolder
+from tests.nets.nnunet_models import write_folder
 
 from .scenes import LABEL, Scene, config_for, lend_networks, outputs, write_archive
 
@@ -173,3 +174,30 @@ def test_a_torchscript_file_with_other_classes_is_refused_before_anything_runs(
         with pytest.raises(ConfigError, match="Keep one of"):
             _config(archive, tmp_path / "run", **({"network": network} | other))
     assert LABEL in archive.label_names("big")
+
+
+def test_an_nnunet_folder_votes_and_nothing_is_trained(archive: Archive, tmp_path: Path) -> None:
+    settings = {
+        "group": "patient",
+        "method": "coseg",
+        "params": {},
+        "classes": {"liver": 1, "spleen": 2},
+    }
+    settings["cases"] = "odd*"
+    window = {"patch_size": [8, 24, 24]}
+    network = write_folder(tmp_path / "m", folds=("0", "1"), configuration=window)
+    config = _config(archive, tmp_path / "run", network=network, **settings)
+    report = clean(config)  # no case has a patient: crossfit is not asked for
+    assert report.exit_code == 0
+    assert len(outputs(config)) == len(SCENES) - 1
+    assert any("a finished nnU-Net: it may have been trained" in note for note in report.notes)
+    models = [info.key for info in RunFolder(config.run).store.list("models")]
+    assert [key.rsplit("/", 1)[1] for key in models] == ["fold_0.network", "fold_1.network"]
+    told = plan(config)
+    assert (told.networks, told.averaged, told.seam_error) == (0, True, None)
+    (tmp_path / "m").rename(tmp_path / "moved")
+    network = {"nnunet": str(tmp_path / "moved")}
+    assert clean(_config(archive, tmp_path / "run", network=network, **settings)).exit_code == 0
+    write_folder(tmp_path / "moved", folds=("1", "7"), configuration=window)
+    with pytest.raises(RunConflict, match=r"network\.nnunet"):
+        clean(_config(archive, tmp_path / "run", network=network, **settings))
