@@ -54,6 +54,9 @@ def _folders(
     ),
     click.Option(["--table"], metavar="CSV", help="columns case, patient, site, annotator"),
     click.Option(
+        ["--class-names"], metavar="CSV", help="columns id, name: what label values are called"
+    ),
+    click.Option(
         ["--patient-regex"],
         metavar="RE",
         help="finds the patient in the case id: its first group; not with --table",
@@ -67,11 +70,13 @@ def ingest(
     *,
     more_labels: Mapping[str, str] | None = None,
     table: str | None = None,
+    class_names: str | None = None,
     patient_regex: str | None = None,
 ) -> CasesReport:
     """Turn NIfTI images and labels into an archive.
 
-    `more_labels` (name -> folder) may cover some of the cases only.
+    `more_labels` (name -> folder) may cover some of the cases only. What label values are
+    called comes from the table `class_names`, a `dataset.json` beside the labels, or their headers.
     """
     from raysegclean.store.ingest import ingest_nifti
 
@@ -84,6 +89,7 @@ def ingest(
         label,
         extra_labels=more_labels,
         table=table,
+        names=class_names,
         patient_regex=patient_regex,
     )
 

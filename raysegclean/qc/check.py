@@ -30,8 +30,6 @@ __all__ = ["CheckReport", "check", "check_table_name", "save_findings"]
 
 UNUSABLE_SCORE = 1000.0
 SHOWN = 50
-NAMING = 3
-"""So many cases are asked for the names of their classes."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,15 @@ def check(
         )
         for fault in (*index.failed, *failed)
     ]
-    found = examine(tuple(done.values()), declared=classes)
+    names = class_names(archive, label, infos)
+    found = examine(tuple(done.values()), declared=classes, names=names)
     return CheckReport(
         archive=archive.store.uri,
         label=label,
         cases=len(index) + len(index.failed),
         findings=ranked([*broken, *found.findings]),
         worst_first=(*sorted(finding.case for finding in broken), *found.worst_first()),
-        notes=(*_named(class_names(archive, label, [*infos][:NAMING])), *found.notes),
+        notes=(*_named(names), *found.notes),
     )
 
 

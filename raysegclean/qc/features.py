@@ -6,7 +6,7 @@ judged against the archive's own robust distribution, where enough cases have th
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -41,6 +41,12 @@ class ArchiveFacts:
     """The facts of all usable cases, with what the checks derive from them once."""
 
     cases: tuple[LabelStatistics, ...]
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    """What label values are called, where that is known; nothing but words depends on it."""
+
+    def called(self, value: int) -> str:
+        """Return a label value with its name, as people read it: `5 liver`, or `5`."""
+        return f"{value} {self.class_names.get(value, '')}".strip()
 
     @cached_property
     def names(self) -> list[str]:
@@ -181,7 +187,8 @@ def class_findings(
         # Of one quantity along three axes, the axis that is furthest off speaks.
         speaks = scores.argmax(axis=0)
         for number, feature in enumerate(group):
-            findings = feature.findings(archive.names, value, where, params)
+            about = (value, archive.called(value))
+            findings = feature.findings(archive.names, about, where, params)
             found += [f for f in findings if speaks[rows[f.case]] == number]
     return found, squares
 

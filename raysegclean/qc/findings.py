@@ -111,9 +111,17 @@ class Feature:
         return np.nan_to_num(np.maximum(away, 0.0), nan=0.0)
 
     def findings(
-        self, cases: Sequence[str], value: int, wheres: Sequence[str], params: IntegrityParams
+        self,
+        cases: Sequence[str],
+        about: tuple[int, str],
+        wheres: Sequence[str],
+        params: IntegrityParams,
     ) -> Iterator[Finding]:
-        """Yield a finding for every case whose value is odd; `wheres` says where, per case."""
+        """Yield a finding for every case whose value is odd.
+
+        `about` is the class and what people call it; `wheres` says where it is, per case.
+        """
+        value, called = about
         scores = self.scores(params.few_cases)
         compared, centre, _ = self._compared()
         low, middle, high = (
@@ -127,7 +135,7 @@ class Feature:
                 score=round(float(scores[row]), 1),
                 case=cases[row],
                 label_value=value,
-                what=self.what.format(value=value, side=self.sides[effect > 0]),
+                what=self.what.format(value=called, side=self.sides[effect > 0]),
                 where=wheres[row],
                 value=f"{_number(float(self.values[row]))} {self.unit}".rstrip(),
                 usual=usual,

@@ -87,14 +87,16 @@ def examine(
     cases: Sequence[LabelStatistics],
     params: IntegrityParams | None = None,
     declared: Collection[int] | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> Examination:
     """Return what is wrong or odd with the cases of an archive.
 
     `declared` are the label values that may occur; without them values of very few cases count as
-    strays. The answer does not depend on the order of the cases.
+    strays. `names` are what label values are called. The answer does not depend on the order of
+    the cases.
     """
     params = params or IntegrityParams()
-    archive = ArchiveFacts(tuple(sorted(cases, key=lambda case: case.case)))
+    archive = ArchiveFacts(tuple(sorted(cases, key=lambda case: case.case)), names or {})
     squares = np.zeros(len(cases))
     found = [
         *_empty(archive),
@@ -120,7 +122,7 @@ def examine(
 def _notes(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[str]:
     few = [value for value in archive.values if archive.holders[value] < params.few_cases]
     if few:
-        shown = ", ".join(map(str, few[:10])) + (" and more" if len(few) > 10 else "")
+        shown = ", ".join(map(archive.called, few[:10])) + (" and more" if len(few) > 10 else "")
         yield (
             f"fewer than {params.few_cases} cases have class {shown}: volume, place, pieces and "
             "intensities are not judged there"
@@ -157,7 +159,7 @@ def _missing(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
                     score=round(EMPTY_SCORE * share / 2, 1),
                     case=case.case,
                     label_value=value,
-                    what=f"class {value} is missing",
+                    what=f"class {archive.called(value)} is missing",
                     value="0 voxels",
                     usual=f"{share:.0%} of the other cases have it",
                     remedy="is the structure outside the scan? Else draw it",
@@ -181,7 +183,7 @@ def _strays(
                     score=EMPTY_SCORE / 2 if not known else params.odd_sds,
                     case=case.case,
                     label_value=value,
-                    what=f"value {value} is in this label",
+                    what=f"value {archive.called(value)} is in this label",
                     where=box_words(case.classes[value]),
                     value=f"{case.classes[value].voxels} voxels",
                     usual=usual,
@@ -250,13 +252,15 @@ def _skipped(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
             # Two organs of one class have room between them; a skipped slice makes a part more.
             between = parts[value] > 1 and case.classes[value].parts <= parts[value]
             skips = alone and not between
-            finding = _gap_finding(case, (value, axis), usual, params, may_skip=skips)
+            called = archive.called(value)
+            finding = _gap_finding(case, (value, axis), called, usual, params, may_skip=skips)
             yield replace(finding, grave=finding.grave and held >= params.few_cases)
 
 
 def _gap_finding(
     case: LabelStatistics,
     place: tuple[int, int],
+    called: str,
     usual: str,
     params: IntegrityParams,
     *,
@@ -264,7 +268,8 @@ def _gap_finding(
 ) -> Finding:
     """Return what a gap is: slices that were skipped, or the space between two structures.
 
-    `place` is class and axis; `may_skip` says that nothing else speaks for a space.
+    `place` is class and axis, `called` what people call the class; `may_skip` says that nothing
+    else speaks for a space.
     """
     value, axis = place
     facts = case.classes[value]
@@ -272,7 +277,7 @@ def _gap_finding(
     extent = facts.high_vox[axis] - facts.low_vox[axis]
     # Two nodules are apart along several axes, or far apart.
     skips = may_skip and gap.slices <= SKIPPED_EXTENT * extent
-    what, remedy = (
+    said, remedy = (
         ("skips slices", "draw the slices that were left out")
         if skips
         else ("is in parts far apart", "is one of them another structure?")
@@ -282,7 +287,7 @@ def _gap_finding(
         score=round(TWIN_SCORE * (1 + gap.flank), 1) if skips else params.odd_sds,
         case=case.case,
         label_value=value,
-        what=f"class {value} {what}",
+        what=f"class {called} {said}",
         where=f"{'zyx'[axis]} {gap.start} and on",
         value=f"{gap.slices} empty slices inside",
         usual=usual,
@@ -305,7 +310,7 @@ def _parts(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
                     score=1.5 * params.odd_sds,
                     case=case.case,
                     label_value=value,
-                    what=f"class {value} has another number of large parts than usual",
+                    what=f"class {archive.called(value)} is in another number of large parts",
                     where=box_words(case.classes[value]),
                     value=f"{parts[case.case]} parts",
                     usual=f"{usual} parts in {counts[usual]} of {len(parts)} cases",
@@ -327,7 +332,7 @@ def _borders(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding
                     score=params.odd_sds,
                     case=case.case,
                     label_value=value,
-                    what=f"class {value} is cut by the border of the image",
+                    what=f"class {archive.called(value)} is cut by the border of the image",
                     where=name,
                     value=f"{case.classes[value].ends[end]:.0%} of its largest cross section",
                     usual=f"{cut} of {held} cases reach that border",
@@ -419,8 +424,8 @@ def _order_finding(
         case=case.case,
         label_value=worst.second,
         also=worst.first,
-        what=f"class {worst.second} lies further {side} than class {worst.first}, "
-        f"the wrong way round{more}",
+        what=f"class {archive.called(worst.second)} lies further {side} than class "
+        f"{archive.called(worst.first)}, the wrong way round{more}",
         where=box_words(case.classes[worst.second]),
         value=f"{abs(worst.apart_mm):.3g} mm further {side}",
         usual=f"{abs(worst.usual_mm):.3g} mm further {words[worst.usual_mm > 0]}",

@@ -34,7 +34,8 @@ def check(session: Session) -> Examination:
     job = CheckJob(plan, keys)
     records = session.run_stage("check", CheckRecord, CheckStage, job, keys, resources)
     params = session.params if isinstance(session.params, IntegrityParams) else None
-    found = examine(_statistics(session, records.values()), params)
+    statistics = _statistics(session, records.values())
+    found = examine(statistics, params, names=plan.names)
     if found.findings:
         cases = len({finding.case for finding in found.findings})
         grave = sum(finding.grave for finding in found.findings)

@@ -21,9 +21,6 @@ from raysegclean.store.run import RunFolder
 
 __all__ = ["Prepared", "prepare"]
 
-NAMING = 3
-"""So many cases are asked for the names of their classes."""
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -89,8 +86,8 @@ def prepare(config: Config) -> Prepared:
 
 def _names(config: Config, infos: Sequence[CaseInfo]) -> dict[int, str]:
     """Return what label values are called: as the config says, else as the first cases do."""
-    first = [info.case for info in infos[:NAMING]]
-    kept = class_names(Archive.open(config.archive), config.label, first)
+    cases = (info.case for info in infos)
+    kept = class_names(Archive.open(config.archive), config.label, cases)
     return kept | {value: name for name, value in config.classes.items()}
 
 

@@ -18,6 +18,7 @@ obstore, zarr or nibabel. Nothing here interprets a label.
 - `each`: something for every case; one bad case stops no other
 - `nifti`: NIfTI in memory
 - `class_names`: what the classes of a label are called
+- `name_tables`: the same, as CSV, JSON and extensions of a NIfTI header say it
 - `ingest`: from NIfTI to an archive
 - `export`: and back
 - `run`: the run folder

@@ -24,7 +24,7 @@ from raysegclean.errors import (
     UnfitEnvironment,
 )
 from raysegclean.store.archive import Archive, check_shape, write_case
-from raysegclean.store.class_names import NAMES, named_in
+from raysegclean.store.class_names import NAMES, named_in, read_names
 from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.index import load_index
 from raysegclean.store.nifti import Nifti, decode_nifti, stem
@@ -50,7 +50,9 @@ class CaseSource:
     labels: tuple[tuple[str, Store, str], ...]
     facts: Facts = field(default_factory=dict)
     class_names: Mapping[int, str] = field(default_factory=dict)
-    """What the values of its labels are called, where that is known."""
+    """What the values of its labels are called; a name that is known goes before the file's own."""
+    renames: bool = False
+    """Whether labels that are in the archive take these names too."""
 
 
 def ingest_nifti(
@@ -62,6 +64,7 @@ def ingest_nifti(
     extra_labels: Mapping[str, Folder] | None = None,
     table: str | None = None,
     patient_regex: str | None = None,
+    names: str | None = None,
 ) -> CasesReport:
     """Write all pairs into the archive and refresh its index.
 
@@ -69,7 +72,8 @@ def ingest_nifti(
     CSV `table` tells patients, sites and annotators; `patient_regex` finds the patient in the id
     (its group `patient`, else its first group, else the whole match). Raises ConfigError when
     nothing can be ingested at all, UnfitEnvironment when the archive cannot be written. A
-    `dataset.json` in the folder of the labels, or in the one above, names their classes.
+    `dataset.json` in the folder of the labels, or in the one above, names their classes, else the
+    header of each label; the CSV `names` (id, name) goes before both, also in cases that are there.
     """
     archive, more = Archive.open(archive_uri), extra_labels or {}
     if label in more:
@@ -80,8 +84,9 @@ def ingest_nifti(
         known = {source.case for source in sources} | {fault.case for fault in refused}
         _check_rows(table, facts, known)
     sources, unknown = _with_facts(sources, facts, patient_regex)
-    names = named_in([Store.open(labels_dir), *_above(labels_dir)])
-    sources = [replace(source, class_names=names) for source in sources]
+    named = named_in([Store.open(labels_dir), *_above(labels_dir)])
+    named |= read_names(names) if names else {}
+    sources = [replace(one, class_names=named, renames=names is not None) for one in sources]
     archive.check_writable()
     by_case = {source.case: source for source in sources}
     done, failed = for_each_case(by_case, lambda case: ingest_case(by_case[case], archive))
@@ -146,6 +151,9 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
         _check_same(case, "image", present, image_bytes)
         if any(present.get(name) != value for name, value in source.facts.items()):
             archive.set_attributes(case, dict(source.facts))
+        if source.renames:
+            called = dict.fromkeys(label_bytes, _by_text(source.class_names))
+            archive.set_attributes(case, {NAMES: {**present.get(NAMES, {}), **called}})
         for name in set(label_bytes).intersection(archive.label_names(case)):
             own = archive.label_attributes(case, name)
             _check_same(case, f"label {name!r}", own, label_bytes.pop(name))
@@ -157,9 +165,10 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
         if name in label_bytes:
             labels[name] = _decode(case, _where((folder, key)), label_bytes[name])
             _check_geometry(case, name, image, labels[name])
-    named = {NAMES: {str(v): name for v, name in source.class_names.items()}}
-    named = named if source.class_names else {}
-    own = {name: _kept(labels[name], label_bytes[name]) | named for name in labels}
+    own = {
+        name: _kept(label, label_bytes[name]) | _named({**label.class_names, **source.class_names})
+        for name, label in labels.items()
+    }
     if exists:
         for name, label in labels.items():
             archive.add_label(case, name, label.array, own[name])
@@ -305,6 +314,14 @@ def _check_finite(case: str, image: Nifti) -> None:
 
 def _kept(nifti: Nifti, data: bytes) -> dict[str, Any]:
     return {"nifti": nifti.header, "source_sha256": sha256(data).hexdigest()}
+
+
+def _named(names: Mapping[int, str]) -> dict[str, Any]:
+    return {NAMES: _by_text(names)} if names else {}
+
+
+def _by_text(names: Mapping[int, str]) -> dict[str, str]:
+    return {str(value): name for value, name in names.items()}
 
 
 def _where(file: tuple[Store, str]) -> str:

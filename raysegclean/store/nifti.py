@@ -9,7 +9,8 @@ patient, do not.
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import nibabel as nib
@@ -21,6 +22,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from raysegclean.errors import InputError
 from raysegclean.store.arrays import Array
+from raysegclean.store.name_tables import names_in_extensions
 
 __all__ = ["Nifti", "decode_nifti", "encode_nifti", "stem"]
 
@@ -36,6 +38,8 @@ _SFORM = ("srow_x", "srow_y", "srow_z")
 _GEOMETRY = ("pixdim", "xyzt_units", "qform_code", "sform_code", *_QFORM, *_SFORM)
 _CODE_OF = dict.fromkeys(_QFORM, "qform_code") | dict.fromkeys(_SFORM, "sform_code")
 """The field that says whether another one is used: 0 is no."""
+_TEXT_CODES = frozenset({0, 6, 30, 44})
+"""Extensions that may hold text: unknown (TotalSegmentator), comment, Caret, JSON."""
 _NIFTI1_EDGE = 32767
 _EXACT_FLOAT32 = 1 << 24
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
@@ -52,6 +56,8 @@ class Nifti:
     spacing_mm: tuple[float, float, float]
     affine: npt.NDArray[np.float64]
     header: dict[str, Any]
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    """What its values are called, where an extension of its header says so."""
 
 
 def stem(name: str) -> str | None:
@@ -80,7 +86,8 @@ def decode_nifti(data: bytes) -> Nifti:
     header = {name: _plain(image.header, name) for name in _GEOMETRY}
     header |= {"shape": list(array.shape), "dtype": stored.dtype.newbyteorder("=").name}
     header["version"] = 2 if image.header["sizeof_hdr"] == 540 else 1
-    return Nifti(_to_zyx(array), _spacing_mm(affine), affine, header)
+    named = names_in_extensions(_texts(image))
+    return Nifti(_to_zyx(array), _spacing_mm(affine), affine, header, named)
 
 
 def encode_nifti(array: Array, header: dict[str, Any] | None, affine: Array) -> bytes:
@@ -122,6 +129,12 @@ def _scaled(stored: Array, slope: float, inter: float) -> Array:
 def _image_class(raw: bytes) -> Any:
     sizes = {int.from_bytes(raw[:4], order) for order in _ORDERS}
     return nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
+
+
+def _texts(image: Any) -> Iterator[bytes]:
+    for extension in image.header.extensions:
+        if extension.get_code() in _TEXT_CODES:
+            yield extension.content
 
 
 def _affine_mm(image: Any) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from raysegclean.errors import ConfigError
 from raysegclean.store.objects import Store
 
-__all__ = ["Facts", "read_table"]
+__all__ = ["Facts", "read_table", "read_text"]
 
 Facts = Mapping[str, str]
 """What people know about a case: its patient, site and annotator, by these names."""
@@ -20,16 +20,7 @@ _COLUMNS = ("case", "patient", "site", "annotator")
 
 def read_table(uri: str) -> Mapping[str, Facts]:
     """Return the facts per case; raise ConfigError when the table cannot serve."""
-    folder, _, name = uri.replace("\\", "/").rpartition("/")
-    try:
-        text = Store.open(folder or ".").get(name).decode("utf-8-sig")
-    except FileNotFoundError as fault:
-        raise ConfigError(f"table {uri}: no such file. Give the path of a CSV file.") from fault
-    except UnicodeDecodeError as fault:
-        raise ConfigError(
-            f"table {uri}: not UTF-8 text ({fault}). Save it as CSV UTF-8."
-        ) from fault
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(read_text(uri).splitlines())
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
     if "case" not in rows.fieldnames:
         raise ConfigError(
@@ -48,3 +39,16 @@ def read_table(uri: str) -> Mapping[str, Facts]:
             raise ConfigError(f"table {uri}: case {case} has two rows. Keep one.")
         facts[case] = {name: cell for name, cell in cells.items() if cell}
     return facts
+
+
+def read_text(uri: str) -> str:
+    """Return a CSV file's text; raise ConfigError when there is none."""
+    folder, _, name = uri.replace("\\", "/").rpartition("/")
+    try:
+        return Store.open(folder or ".").get(name).decode("utf-8-sig")
+    except FileNotFoundError as fault:
+        raise ConfigError(f"table {uri}: no such file. Give the path of a CSV file.") from fault
+    except UnicodeDecodeError as fault:
+        raise ConfigError(
+            f"table {uri}: not UTF-8 text ({fault}). Save it as CSV UTF-8."
+        ) from fault

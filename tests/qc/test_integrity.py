@@ -295,7 +295,7 @@ def test_scores_are_distances_from_the_median_in_robust_sds(centre, spread):
     one = Feature("{side}", ("low", "high"), "", values, "", floor=1e-3)
     assert one.scores(8)[7] == pytest.approx(8, rel=0.15)
     assert one.scores(500)[7] == 0
-    (finding,) = one.findings([str(n) for n in range(400)], 1, [""] * 400, IntegrityParams())
+    (finding,) = one.findings([str(n) for n in range(400)], (1, "1"), [""] * 400, IntegrityParams())
     assert (finding.case, finding.what, finding.grave) == ("7", "high", False)
 
 
@@ -315,3 +315,14 @@ def test_orientations_have_the_names_that_nibabel_gives_them(code):
     low, high = frame.place(one, corners)
     start, end = frame.centre_mm(one, corners)
     np.testing.assert_array_equal(high > low, end > start)
+
+
+def test_findings_call_a_class_by_its_name():
+    label = organs(9)
+    cases = [*archive(), facts("bad", label * (label != 3))]
+    found = about(examine(cases, names={3: "gallbladder {x}"}), "bad")
+    assert "class 3 gallbladder {x} is missing" in {finding.what for finding in found}
+    shrunk = about(
+        examine([*archive(), facts("bad", damaged("shrunk"))], names={1: "a {x}"}), "bad"
+    )
+    assert any(finding.what.startswith("class 1 a {x} is smaller") for finding in shrunk)
