@@ -13,12 +13,12 @@ from typing import Any
 __all__ = ["ALGORITHM_VERSIONS", "differing_parts", "digest"]
 
 ALGORITHM_VERSIONS: Mapping[str, int] = {
-    "check": 1,
+    "check": 2,
     "train": 4,
     "propose": 4,
     "look": 1,
     "gross": 1,
-    "apply": 2,
+    "apply": 3,
 }
 """Bumped by hand when a stage would give another answer for the same input and config."""
 

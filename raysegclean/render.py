@@ -8,10 +8,32 @@ bytes come out in a pipe, so that a result can be read, searched and compared.
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["as_json", "as_text", "plain"]
+__all__ = ["alike", "as_json", "as_text", "plain"]
+
+
+ALIKE = 3
+"""More errors than this that say the same of other cases are told as one."""
+
+
+def alike(errors: Mapping[str, str]) -> list[str]:
+    """Return errors (case -> reason) as lines; many that differ in names and numbers are one."""
+    groups: dict[str, list[str]] = {}
+    for case, reason in errors.items():
+        kind = re.sub(r"\d+", "0", reason.replace(case, ""))
+        groups.setdefault(kind, []).append(case)
+    lines = []
+    for cases in groups.values():
+        if len(cases) <= ALIKE:
+            lines += [f"case {case}: {errors[case]}" for case in cases]
+        else:
+            named, more = ", ".join(cases[:ALIKE]), len(cases) - ALIKE
+            said = f"{len(cases)} cases alike ({named} and {more} more)"
+            lines.append(f"{said}, the first: {errors[cases[0]]}")
+    return lines
 
 
 def plain(value: Any) -> Any:

@@ -146,7 +146,7 @@ class ApplyStage:
             task.case,
             self._job.keys[task.case],
             counts=change_counts(loaded, applied, case, classes),
-            regions=_regions(loaded, applied, box, self._values) if writes else None,
+            regions=_regions(loaded, applied, box) if writes else None,
         )
 
     def values(self, case: CasePlan, applied: Applied) -> NDArray[Any]:
@@ -253,24 +253,24 @@ def _counted(values: NDArray[np.uint8], upto: int) -> tuple[int, ...]:
     return tuple(np.bincount(values.ravel(), minlength=upto)[:upto].tolist())
 
 
-def _values(plan: RunPlan) -> NDArray[np.int64]:
+def _values(plan: RunPlan) -> NDArray[np.uint64]:
     """Return the label value of each channel; where none is ignored, `UNKNOWN` has no value."""
-    values = np.asarray(plan.classes, np.int64)
+    values = np.asarray(plan.classes, np.uint64)
     if plan.label_ignore is None:
         return values
-    every = np.full(UNKNOWN + 1, plan.label_ignore, np.int64)
+    every = np.full(UNKNOWN + 1, plan.label_ignore, np.uint64)
     every[: len(values)] = values
     return every
 
 
-def _regions(loaded: Loaded, applied: Applied, box: Box, values: NDArray[np.int64]) -> str | None:
+def _regions(loaded: Loaded, applied: Applied, box: Box) -> str | None:
     """Return the changed components of the shard as text, None where nothing changed."""
     given = loaded.given_zyx[loaded.core.slices]
     if np.array_equal(given, applied.label_zyx):
         return None
     found = change_components(
-        values[given],
-        values[applied.label_zyx],
+        given,
+        applied.label_zyx,
         box,
         reason_zyx=applied.reason_zyx,
         confidence_zyx=loaded.proposal.confidence_zyx if loaded.proposal else None,

@@ -4,7 +4,7 @@ No network runs and nothing is written but the ledger's records, which `qc.integ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from raysegclean.evidence.records import CheckRecord
@@ -45,14 +45,14 @@ class CheckStage:
 
     def compute(self, task: ShardTask, loaded: BlockStatistics) -> CheckRecord:
         """Return the ledger's record."""
-        record = CheckRecord(
-            task.name, task.case, self._job.keys[task.case], facts=loaded.to_text()
+        first = task.index_zyx == (0, 0, 0)
+        return CheckRecord(
+            task.name,
+            task.case,
+            self._job.keys[task.case],
+            facts=loaded.to_text(),
+            affine=read_affine(self._archive, task.case) if first else None,
         )
-        if task.index_zyx != (0, 0, 0):
-            return record
-        spacing_mm = self._archive.label_spacing_mm(task.case, self._job.plan.label)
-        affine = read_affine(self._archive, task.case)
-        return replace(record, affine=affine, label_spacing_mm=spacing_mm)
 
     def write(self, task: ShardTask, result: CheckRecord) -> CheckRecord:  # noqa: ARG002
         """Return the record; there is nothing to write."""

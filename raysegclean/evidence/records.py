@@ -71,8 +71,7 @@ class CheckRecord(ShardRecord):
     facts: str
     """`qc.label_statistics.BlockStatistics` as text."""
     affine: tuple[tuple[float, ...], ...] | None = None
-    label_spacing_mm: tuple[float, float, float] | None = None
-    """The geometry of the case, told by its first shard."""
+    """Of the case, where it has one; told by its first shard."""
 
 
 @dataclass(frozen=True, kw_only=True)

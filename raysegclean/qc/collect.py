@@ -22,11 +22,7 @@ __all__ = ["about_case", "collect_statistics", "read_affine", "read_block_statis
 _REGION_ZYX: Index3 = (256, 256, 256)
 
 
-def about_case(
-    case: CaseImage,
-    affine: tuple[tuple[float, ...], ...] | None,
-    label_spacing_mm: tuple[float, float, float],
-) -> LabelStatistics:
+def about_case(case: CaseImage, affine: tuple[tuple[float, ...], ...] | None) -> LabelStatistics:
     """Return what is known of a case without its voxels."""
     image = (case.shape_zyx, case.spacing_mm, case.intensity)
     return LabelStatistics(
@@ -34,7 +30,6 @@ def about_case(
         shape_zyx=case.shape_zyx,
         spacing_mm=case.spacing_mm,
         affine=affine,
-        label_spacing_mm=label_spacing_mm,
         image_key=blake2b(repr(image).encode(), digest_size=16).hexdigest(),
         label_key="",
         intensity=case.intensity,
@@ -59,8 +54,7 @@ def collect_statistics(
 
     Raises CaseError or InputError when label or image cannot be read.
     """
-    spacing_mm = archive.label_spacing_mm(case.case, label)
-    about = about_case(case, read_affine(archive, case.case), spacing_mm)
+    about = about_case(case, read_affine(archive, case.case))
     return label_statistics(_blocks(archive, case, label, with_image=with_image), about, ignored)
 
 

@@ -193,20 +193,17 @@ def _strays(
 
 def _geometry(archive: ArchiveFacts, params: IntegrityParams) -> Iterable[Finding]:
     for case in archive.cases:
-        for name, spacing in (
-            ("the label's spacing", case.label_spacing_mm),
-            ("the affine's spacing", spacing_of_affine(case.affine) if case.affine else None),
-        ):
-            if spacing and not np.allclose(spacing, case.spacing_mm, rtol=GEOMETRY_TOLERANCE):
-                yield Finding(
-                    grave=True,
-                    score=EMPTY_SCORE / 2,
-                    case=case.case,
-                    what=f"{name} is not the image's",
-                    value=_mm(spacing),
-                    usual=_mm(case.spacing_mm),
-                    remedy="which one is right? Ingest the case again with it",
-                )
+        spacing = spacing_of_affine(case.affine) if case.affine else None
+        if spacing and not np.allclose(spacing, case.spacing_mm, rtol=GEOMETRY_TOLERANCE):
+            yield Finding(
+                grave=True,
+                score=EMPTY_SCORE / 2,
+                case=case.case,
+                what="the affine's spacing is not the image's",
+                value=_mm(spacing),
+                usual=_mm(case.spacing_mm),
+                remedy="which one is right? Ingest the case again with it",
+            )
     codes = {case.case: orientation(case.affine) for case in archive.cases if case.affine}
     if len(codes) < params.few_cases:
         return

@@ -56,7 +56,7 @@ class BlockStatistics:
 
     shape_zyx: Index3
     """Of the whole case."""
-    values: Counts
+    values: NDArray[np.uint64]
     """Label values (n), ascending."""
     profiles: Counts
     """Voxels per slice of the case (n, Z + Y + X), along z, then y, then x."""
@@ -67,8 +67,9 @@ class BlockStatistics:
     @classmethod
     def zero(cls, shape_zyx: Index3) -> "BlockStatistics":
         """Return the neutral element for a case of this shape."""
-        none = np.zeros(0, np.int64)
-        return cls(shape_zyx, none, none.reshape(0, sum(shape_zyx)), none.reshape(0, len(SUMS)), ())
+        profiles = np.zeros((0, sum(shape_zyx)), np.int64)
+        sums = np.zeros((0, len(SUMS)), np.int64)
+        return cls(shape_zyx, np.zeros(0, np.uint64), profiles, sums, ())
 
     def merge(self, other: "BlockStatistics") -> "BlockStatistics":
         """Return the facts of both; associative, commutative but for the order of `parts`."""
@@ -150,7 +151,6 @@ class LabelStatistics(CaseImage):
 
     affine: tuple[tuple[float, ...], ...] | None
     """From voxels x, y, z to RAS mm, where the source had one."""
-    label_spacing_mm: tuple[float, float, float]
     image_key: str
     """Equal for equal images (shape, spacing and intensities of the whole image)."""
     label_key: str
@@ -171,7 +171,7 @@ def block_statistics(
     Both boxes are in the case. The image may be left out; `intensity` describes the whole of it.
     """
     boxes = class_boxes(label_zyx)
-    values = np.array(sorted(boxes), np.int64)
+    values = np.array(sorted(boxes), np.uint64)
     profiles = np.zeros((len(values), sum(shape_zyx)), np.int64)
     sums = np.zeros((len(values), len(SUMS)), np.int64)
     inner = core.relative_to(window)

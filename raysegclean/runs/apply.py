@@ -310,7 +310,9 @@ def _changes(session: Session, records: Mapping[str, ApplyRecord]) -> list[dict[
         asdict(region) | {"reason": reason_name(region.reason, labels)}
         for case in session.plan.cases
         if case.case in blocks
-        for region in change_regions(case.case, blocks[case.case], case.spacing_mm)
+        for region in change_regions(
+            case.case, blocks[case.case], case.spacing_mm, session.plan.classes
+        )
     ]
 
 

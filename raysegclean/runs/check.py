@@ -55,16 +55,16 @@ def check_notes(session: Session, found: Examination) -> tuple[str, ...]:
 
 def _statistics(session: Session, records: Iterable[CheckRecord]) -> tuple[LabelStatistics, ...]:
     """Return the facts of each given label from the records of its shards."""
-    about: dict[str, LabelStatistics] = {}
+    affines: dict[str, tuple[tuple[float, ...], ...] | None] = {}
     blocks: dict[str, list[BlockStatistics]] = {}
     for record in records:
         blocks.setdefault(record.case, []).append(BlockStatistics.from_text(record.facts))
-        if record.label_spacing_mm is not None:
-            case = session.plan.case(record.case)
-            about[record.case] = about_case(case, record.affine, record.label_spacing_mm)
+        affines[record.case] = record.affine or affines.get(record.case)
     alive = set(session.alive())
     return tuple(
-        label_statistics(blocks[case], one, session.plan.label_ignore)
-        for case, one in about.items()
+        label_statistics(
+            facts, about_case(session.plan.case(case), affines[case]), session.plan.label_ignore
+        )
+        for case, facts in blocks.items()
         if case in alive
     )

@@ -1,7 +1,8 @@
 """Before anything is computed: check config and archive, and decide the plan; no cluster yet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from raysegclean.config.settings import Config
@@ -20,6 +21,8 @@ from raysegclean.store.index import CaseIndex, load_index
 from raysegclean.store.run import RunFolder
 
 __all__ = ["Prepared", "prepare"]
+
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,21 @@ def _unreadable(config: Config, index: CaseIndex) -> dict[str, str]:
     """Return the wanted cases that the index has not, and why."""
     reasons = {fault.case: fault.reason for fault in index.failed}
     unusable = {case: reasons[case] for case in wanted_ids(config.cases, list(reasons))}
-    known = {info.case for info in index} | set(reasons)
-    missing = f"`cases:` names it, and {config.archive} has no such case. Correct the list."
-    return unusable | dict.fromkeys((named_cases(config.cases) or frozenset()) - known, missing)
+    _check_named(config, {info.case for info in index} | set(reasons))
+    return unusable
+
+
+def _check_named(config: Config, known: Collection[str]) -> None:
+    """Raise ConfigError where `cases:` lists what the archive does not have."""
+    named = named_cases(config.cases) or frozenset()
+    strangers = sorted(named - set(known))
+    if strangers:
+        like = {name: get_close_matches(name, sorted(known), 1) for name in strangers[:SHOWN]}
+        said = ", ".join(f"{n} (is it {c[0]}?)" if c else n for n, c in like.items())
+        more = f" and {len(strangers) - SHOWN} more" if len(strangers) > SHOWN else ""
+        raise ConfigError(
+            f"cases: {config.archive} has no case {said}{more}. Correct the list of {len(named)}."
+        )
 
 
 def _check_classes(binary_only: str, plan: RunPlan) -> None:

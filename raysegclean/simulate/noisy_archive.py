@@ -22,8 +22,9 @@ from raysegclean.errors import CaseError, ConfigError, MissingObject
 from raysegclean.evaluate.metrics import dice
 from raysegclean.simulate.mixture import ErrorKind, share_out
 from raysegclean.simulate.noise import case_rng, corrupt
-from raysegclean.store.archive import Archive, as_label, write_case
+from raysegclean.store.archive import Archive, write_case
 from raysegclean.store.each import CasesReport, for_each_case
+from raysegclean.store.fit import as_label
 from raysegclean.store.index import load_index, source_versions
 from raysegclean.voxels.boxes import IntLabel
 from raysegclean.voxels.surface import Spacing

@@ -24,8 +24,8 @@ from scipy import ndimage
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.simulate.fields import Field, scanner_noise, spline
 from raysegclean.simulate.made_archive import Scan, write_made_archive
-from raysegclean.store.archive import as_label
 from raysegclean.store.each import CasesReport
+from raysegclean.store.fit import as_label
 from raysegclean.store.nifti import decode_nifti
 from raysegclean.store.objects import Store
 from raysegclean.voxels.boxes import IntLabel

@@ -10,11 +10,13 @@ obstore, zarr or nibabel. Nothing here interprets a label.
 - `arrays`: reading voxels
 - `shards`: writing whole shards
 - `ome`: OME-Zarr metadata
+- `fit`: whether a label fits its image
 - `archive`: an archive of cases
 - `parquet`: tables as bytes
 - `scan`: one reading of a case
 - `index`: the table of cases
 - `table`: patients, sites and annotators from CSV
+- `beside`: what lies beside the data and is not taken
 - `each`: something for every case; one bad case stops no other
 - `nifti`: NIfTI in memory
 - `class_names`: what the classes of a label are called
@@ -33,6 +35,7 @@ DOOR = (
     "class_names",
     "each",
     "export",
+    "fit",
     "index",
     "ingest",
     "ledger",

@@ -10,7 +10,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,11 +28,14 @@ from raysegclean.errors import (
 )
 from raysegclean.store import ome
 from raysegclean.store.arrays import Array, Volume
+from raysegclean.store.beside import lost_cases
+from raysegclean.store.fit import Placed, as_label
 from raysegclean.store.objects import ObjectInfo, Store, as_json
 from raysegclean.store.shards import ArraySpec, ImageArraySpec, create_array, put_shard
 from raysegclean.voxels.geometry import Index3, output_shard_zyx
+from raysegclean.voxels.placement import affine_of
 
-__all__ = ["SUFFIX", "Archive", "as_label", "check_shape", "write_case"]
+__all__ = ["SUFFIX", "Archive", "write_case"]
 
 SUFFIX = ".ome.zarr"
 
@@ -39,8 +43,6 @@ _OURS = "raysegclean"
 _COPIED = {"layout", "nifti"}
 """What a label that is begun takes over from the given one."""
 _SWAP_ATTEMPTS = 40
-_EXACT = 2.0**53
-"""From here on a float skips whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Archive:
         """Return the sorted ids of all cases, by listing folders; half-written ones included."""
         names = self.store.folders()
         return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+    def lost_cases(self) -> dict[str, str]:
+        """Return id -> name of folders that are cases by another name, as `<case>.zarr`."""
+        return lost_cases(self.store.folders(), self.case_ids())
 
     def wanted_cases(self, cases: Iterable[str] | None = None) -> list[str]:
         """Return the sorted ids of `cases` (default: all); raise InputError when there is none."""
@@ -80,20 +86,24 @@ class Archive:
 
     def image(self, case: str) -> Volume:
         """Return the finest level of the image; raise CaseError."""
-        _, path = self._level(case, "")
-        return Volume(self.at(case), path)
+        return self._volume(case, "")
 
     def label(self, case: str, name: str) -> Volume:
         """Return a label, published or only begun; raise CaseError when it is missing."""
-        path = "0"
         if "ome" in self._group(case, f"labels/{name}"):
-            _, path = self._level(case, f"labels/{name}")
-        return Volume(self.at(case), f"labels/{name}/{path}")
+            return self._volume(case, f"labels/{name}")
+        return Volume(self.at(case), f"labels/{name}/0")
 
     def published_label(self, case: str, name: str) -> Volume:
         """Return a published label; raise CaseError when it is missing or was only begun."""
         label = self.label(case, name)
         if name not in self.label_names(case):
+            if not self.is_derived(case, name):
+                raise CaseError(
+                    case,
+                    f"label {name!r} is there, but labels/zarr.json does not list it. Add its "
+                    "name to the list `labels` there, if it is whole.",
+                )
             run = self.label_attributes(case, name).get("run", "RUN")
             raise CaseError(
                 case,
@@ -111,14 +121,14 @@ class Archive:
         """Return the voxel edges z, y, x in millimetres."""
         return self._spacing_mm(case, "")
 
-    def label_spacing_mm(self, case: str, name: str) -> tuple[float, float, float]:
-        """Return the voxel edges z, y, x that a label says of itself; the image's if it does not.
-
-        A label that was only begun says nothing yet.
-        """
-        path = f"labels/{name}"
-        says = "ome" in (self._attributes(case, path) or {})
-        return self._spacing_mm(case, path if says else "")
+    def placed(self, case: str, name: str = "") -> Placed:
+        """Return the voxels of the image, or of the published label `name`, and where they lie."""
+        path = f"labels/{name}" if name else ""
+        multiscale, _ = self._level(case, path)
+        with self._faults_of(case):
+            origin_mm = ome.origin(multiscale, self._where(case, path))
+        affine = affine_of(self._spacing_mm(case, path), origin_mm)
+        return Placed(self._volume(case, path).shape, affine)
 
     def affine(self, case: str) -> npt.NDArray[np.float64] | None:
         """Return the source's 4 x 4 matrix from voxels x, y, z to RAS millimetres, if kept."""
@@ -179,17 +189,20 @@ class Archive:
         own = self.label_attributes(case, name)
         store.put_json(f"labels/{name}/zarr.json", ome.label_group(name, image, own))
         self._list(case, name, visible=True)
+        self._renew_consolidated(case)
 
     def withdraw_label(self, case: str, name: str) -> None:
         """Take a label that was begun here out of the list; its voxels stay. Repeatable."""
         self._check_derived(case, name)
         self._list(case, name, visible=False)
+        self._renew_consolidated(case)
 
     def delete_label(self, case: str, name: str) -> None:
         """Withdraw a label that was begun here and delete its objects."""
         if self._attributes(case, f"labels/{name}") is not None:
             self.withdraw_label(case, name)
         self.at(case).delete_all(f"labels/{name}")
+        self._renew_consolidated(case)
 
     def add_label(self, case: str, name: str, label: Array, attributes: dict[str, Any]) -> None:
         """Add a given label, ZYX, to a case that exists; raise CaseError when it has that one."""
@@ -204,6 +217,7 @@ class Archive:
         store.delete_all(f"labels/{name}")
         _write_label(store, name, fitting, ome.label_group(name, multiscale, attributes))
         self._list(case, name, visible=True)
+        self._renew_consolidated(case)
 
     def set_attributes(self, case: str, attributes: dict[str, Any]) -> None:
         """Change what this package keeps about a case, such as its patient; raise CaseError."""
@@ -223,6 +237,22 @@ class Archive:
             listing["labels"] = sorted(names | {name} if visible else names - {name})
 
         _change_group(self.at(case), "labels/zarr.json", change)
+
+    def _renew_consolidated(self, case: str) -> None:
+        """Renew the copy of all metadata that zarr-python keeps in the root, where there is one.
+
+        It believes that copy, and would not see what was published since.
+        """
+        store = self.at(case)
+        if "consolidated_metadata" not in store.get_json("zarr.json"):
+            return
+
+        def change(document: dict[str, Any]) -> None:
+            below = (info.key for info in store.list() if info.key.endswith("/zarr.json"))
+            copies = {key.removesuffix("/zarr.json"): store.get_json(key) for key in below}
+            document["consolidated_metadata"]["metadata"] = copies
+
+        _change_group(store, "zarr.json", change)
 
     def _is_same(self, case: str, name: str, own: dict[str, Any]) -> bool:
         """Return whether a label is `own` already; raise RunConflict when it may not become it."""
@@ -270,15 +300,26 @@ class Archive:
 
     def _level(self, case: str, path: str) -> tuple[dict[str, Any], str]:
         """Return the multiscale of an image or label and the path of its finest level."""
-        try:
+        with self._faults_of(case):
             return ome.first_level(self._group(case, path), self._where(case, path))
-        except InputError as fault:
-            raise CaseError(case, str(fault)) from fault
+
+    def _volume(self, case: str, path: str) -> Volume:
+        """Return the finest level of an image or label."""
+        multiscale, level = self._level(case, path)
+        return Volume(self.at(case), f"{path}/{level}".lstrip("/"), ome.axes_of(multiscale))
 
     def _spacing_mm(self, case: str, path: str) -> tuple[float, float, float]:
         multiscale, _ = self._level(case, path)
-        try:
+        with self._faults_of(case):
             return ome.spacing(multiscale, self._where(case, path))
+
+    @contextmanager
+    def _faults_of(self, case: str) -> Iterator[None]:
+        """Say of what is wrong in metadata which case it is in."""
+        try:
+            yield
+        except CaseError:
+            raise
         except InputError as fault:
             raise CaseError(case, str(fault)) from fault
 
@@ -374,49 +415,6 @@ def write_case(
         kept["affine"] = np.asarray(affine, np.float64).tolist()
     root = {"ome": {"version": ome.VERSION, "multiscales": [multiscale]}, _OURS: kept}
     store.create("zarr.json", as_json(ome.group(root)))
-
-
-def as_label(case: str, name: str, label: Array, shape_zyx: tuple[int, ...]) -> Array:
-    """Return `label` as unsigned integers: its own type, or the smallest that holds its values.
-
-    Raises CaseError for another shape, for values that are no whole numbers or too large for a
-    float to be one, and below zero.
-    """
-    check_shape(case, name, label.shape, shape_zyx)
-    if label.dtype.kind == "u":
-        return label
-    if label.dtype.kind not in "bif" or not np.array_equal(label, np.floor(label)):
-        raise CaseError(
-            case,
-            f"label {name!r} ({label.dtype}) holds values that are no whole numbers. "
-            "It may be a probability map: threshold it first.",
-        )
-    low, high = label.min(initial=0), label.max(initial=0)
-    if label.dtype.kind == "f" and not max(-low, high) < _EXACT:
-        raise CaseError(
-            case,
-            f"label {name!r} ({label.dtype}) holds {low if -low > high else high}, expected whole "
-            "numbers below 2^53. Map its values to small ones.",
-        )
-    lowest, highest = int(low), int(high)
-    if lowest < 0:
-        raise CaseError(
-            case, f"label {name!r} holds {lowest}. Labels start at 0: shift or map its values."
-        )
-    return label.astype(np.min_scalar_type(highest))
-
-
-def check_shape(
-    case: str,
-    name: str,
-    label_zyx: tuple[int, ...],
-    image_zyx: tuple[int, ...],
-    remedy: str = "Resample the label to the image.",
-) -> None:
-    """Raise CaseError unless a label has the voxels of its image."""
-    if label_zyx != image_zyx:
-        found = f"label {name!r} has {label_zyx} voxels (z, y, x), its image {image_zyx}"
-        raise CaseError(case, f"{found}. {remedy}")
 
 
 def _write_image(store: Store, image: Array) -> None:

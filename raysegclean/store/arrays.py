@@ -8,6 +8,7 @@ inputs are immutable during a run. A damaged shard is an InputError that names a
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,6 +27,7 @@ __all__ = ["Array", "PendingRead", "Volume"]
 Array = npt.NDArray[Any]
 
 _CACHE_BYTES = 256_000_000
+_UNKNOWN_CODEC = re.compile(r'"([^"]+)" is not registered')
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,15 @@ class PendingRead:
 
 @dataclass(frozen=True)
 class Volume:
-    """An array with axes z, y, x or c, z, y, x at `path` in `store`."""
+    """An array with axes z, y, x or c, z, y, x at `path` in `store`.
+
+    Others write a c of one channel and a t of one time point as well; these axes are left out.
+    """
 
     store: Store
     path: str
+    axes: str = ""
+    """What the metadata of its group calls the axes, a letter each, where there is any."""
 
     @property
     def uri(self) -> str:
@@ -94,9 +101,9 @@ class Volume:
         """Return the whole array; for small cases and tests."""
         return self.read(Box.whole(self.shape_zyx))
 
-    def __reduce__(self) -> tuple[type["Volume"], tuple[Store, str]]:
+    def __reduce__(self) -> tuple[type["Volume"], tuple[Store, str, str]]:
         """Pickle the place alone; the opened array belongs to a process."""
-        return Volume, (self.store, self.path)
+        return Volume, (self.store, self.path, self.axes)
 
     @cached_property
     def _array(self) -> ts.TensorStore:
@@ -110,12 +117,23 @@ class Volume:
             array = ts.open(spec, read=True, open=True, context=_context()).result()
         except (ValueError, OSError, RuntimeError) as fault:
             raise self._unopened(fault) from fault
-        if array.rank not in (3, 4):
+        return self._without_single_axes(array)
+
+    def _without_single_axes(self, array: ts.TensorStore) -> ts.TensorStore:
+        """Return the array as (c) z, y, x; raise InputError where it has more."""
+        axes = self.axes or "tczyx"[-array.rank :]
+        if len(axes) != array.rank or not axes.endswith("zyx"):
             raise InputError(
-                f"{self.uri}: {array.rank} axes, expected z, y, x or c, z, y, x. "
+                f"{self.uri}: {array.rank} axes, expected {self.axes or 'z, y, x or c, z, y, x'}. "
                 "Ingest the case again from its source."
             )
-        return array
+        if "t" in axes and array.shape[axes.index("t")] != 1:
+            raise InputError(
+                f"{self.uri}: {array.shape[axes.index('t')]} time points, expected one. "
+                "Make a case of each."
+            )
+        single = [n for n in range(array.rank - 3) if array.shape[n] == 1]
+        return array[tuple(0 if n in single else slice(None) for n in range(array.rank))]
 
     def _unopened(self, fault: Exception) -> Exception:
         cause = _cause(fault)
@@ -123,6 +141,11 @@ class Volume:
             return MissingObject(f"{self.uri}: no Zarr v3 array here. Ingest the case again.")
         if _is_refusal(cause):
             return UnfitEnvironment(f"{self.uri}: cannot be read ({cause}). Check access rights.")
+        if codec := _UNKNOWN_CODEC.search(str(fault)):
+            return InputError(
+                f"{self.uri}: its voxels are packed with the codec {codec[1]!r}, which is not read "
+                "here. Write the array again with zstd, blosc or gzip."
+            )
         return InputError(f"{self.uri}: not a readable Zarr v3 array ({cause}). Ingest it again.")
 
     def _damaged(self, box: Box, fault: Exception) -> Exception:

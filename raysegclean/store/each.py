@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from raysegclean.errors import CaseError, ConfigError, RaysegcleanError, UnfitEnvironment, told
-from raysegclean.render import as_text
+from raysegclean.render import alike, as_text
 
 __all__ = ["CasesReport", "for_each_case"]
 
@@ -24,6 +24,8 @@ class CasesReport:
 
     done: Mapping[str, str]
     failed: tuple[CaseError, ...]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    """What was not taken."""
 
     @property
     def exit_code(self) -> int:
@@ -33,7 +35,8 @@ class CasesReport:
     def text(self) -> str:
         """Return how many cases became what, and each that failed."""
         counts = {"cases": len(self.done) + len(self.failed), **Counter(self.done.values())}
-        return as_text(counts | self._more() | {"failed": [str(error) for error in self.failed]})
+        failed = alike({error.case: error.reason for error in self.failed})
+        return as_text(counts | self._more() | {"failed": failed, "notes": list(self.notes)})
 
     def _more(self) -> dict[str, Any]:
         return {}

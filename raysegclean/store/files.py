@@ -20,7 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from raysegclean.errors import UnfitEnvironment
+from raysegclean.errors import MissingObject, UnfitEnvironment
 from raysegclean.store.backend import ObjectInfo, already_exists, changed, missing
 from raysegclean.store.holder import Holder, this_process
 
@@ -52,6 +52,11 @@ class LocalFiles:
             with path.open("rb") as file:
                 data, stat = file.read(), os.fstat(file.fileno())
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            if path.is_symlink() and not path.exists():
+                raise MissingObject(
+                    f"{path}: a link to {path.readlink()}, where nothing is. Fetch the file (as "
+                    "`datalad get` does) or mend the link."
+                ) from None
             raise missing(str(path)) from None
         except OSError as fault:
             raise _refused(path, "cannot be read", fault) from fault
@@ -106,6 +111,8 @@ class LocalFiles:
             info = self.head(key)
             if info is not None:
                 yield info
+            elif self._path(key).is_symlink():  # of a file that is not here; reading it says so
+                yield ObjectInfo(key, 0, "")
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """See `Store.folders`."""

@@ -24,8 +24,9 @@ from raysegclean.errors import (
     told,
 )
 from raysegclean.evidence.cases import BlockCounts, CaseInfo, Intensity, LabelSummary
-from raysegclean.store.archive import Archive, check_shape
+from raysegclean.store.archive import SUFFIX, Archive
 from raysegclean.store.arrays import Volume
+from raysegclean.store.fit import check_fit
 from raysegclean.store.objects import ObjectInfo, Store
 from raysegclean.store.parquet import from_parquet, to_parquet
 from raysegclean.store.scan import scan_intensity, scan_values
@@ -51,7 +52,7 @@ _DAMAGE = (
     *(OSError, KeyError, ValueError, OverflowError, TypeError, AttributeError),
 )
 """What reading a damaged table raises, by where the damage is."""
-_AGAIN = "Ingest the case again from files that match."
+_CORRECT = "correct its coordinateTransformations in zarr.json"
 _THREADS = 8
 _ROWS_AT_ONCE = 64
 
@@ -186,6 +187,7 @@ def _build(
 ) -> CaseIndex:
     rows = {info.case: info for info in known}
     wanted = sorted(set(cases)) if cases is not None else archive.case_ids()
+    lost = archive.lost_cases() if cases is None else {}
 
     def one(case: str) -> CaseInfo | CaseError:
         try:
@@ -198,7 +200,12 @@ def _build(
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(one, wanted))
     good = tuple(info for info in found if isinstance(info, CaseInfo))
-    return CaseIndex(good, tuple(fault for fault in found if isinstance(fault, CaseError)))
+    failed = [fault for fault in found if isinstance(fault, CaseError)]
+    failed += [
+        CaseError(case, f"its folder is called {name}, not {case}{SUFFIX}. Rename it.")
+        for case, name in lost.items()
+    ]
+    return CaseIndex(good, tuple(failed))
 
 
 def _scan_labels(
@@ -209,12 +216,14 @@ def _scan_labels(
     require_label: str | None,
 ) -> tuple[LabelSummary, ...]:
     before = {s.name: s for s in known.labels} if known else {}
-    image, labels = archive.image(case), []
-    for name in archive.label_names(case):
+    image, labels, names = archive.placed(case), [], archive.label_names(case)
+    if require_label is not None and require_label not in names:
+        archive.published_label(case, require_label)  # raises, saying why it is not among them
+    for name in names:
         version = _version(objects, f"labels/{name}/")
         try:
             label = archive.label(case, name)
-            check_shape(case, name, label.shape, image.shape_zyx, _AGAIN)
+            check_fit(case, name, archive.placed(case, name), image, _CORRECT)
             kept = before.get(name)
             if kept is None or kept.version != version:
                 kept = LabelSummary(

@@ -23,22 +23,23 @@ from raysegclean.errors import (
     InputError,
     UnfitEnvironment,
 )
-from raysegclean.store.archive import Archive, check_shape, write_case
+from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.arrays import Array
+from raysegclean.store.beside import lost_pairs, summary
 from raysegclean.store.class_names import NAMES, named_in, read_names
 from raysegclean.store.each import CasesReport, for_each_case
+from raysegclean.store.fit import Placed, as_label, check_fit
 from raysegclean.store.index import load_index
 from raysegclean.store.nifti import Nifti, decode_nifti, stem
 from raysegclean.store.objects import Store, check_key, check_label_name
 from raysegclean.store.table import Facts, read_table
 
-__all__ = ["CaseSource", "Outcome", "find_sources", "ingest_case", "ingest_nifti"]
+__all__ = ["CaseSource", "Outcome", "Sources", "find_sources", "ingest_case", "ingest_nifti"]
 
 log = logging.getLogger("raysegclean.ingest")
 
 Outcome = Literal["written", "extended", "reused"]
 Folder = str | os.PathLike[str]
-
-_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,19 @@ class CaseSource:
     """What the values of its labels are called; a name that is known goes before the file's own."""
     renames: bool = False
     """Whether labels that are in the archive take these names too."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What lies in one folder."""
+
+    store: Store
+    taken: dict[str, tuple[Store, str]]
+    """NIfTI files directly in it, by case."""
+    failed: list[CaseError]
+    """Of ids that no archive can hold, and of those that are used twice."""
+    others: list[str]
+    """What is not taken."""
 
 
 def ingest_nifti(
@@ -78,7 +92,8 @@ def ingest_nifti(
     archive, more = Archive.open(archive_uri), extra_labels or {}
     if label in more:
         raise ConfigError(f"label {label!r} is given two folders. Give each label another name.")
-    sources, refused = find_sources(images_dir, {label: labels_dir, **more}, required=label)
+    found = find_sources(images_dir, {label: labels_dir, **more}, required=label)
+    sources, refused = found.cases, found.failed
     facts = read_table(table) if table else {}
     if table:
         known = {source.case for source in sources} | {fault.case for fault in refused}
@@ -96,6 +111,7 @@ def ingest_nifti(
         tuple(
             sorted([*refused, *unknown, *failed, *unusable.values()], key=lambda fault: fault.case)
         ),
+        notes=found.notes,
     )
 
 
@@ -105,36 +121,64 @@ def _above(folder: Folder) -> list[Store]:
     return [Store.open(above)] if above and name and not above.endswith("/") else []
 
 
-def find_sources(
-    images_dir: Folder, label_dirs: Mapping[str, Folder], *, required: str
-) -> tuple[list[CaseSource], list[CaseError]]:
-    """Pair files by name; return the pairs and an error for each file that has no partner."""
-    images, failed = _files(images_dir)
-    if not images and not failed:
-        raise ConfigError(f"{images_dir}: no .nii or .nii.gz file here. Give the images' folder.")
-    labels: dict[str, dict[str, tuple[Store, str]]] = {}
-    for name, folder in label_dirs.items():
-        labels[check_label_name(name)], doubled = _files(folder)
-        failed += doubled
+@dataclass(frozen=True)
+class Sources:
+    """What was found in the folders of images and labels."""
+
+    cases: list[CaseSource]
+    failed: list[CaseError]
+    """An error for each file that has no partner, and for each pair that cannot be taken."""
+    notes: tuple[str, ...]
+    """What else lies there, a line for each folder."""
+
+
+def find_sources(images_dir: Folder, label_dirs: Mapping[str, Folder], *, required: str) -> Sources:
+    """Pair files by name; raise ConfigError where there is no image at all."""
+    images = _files(images_dir)
+    if not images.taken and not images.failed:
+        held = f" It holds: {said}." if (said := summary("", images.others)) else ""
+        raise ConfigError(
+            f"{images_dir}: no .nii or .nii.gz file here. Give the images' folder.{held}"
+        )
+    labels = {check_label_name(name): _files(folder) for name, folder in label_dirs.items()}
+    failed = [*images.failed, *_lost(images, labels[required])]
+    for files in labels.values():
+        failed += files.failed
         failed += [
             CaseError(case, f"{_where(file)} has no image of that name in {images_dir}. Add it.")
-            for case, file in labels[name].items()
-            if case not in images
+            for case, file in files.taken.items()
+            if case not in images.taken
         ]
     sources = []
-    for case, image in images.items():
-        found = tuple((name, *files[case]) for name, files in labels.items() if case in files)
+    for case, image in images.taken.items():
+        found = tuple((n, *files.taken[case]) for n, files in labels.items() if case in files.taken)
         if any(name == required for name, _, _ in found):
             sources.append(CaseSource(case, image, found))
         else:
-            failed.append(
-                CaseError(
-                    case,
-                    f"{_where(image)} has no label of that name in {label_dirs[required]}. "
-                    "Add it, or rename the files so that image and label agree.",
-                )
-            )
-    return sources, failed
+            failed.append(_no_label(case, image, labels[required]))
+    places = {one.store.uri: one for one in (images, *labels.values())}
+    notes = (summary(uri, files.others) for uri, files in places.items())
+    return Sources(sources, failed, tuple(note for note in notes if note))
+
+
+def _lost(images: _Files, labels: _Files) -> list[CaseError]:
+    """Return an error for each pair in a form or place that is not read."""
+    return [
+        CaseError(
+            case,
+            f"{images.store.uri}/{key} and its label are not taken: only .nii and .nii.gz files "
+            "directly in the folder are. Convert or move them.",
+        )
+        for case, key in lost_pairs(images.others, labels.others).items()
+    ]
+
+
+def _no_label(case: str, image: tuple[Store, str], labels: _Files) -> CaseError:
+    remedy = "Add it, or rename the files so that image and label agree."
+    if case.endswith("_0000") and case.removesuffix("_0000") in labels.taken:
+        remedy = "It is named as nnU-Net names its first channel: rename it without _0000."
+    text = f"{_where(image)} has no label of that name in {labels.store.uri}. {remedy}"
+    return CaseError(case, text)
 
 
 def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
@@ -160,18 +204,18 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
         if not label_bytes:
             return "reused"
     image = _decode(case, _where(source.image), image_bytes)
-    labels = {}
+    labels, voxels = {}, {}
     for name, folder, key in source.labels:
         if name in label_bytes:
             labels[name] = _decode(case, _where((folder, key)), label_bytes[name])
-            _check_geometry(case, name, image, labels[name])
+            voxels[name] = _fitting(case, name, image, labels[name])
     own = {
         name: _kept(label, label_bytes[name]) | _named({**label.class_names, **source.class_names})
         for name, label in labels.items()
     }
     if exists:
-        for name, label in labels.items():
-            archive.add_label(case, name, label.array, own[name])
+        for name, label in voxels.items():
+            archive.add_label(case, name, label, own[name])
         return "extended"
     _check_finite(case, image)
     try:
@@ -179,7 +223,7 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
             archive,
             case,
             image.array,
-            {name: label.array for name, label in labels.items()},
+            voxels,
             spacing_mm=image.spacing_mm,
             affine=image.affine,
             attributes={**_kept(image, image_bytes), **source.facts},
@@ -191,14 +235,15 @@ def ingest_case(source: CaseSource, archive: Archive) -> Outcome:
     return "written"
 
 
-def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError]]:
-    """Return the NIfTI files directly in a folder by case, and an error for ids used twice."""
+def _files(folder: Folder) -> _Files:
     store = Store.open(folder)
     found: dict[str, tuple[Store, str]] = {}
-    failed = []
+    failed, others = [], []
     for info in store.list():
         case = None if "/" in info.key else stem(info.key)
         if case is None:
+            if not info.key.rpartition("/")[2].startswith("."):
+                others.append(info.key)
             continue
         try:
             check_key(case)
@@ -210,7 +255,8 @@ def _files(folder: Folder) -> tuple[dict[str, tuple[Store, str]], list[CaseError
             failed.append(CaseError(case, text))
         found[case] = (store, info.key)
     refused = {error.case for error in failed}
-    return {case: file for case, file in found.items() if case not in refused}, failed
+    taken = {case: file for case, file in found.items() if case not in refused}
+    return _Files(store, taken, failed, others)
 
 
 def _check_rows(table: str, facts: Mapping[str, Facts], known: Collection[str]) -> None:
@@ -290,17 +336,11 @@ def _check_same(case: str, what: str, own: Mapping[str, Any], data: bytes) -> No
         )
 
 
-def _check_geometry(case: str, name: str, image: Nifti, label: Nifti) -> None:
-    check_shape(case, name, label.array.shape, image.array.shape[-3:])
-    atol = _TOLERANCE * min(1.0, max(image.spacing_mm))  # voxels may be micrometres
-    if not np.allclose(image.affine, label.affine, rtol=_TOLERANCE, atol=atol):
-        apart = float(np.abs(image.affine - label.affine).max())
-        raise CaseError(
-            case,
-            f"label {name!r} lies elsewhere than its image: their affines differ by up to "
-            f"{apart:.6g}. Resample the label to the image, or copy the image's affine if the "
-            "header is known to be wrong.",
-        )
+def _fitting(case: str, name: str, image: Nifti, label: Nifti) -> Array:
+    """Return a label as class numbers; raise CaseError where it does not fit its image."""
+    mine, other = (Placed(nifti.array.shape, nifti.affine) for nifti in (label, image))
+    check_fit(case, name, mine, other, "copy the image's affine")
+    return as_label(case, name, label.array, image.array.shape[-3:], label.scale)
 
 
 def _check_finite(case: str, image: Nifti) -> None:

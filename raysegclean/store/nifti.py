@@ -58,6 +58,8 @@ class Nifti:
     header: dict[str, Any]
     class_names: Mapping[int, str] = field(default_factory=dict)
     """What its values are called, where an extension of its header says so."""
+    scale: float = 0.0
+    """What the header says that stored values are multiplied by; 0 where it says nothing."""
 
 
 def stem(name: str) -> str | None:
@@ -81,13 +83,15 @@ def decode_nifti(data: bytes) -> Nifti:
     if stored.dtype.kind not in "iuf" or stored.dtype.itemsize > 8:
         raise InputError(f"voxels of type {stored.dtype}. Save it with integer or float voxels.")
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
-    array = stored if (slope, inter) == (1.0, 0.0) else _scaled(stored, slope, inter)
+    plain = (slope, inter) == (1.0, 0.0)
+    array = stored if plain else _scaled(stored, slope, inter)
     affine = _affine_mm(image)
     header = {name: _plain(image.header, name) for name in _GEOMETRY}
     header |= {"shape": list(array.shape), "dtype": stored.dtype.newbyteorder("=").name}
     header["version"] = 2 if image.header["sizeof_hdr"] == 540 else 1
     named = names_in_extensions(_texts(image))
-    return Nifti(_to_zyx(array), _spacing_mm(affine), affine, header, named)
+    scale = 0.0 if plain else slope
+    return Nifti(_to_zyx(array), _spacing_mm(affine), affine, header, named, scale)
 
 
 def encode_nifti(array: Array, header: dict[str, Any] | None, affine: Array) -> bytes:

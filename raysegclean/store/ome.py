@@ -1,18 +1,28 @@
 """The OME-Zarr 0.5 metadata that archives are written with, and what is read of others'.
 
-Pure functions between JSON documents and values. Reading accepts any axes that end in z, y, x with
-an optional leading c, and length units that are multiples of the metre; a missing unit counts as
-millimetre, a missing scale is an error. See https://ngff.openmicroscopy.org/0.5/.
+Pure functions between JSON documents and values. Reading accepts axes that end in z, y, x with an
+optional leading c and one time point before it, and length units that are multiples of the metre; a
+missing unit counts as millimetre, a missing scale is an error. See https://ngff.openmicroscopy.org/0.5/.
 """
 
 from typing import Any
 
 from raysegclean.errors import InputError
 
-__all__ = ["first_level", "group", "image_multiscale", "label_group", "label_multiscale", "spacing"]
+__all__ = [
+    "axes_of",
+    "first_level",
+    "group",
+    "image_multiscale",
+    "label_group",
+    "label_multiscale",
+    "origin",
+    "spacing",
+]
 
 VERSION = "0.5"
 
+_AXES = ("zyx", "czyx", "tzyx", "tczyx")
 _MM = {
     "millimeter": 1.0,
     "centimeter": 10.0,
@@ -73,24 +83,29 @@ def first_level(attributes: dict[str, Any], where: str) -> tuple[dict[str, Any],
     """
     try:
         multiscale = attributes["ome"]["multiscales"][0]
-        names = "".join(axis["name"] for axis in multiscale["axes"])
+        names = axes_of(multiscale)
         path = str(multiscale["datasets"][0]["path"])
     except (KeyError, IndexError, TypeError) as fault:
         raise InputError(
             f"{where}: no OME-Zarr 0.5 multiscale in zarr.json ({fault!r} is missing). Convert it "
             "to OME-Zarr 0.5, or ingest the case from NIfTI."
         ) from fault
-    if names not in ("zyx", "czyx"):
+    if names not in _AXES:
         raise InputError(
-            f"{where}: axes {names!r}, expected 'zyx' or 'czyx'. Store the image with z, y, x last."
+            f"{where}: axes {names!r}, expected {', '.join(_AXES)}. Store it with z, y, x last."
         )
     _scales(multiscale, where)
     return multiscale, path
 
 
+def axes_of(multiscale: dict[str, Any]) -> str:
+    """Return the names of the axes, a letter each."""
+    return "".join(axis["name"] for axis in multiscale["axes"])
+
+
 def spacing(multiscale: dict[str, Any], where: str) -> tuple[float, float, float]:
     """Return the voxel edges of the finest level in millimetres, z, y, x; raise InputError."""
-    edges = [_MM.get(str(axis.get("unit", "millimeter")), 0.0) for axis in multiscale["axes"][-3:]]
+    edges = _units_mm(multiscale)
     for scale in _scales(multiscale, where):
         edges = [edge * factor for edge, factor in zip(edges, scale[-3:], strict=True)]
     if not all(0.0 < e < float("inf") for e in edges):
@@ -102,9 +117,39 @@ def spacing(multiscale: dict[str, Any], where: str) -> tuple[float, float, float
     return z, y, x
 
 
+def origin(multiscale: dict[str, Any], where: str) -> tuple[float, float, float]:
+    """Return where the first voxel of the finest level lies, in mm, z, y, x; raise InputError."""
+    at = [0.0, 0.0, 0.0]
+    for step in _steps(multiscale, where):
+        if step["type"] == "scale":
+            at = [a * factor for a, factor in zip(at, step["scale"][-3:], strict=True)]
+        elif step["type"] == "translation":
+            at = [a + by for a, by in zip(at, step["translation"][-3:], strict=True)]
+    z, y, x = (a * unit for a, unit in zip(at, _units_mm(multiscale), strict=True))
+    return z, y, x
+
+
+def _units_mm(multiscale: dict[str, Any]) -> list[float]:
+    """Return the millimetres of a unit along z, y, x; 0 where it is not known."""
+    axes = multiscale["axes"][-3:]
+    return [_MM.get(str(axis.get("unit", "millimeter")), 0.0) for axis in axes]
+
+
 def _scales(multiscale: dict[str, Any], where: str) -> list[list[float]]:
     """Return all scales of the finest level, a number per axis; raise InputError without any."""
-    scales, axes = [], len(multiscale["axes"])
+    steps = _steps(multiscale, where)
+    scales: list[list[float]] = [step["scale"] for step in steps if step["type"] == "scale"]
+    if not scales:
+        raise InputError(
+            f"{where}: no scale in coordinateTransformations, so the voxel size is unknown. Add it "
+            "to zarr.json, or ingest the case from NIfTI."
+        )
+    return scales
+
+
+def _steps(multiscale: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return what is done to voxels of the finest level, in order; raise InputError."""
+    found, axes = [], len(multiscale["axes"])
     for part in (multiscale["datasets"][0], multiscale):
         steps = part.get("coordinateTransformations", [])
         if not isinstance(steps, list) or not all(_is_step(step, axes) for step in steps):
@@ -112,13 +157,8 @@ def _scales(multiscale: dict[str, Any], where: str) -> list[list[float]]:
                 f"{where}: coordinateTransformations are {steps}, expected a scale and at most a "
                 f"translation, each with {axes} numbers. Write these into zarr.json."
             )
-        scales += [step["scale"] for step in steps if step["type"] == "scale"]
-    if not scales:
-        raise InputError(
-            f"{where}: no scale in coordinateTransformations, so the voxel size is unknown. Add it "
-            "to zarr.json, or ingest the case from NIfTI."
-        )
-    return scales
+        found += steps
+    return found
 
 
 def _is_step(step: Any, axes: int) -> bool:

@@ -5,6 +5,7 @@ policies, files or Ray. What works on blocks says which halo makes it exact.
 
 - `geometry`: boxes and grids of voxels, the unit of everything that follows
 - `boxes`: where the classes of a label lie
+- `placement`: where voxels lie in space, and whether two volumes lie at one place
 - `channels`: label values to channels and back, padding, the ignored value
 - `signed_distance`: distances to the boundary of a class, which they move
 - `contour_offset`: how far one boundary lies off another, as sums
@@ -26,6 +27,7 @@ DOOR = (
     "hashing",
     "offset_sums",
     "packing",
+    "placement",
     "regions",
     "resampling",
     "signed_distance",

@@ -46,7 +46,7 @@ def channels_of(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.i
     >>> channels_of(np.array([[[0, 7, 3]]]), (0, 3)).tolist()
     [[[0, -100, 1]]]
     """
-    values = np.asarray(classes, np.int64)
+    values = np.asarray(classes, np.uint64)
     if label_zyx.dtype.kind == "u" and label_zyx.dtype.itemsize <= 2:
         table = np.full(np.iinfo(label_zyx.dtype).max + 1, IGNORE, np.int16)
         fits = values < len(table)
@@ -54,8 +54,9 @@ def channels_of(label_zyx: NDArray[Any], classes: Sequence[int]) -> NDArray[np.i
         channels: NDArray[np.int16] = table[label_zyx]
         return channels
     order = np.argsort(values)
-    at = np.searchsorted(values[order], label_zyx).clip(max=len(values) - 1)
-    known = values[order][at] == label_zyx
+    label = label_zyx.astype(np.uint64, copy=False)  # a mixture of kinds would become floats
+    at = np.searchsorted(values[order], label).clip(max=len(values) - 1)
+    known = values[order][at] == label
     return np.where(known, order[at], IGNORE).astype(np.int16)
 
 

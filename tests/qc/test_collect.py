@@ -39,7 +39,6 @@ def test_a_case_cut_into_regions_has_the_facts_of_the_whole(archive, monkeypatch
     assert collect_statistics(archive, infos["one"], "organs") == whole
     assert len(read) == 3 * 3 * 4
     assert whole.affine == tuple(map(tuple, AFFINE.tolist()))
-    assert whole.label_spacing_mm == SPACING
 
 
 def test_of_several_channels_the_first_is_looked_at(archive):
@@ -63,4 +62,4 @@ def test_without_the_image_no_image_is_read(archive, monkeypatch):
 def test_a_case_without_label_voxels_has_no_classes():
     info = type("Known", (), {})()
     info.case, info.shape_zyx, info.spacing_mm, info.intensity = "a", SHAPE, SPACING, None
-    assert label_statistics([], about_case(info, None, SPACING)).classes == {}
+    assert label_statistics([], about_case(info, None)).classes == {}

@@ -26,7 +26,6 @@ def about(shape_zyx, intensity=INTENSITY):
         shape_zyx=shape_zyx,
         spacing_mm=(1.0, 1.0, 1.0),
         affine=None,
-        label_spacing_mm=(1.0, 1.0, 1.0),
         image_key="",
         label_key="",
         intensity=intensity,

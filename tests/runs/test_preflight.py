@@ -209,3 +209,19 @@ def test_a_run_of_an_earlier_format_is_refused_with_what_to_do(
     run.write_json("resolved.json", {"identity": {}, "plan": {}, "train_key": "k", **names})
     with pytest.raises(RunConflict, match=rf"format {found}, this version reads 3\. Go on with it"):
         run.resolved()
+
+
+def test_a_typo_in_the_list_of_cases_is_refused_by_name(archive: Archive, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no case aa \(is it a\?\), zzz\. Correct the list"):
+        prepare(config_for(archive, tmp_path / "run", cases=["a", "aa", "zzz"]))
+
+
+def test_a_case_by_another_name_is_not_left_out_without_a_word(
+    archive: Archive, tmp_path: Path
+) -> None:
+    (tmp_path / "archive" / "b.ome.zarr").rename(tmp_path / "archive" / "b.zarr")
+    (tmp_path / "archive" / "b.zarr").joinpath("zarr.json").touch()
+    config = config_for(archive, tmp_path / "run", group="case", train={"crossfit": 0})
+    assert prepare(config).unusable == {
+        "b": "its folder is called b.zarr, not b.ome.zarr. Rename it."
+    }

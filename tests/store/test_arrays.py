@@ -122,6 +122,23 @@ def test_what_is_no_array_is_said(tmp_path):
         Volume(store, "a").read_all()
 
 
+def test_a_codec_that_is_not_read_is_named(tmp_path):
+    store = Store.open(tmp_path)
+    _write(store, _values(), chunks=(16, 16, 16))
+    document = store.get_json("a/zarr.json")
+    document["codecs"] = [{"name": "bytes"}, {"name": "numcodecs.lzma", "configuration": {}}]
+    store.put_json("a/zarr.json", document)
+    with pytest.raises(InputError, match=r"codec 'numcodecs\.lzma', which is not read here"):
+        Volume(store, "a").read_all()
+
+
+def test_several_time_points_are_refused(tmp_path):
+    store = Store.open(tmp_path)
+    _write(store, _values(shape=(2, 8, 8, 8)), chunks=(1, 8, 8, 8))
+    with pytest.raises(InputError, match=r"2 time points, expected one\. Make a case of each"):
+        Volume(store, "a", "tzyx").read_all()
+
+
 def test_a_volume_opened_after_a_rewrite_sees_it(tmp_path):
     store = Store.open(tmp_path)
     _write(store, _values(), chunks=(8, 8, 8), shards=(16, 32, 32))

@@ -311,3 +311,26 @@ def test_percentiles_of_a_large_image_come_from_an_even_stride(tmp_path, monkeyp
     found = scan_intensity(volume)
     assert found == scan_intensity(volume)
     assert (found.p005, found.p995) == pytest.approx((-257.6, 257.6), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "translation", "said"),
+    [
+        ([5.0, 0.7, 0.7], [0.0, 30.0, 30.0], r"origin is 0 x 30 x 30 mm .* 42\.9 voxels apart"),
+        ([10.0, 0.7, 0.7], [0.0, 0.0, 0.0], r"spacing is 10 x 0\.7 x 0\.7, the image's 5 x"),
+    ],
+)
+def test_a_label_that_lies_elsewhere_than_its_image_is_not_used(
+    tmp_path, small_case, scale, translation, said
+):
+    archive = _archive(tmp_path, small_case, ["c1", "c2"])
+    place = archive.at("c1")
+    group = place.get_json("labels/organs/zarr.json")
+    group["attributes"]["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"] = [
+        {"type": "scale", "scale": scale},
+        {"type": "translation", "translation": translation},
+    ]
+    place.put_json("labels/organs/zarr.json", group)
+    index = load_index(archive, require_label="organs")
+    assert [info.case for info in index] == ["c2"]
+    assert re.search(f"'organs' lies elsewhere than its image: its {said}", index.failed[0].reason)

@@ -23,7 +23,7 @@ def regions_of(given_zyx, output_zyx, shard_zyx, **layers):
         box = grid.box(index)
         cut = {name: array[box.slices] for name, array in layers.items()}
         blocks.append(change_components(given_zyx[box.slices], output_zyx[box.slices], box, **cut))
-    return change_regions("c1", blocks, (2.0, 0.5, 0.5))
+    return change_regions("c1", blocks, (2.0, 0.5, 0.5), range(256))
 
 
 def test_a_liver_rim_given_back_across_two_shards_is_one_region():
@@ -44,13 +44,13 @@ def test_a_liver_rim_given_back_across_two_shards_is_one_region():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 4)] * 3), st.sampled_from([3, 5000]))
-def test_regions_do_not_depend_on_the_cut(seed, shard, classes):
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 4)] * 3))
+def test_regions_do_not_depend_on_the_cut(seed, shard):
     rng = np.random.default_rng(seed)
     shape = (4, 5, 6)
-    given_zyx = rng.integers(0, 3, shape).astype(np.uint16)
-    output_zyx = rng.integers(0, 3, shape).astype(np.uint16)
-    output_zyx[0, 0, 0] = classes  # a rare high class makes some blocks pack wider than others
+    given_zyx = rng.integers(0, 3, shape).astype(np.uint8)
+    output_zyx = rng.integers(0, 3, shape).astype(np.uint8)
+    output_zyx[0, 0, 0] = 249
     layers = {
         "reason_zyx": rng.integers(1, 3, shape).astype(np.uint8),
         "confidence_zyx": rng.integers(0, 256, shape).astype(np.uint8),
@@ -66,8 +66,8 @@ def test_regions_do_not_depend_on_the_cut(seed, shard, classes):
 
 
 def test_a_change_of_reason_splits_a_region():
-    given_zyx = np.ones((1, 1, 6), np.int32)
-    output_zyx = np.zeros((1, 1, 6), np.int32)
+    given_zyx = np.ones((1, 1, 6), np.uint8)
+    output_zyx = np.zeros((1, 1, 6), np.uint8)
     reason_zyx = np.array([[[1, 1, 1, 2, 2, 2]]], np.uint8)
     found = regions_of(given_zyx, output_zyx, (1, 1, 4), reason_zyx=reason_zyx)
     assert [(r.reason, r.voxels) for r in found] == [(1, 3), (2, 3)]
@@ -76,7 +76,7 @@ def test_a_change_of_reason_splits_a_region():
 def test_without_confidences_none_is_claimed():
     label = np.ones((1, 1, 2), np.uint8)
     block = change_components(label, label * 0, Box.whole((1, 1, 2)))
-    (region,) = change_regions("c", [block], (1.0, 1.0, 1.0), with_confidence=False)
+    (region,) = change_regions("c", [block], (1.0, 1.0, 1.0), (0, 7), with_confidence=False)
     assert region.confidence is None
 
 
@@ -84,9 +84,14 @@ def test_levels_are_those_of_the_evidence():
     assert regions.LEVELS == evidence.LEVELS
 
 
-def test_negative_and_huge_classes_are_refused():
-    box = Box.whole((1, 1, 1))
-    with pytest.raises(InputError, match="renumber"):
-        change_components(np.full((1, 1, 1), 1 << 28), np.zeros((1, 1, 1), int), box)
+def test_a_region_tells_classes_of_any_size():
+    given_zyx = np.full((1, 1, 2), 249, np.uint8)
+    block = change_components(given_zyx, given_zyx - 1, Box.whole((1, 1, 2)))
+    values = [*range(248), 614454277, 2**63 + 5]
+    (region,) = change_regions("c", [block], (1.0, 1.0, 1.0), values)
+    assert (region.class_from, region.class_to) == (2**63 + 5, 614454277)
+
+
+def test_negative_classes_are_refused():
     with pytest.raises(InputError, match="negative"):
-        class_components(np.full((1, 1, 1), -1), box)
+        class_components(np.full((1, 1, 1), -1), Box.whole((1, 1, 1)))
