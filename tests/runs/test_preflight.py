@@ -120,15 +120,6 @@ def test_a_method_that_compares_features_is_refused_where_the_network_shows_none
     prepare(config)
 
 
-def test_an_id_that_no_case_has_is_named_and_stops_no_other(
-    archive: Archive, tmp_path: Path
-) -> None:
-    prepared = prepare(config_for(archive, tmp_path / "run", cases=["a", "b", "typo"]))
-    assert [info.case for info in prepared.infos] == ["a", "b"]
-    assert list(prepared.unusable) == ["typo"]
-    assert "no such case" in prepared.unusable["typo"]
-
-
 def test_an_archive_that_is_not_there_is_told_as_such(archive: Archive, tmp_path: Path) -> None:
     config = config_for(archive, tmp_path / "run")
     with pytest.raises(InputError, match=r"nowhere: no case here.*ingest"):
