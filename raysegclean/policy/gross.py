@@ -33,7 +33,15 @@ from raysegclean.policy.gross_look import Explanation, GrossLook
 from raysegclean.policy.outlier_cases import is_learnt
 from raysegclean.policy.params import PolicyParams
 
-__all__ = ["Usual", "explained", "suspects", "usual_agreement", "with_gross"]
+__all__ = [
+    "Usual",
+    "all_explained",
+    "explained",
+    "not_gross",
+    "suspects",
+    "usual_agreement",
+    "with_gross",
+]
 
 _PROMISE = 0.05
 """Argued: a repair that ends up this much worse than was seen (Dice) is not the one that was."""
@@ -119,6 +127,30 @@ def explained(
             decided |= {c: Decision(Review(), why) for c in one.edits}
     decision = CaseDecision(decided)
     return decision.but(case.others(score, decided)) if decision.edits.of(Gross) else decision
+
+
+def all_explained(
+    scores: Sequence[CaseScore],
+    looks: Mapping[str, GrossLook],
+    usual: Mapping[int, Mapping[int, Usual]],
+    params: PolicyParams,
+    called: Mapping[int, str],
+) -> dict[str, CaseDecision]:
+    """Return what is proved or likely of the cases that were looked at, where anything is."""
+    found = {
+        score.case: explained(score, looks[score.case], usual[score.fold], params, called)
+        for score in scores
+        if score.case in looks
+    }
+    return {case: one for case, one in found.items() if one.classes}
+
+
+def not_gross(
+    scores: Sequence[CaseScore], gross: Mapping[str, CaseDecision]
+) -> tuple[CaseScore, ...]:
+    """Return the scores without the cases in which a gross error is proved."""
+    wrong = {case for case, one in gross.items() if one.edits.of(Gross)}
+    return tuple(score for score in scores if score.case not in wrong)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ from raysegclean.evidence.records import GrossRecord
 from raysegclean.identity import ALGORITHM_VERSIONS, digest
 from raysegclean.methods.base import ArchiveEvidence
 from raysegclean.policy.decisions import CaseDecision
-from raysegclean.policy.edits import Gross
-from raysegclean.policy.gross import explained, suspects, usual_agreement
+from raysegclean.policy.gross import all_explained, not_gross, suspects, usual_agreement
 from raysegclean.policy.gross_look import GrossLook
 from raysegclean.runs.propose import Proposals, relabel_resources
 from raysegclean.runs.session import Session
 
-__all__ = ["find_gross", "without_gross"]
+__all__ = ["LOOKS", "find_gross", "without_gross"]
+
+LOOKS = "looks.parquet"
+"""What was seen of each case that was looked at as a whole; `replay` decides again from it."""
 
 
 def find_gross(
@@ -42,21 +44,16 @@ def find_gross(
     records = session.run_stage(
         "gross", GrossRecord, GrossStage, job, keys, resources, whole_cases=True
     )
-    looks = {one.case: GrossLook.from_text(one.look) for one in records.values()}
+    texts = {one.case: one.look for one in records.values()}
+    rows = [{"case": case, "look": texts[case]} for case in sorted(texts)]
+    if rows:
+        session.run.write_table(LOOKS, rows)
+    looks = {case: GrossLook.from_text(text) for case, text in texts.items()}
     called = dict(enumerate(map(session.plan.called, session.plan.classes)))
-    found = {
-        score.case: explained(score, looks[score.case], usual[score.fold], params, called)
-        for score in evidence.scores
-        if score.case in looks
-    }
-    return {case: one for case, one in found.items() if one.classes}
+    return all_explained(evidence.scores, looks, usual, params, called)
 
 
 def without_gross(evidence: ArchiveEvidence, gross: Mapping[str, CaseDecision]) -> ArchiveEvidence:
     """Return the evidence without the cases in which a gross error is proved."""
-    wrong = {case for case, one in gross.items() if one.edits.of(Gross)}
-    scores, trusted = (
-        tuple(score for score in part if score.case not in wrong)
-        for part in (evidence.scores, evidence.trusted)
-    )
+    scores, trusted = (not_gross(part, gross) for part in (evidence.scores, evidence.trusted))
     return replace(evidence, scores=scores, trusted=trusted)

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from raysegclean.policy.edits import Reason
 from raysegclean.runs.pipeline import clean
+from raysegclean.runs.replay import replay
 from raysegclean.runs.undo import undo
 from raysegclean.runs.verify import verify
 from raysegclean.store.archive import Archive, write_case
@@ -80,6 +81,11 @@ def test_every_error_is_repaired_as_what_it_is_and_taken_back_alone(
             mine, right = found == value, truth == value
             assert 2 * (mine & right).sum() / (mine.sum() + right.sum()) > 0.97, (case, value)
     assert verify(config.run).exit_code == 0
+    again = replay(config.run, {})
+    assert not again.not_replayed
+    assert {edit: again.edits[edit] for edit in WRONG} == {
+        edit: sum(action == edit for action, _ in told.values()) for edit in WRONG
+    }
 
     for case in WRONG:
         assert undo(config.run, reason=case).exit_code == 0

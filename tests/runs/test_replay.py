@@ -8,7 +8,10 @@ import pytest
 import raysegclean as rsc
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.case_scores import CaseScore, ClassScore, evidence_rows
+from raysegclean.policy.gross_look import look_at
 from raysegclean.store.run import RunFolder
+
+from ..policy import gross_scenes as gross
 
 CONFIG = {"archive": "archive", "label": "organs", "run": "run", "method": "uncertainty"}
 
@@ -42,6 +45,30 @@ def test_other_numbers_are_told_with_what_they_would_change(run: RunFolder) -> N
     assert {one.before for one in report.changes} == {"shift"}
     assert "shift" not in {one.after for one in report.changes}
     assert rsc.replay(run.uri, ["policy.offset_sds=12.0"]) == report
+
+
+def test_gross_errors_are_decided_again_where_the_run_looked(run: RunFolder) -> None:
+    truths = {f"c{n}": gross.body(n) for n in range(12)}
+    scores = [
+        gross.score(case, truth, gross.networks(truth, 100 + n, 0.5))
+        for n, (case, truth) in enumerate(truths.items())
+    ]
+    given, seen = gross.body(20)[:, :, ::-1], gross.networks(gross.body(20), 20, 0.5)
+    scores += [gross.score(case, given, seen) for case in ("looked", "unseen")]
+    run.write_table("evidence.parquet", evidence_rows(scores, []))
+    look = look_at(given, seen, [1, 2, 3]).to_text()
+    run.write_table("looks.parquet", [{"case": "looked", "look": look}])
+    run.write_json("actions.json", {"held": {"c1": {"1": "it would shrink", "2": "too"}}})
+    report = rsc.replay(run.uri)
+    assert report.edits["mirror"] == 3
+    assert [text.split(",")[0] for text in report.not_replayed] == [
+        "gross errors in 1 suspicious cases that the run did not look at as a whole",
+        "the guard against harm",
+    ]
+    assert "left 2 classes in 1 cases" in report.not_replayed[1]
+    strict = rsc.replay(run.uri, {"policy.max_gross_lag": 0.001})
+    assert "mirror" not in strict.edits
+    assert {one.case for one in strict.changes} == {"looked"}
 
 
 def test_a_number_that_is_none_is_refused(run: RunFolder) -> None:
