@@ -23,6 +23,7 @@ import yaml
 from by_kind import case_rows, figures
 from cells import BENCH, MEASURED, NIFTI, ROOT, default_source, read_cell, read_cells, write_cell
 from cpu import CpuMeter
+from ranking import ranking, scored
 from results import write_section
 from slices import write_slices
 
@@ -30,6 +31,7 @@ import raysegclean
 from raysegclean.errors import RaysegcleanError
 from raysegclean.store.archive import Archive
 from raysegclean.store.each import CasesReport
+from raysegclean.store.parquet import from_parquet
 from raysegclean.store.run import RunFolder
 
 __all__ = ["main"]
@@ -278,8 +280,20 @@ def _summary(cell: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         f"- gross errors neither repaired nor in review: {silent} of {found['gross']}",
         f"- clean cases: mean {mean:.4f}, worst {worst:.3f}, {told} of {clean} in review",
         f"- learnt {learnt} of {len(cell['classes'])} classes",
+        *_ranked(cell),
         f"- {training:.0f} CPU minutes of training, {cpu:.0f} in all{since}",
     ]
+
+
+def _ranked(cell: Mapping[str, Any]) -> list[str]:
+    """Say how well the quality score ranks the cases, where the default policy decided."""
+    evidence = KEPT / f"{cell['name']}.{cell['method']}.evidence.parquet"
+    if cell["method"] == PUBLISHED or not evidence.exists():
+        return []
+    found = ranking(cell["rows"], scored(from_parquet(evidence.read_bytes()).to_pylist()))
+    score, most, gross = found["spearman"], found["ceiling"], found["gross_auc"]
+    told = f"rank correlation with true Dice {score:.2f} (true order {most:.2f})"
+    return [f"- quality score: {told}, gross errors against right labels AUC {gross:.2f}"]
 
 
 if __name__ == "__main__":
