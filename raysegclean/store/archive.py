@@ -30,6 +30,7 @@ from raysegclean.store import ome
 from raysegclean.store.arrays import Array, Volume
 from raysegclean.store.beside import lost_cases
 from raysegclean.store.fit import Placed, as_label
+from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import ObjectInfo, Store, as_json
 from raysegclean.store.shards import ArraySpec, ImageArraySpec, create_array, put_shard
 from raysegclean.voxels.geometry import Index3, output_shard_zyx
@@ -40,6 +41,8 @@ __all__ = ["SUFFIX", "Archive", "write_case"]
 SUFFIX = ".ome.zarr"
 
 _OURS = "raysegclean"
+_CLAIM = "ingest.json"
+"""Of the process that writes a case or a label into it; gone when it has."""
 _COPIED = {"layout", "nifti"}
 """What a label that is begun takes over from the given one."""
 _SWAP_ATTEMPTS = 40
@@ -206,17 +209,19 @@ class Archive:
 
     def add_label(self, case: str, name: str, label: Array, attributes: dict[str, Any]) -> None:
         """Add a given label, ZYX, to a case that exists; raise CaseError when it has that one."""
-        if name in self.label_names(case):
-            raise CaseError(case, f"label {name!r} exists already and is never written again.")
         begun = self._attributes(case, f"labels/{name}") is not None
         if begun and self.is_derived(case, name):
             raise CaseError(case, f"label {name!r} was begun by a run. Choose another name.")
         store = self.at(case)
         multiscale, _ = self._level(case, "")
         fitting = as_label(case, name, label, self.image(case).shape_zyx)
-        store.delete_all(f"labels/{name}")
-        _write_label(store, name, fitting, ome.label_group(name, multiscale, attributes))
-        self._list(case, name, visible=True)
+        with _claimed(store, case) as claim:
+            if name in self.label_names(case):
+                raise CaseError(case, f"label {name!r} exists already and is never written again.")
+            store.delete_all(f"labels/{name}")
+            _write_label(store, name, fitting, ome.label_group(name, multiscale, attributes))
+            claim.check()
+            self._list(case, name, visible=True)
         self._renew_consolidated(case)
 
     def set_attributes(self, case: str, attributes: dict[str, Any]) -> None:
@@ -398,23 +403,45 @@ def write_case(
     """
     store = archive.at(case)
     given = {name: as_label(case, name, label, image.shape[-3:]) for name, label in labels.items()}
-    if store.head("zarr.json") is not None:
-        raise CaseError(case, f"exists already in {archive.store.uri}. Choose another archive.")
-    for leftover in ("0", "labels"):
-        store.delete_all(leftover)
-    _write_image(store, image)
     multiscale = ome.image_multiscale(case, spacing_mm, with_channels=image.ndim == 4)
-    for name, label in given.items():
-        own = (label_attributes or {}).get(name, {})
-        _write_label(store, name, label, ome.label_group(name, multiscale, own))
-    if given:
-        listing = {"version": ome.VERSION, "labels": sorted(given)}
-        store.put_json("labels/zarr.json", ome.group({"ome": listing}))
     kept = dict(attributes or {})
     if affine is not None:
         kept["affine"] = np.asarray(affine, np.float64).tolist()
     root = {"ome": {"version": ome.VERSION, "multiscales": [multiscale]}, _OURS: kept}
-    store.create("zarr.json", as_json(ome.group(root)))
+    with _claimed(store, case) as claim:
+        if store.head("zarr.json") is not None:
+            raise CaseError(case, f"exists already in {archive.store.uri}. Choose another archive.")
+        for leftover in ("0", "labels"):
+            store.delete_all(leftover)
+        _write_image(store, image)
+        for name, label in given.items():
+            own = (label_attributes or {}).get(name, {})
+            _write_label(store, name, label, ome.label_group(name, multiscale, own))
+        if given:
+            listing = {"version": ome.VERSION, "labels": sorted(given)}
+            store.put_json("labels/zarr.json", ome.group({"ome": listing}))
+        claim.check()
+        store.create("zarr.json", as_json(ome.group(root)))
+
+
+@contextmanager
+def _claimed(store: Store, case: str) -> Iterator[RunLock]:
+    """Let one process alone write what comes into a case; raise CaseError where another does.
+
+    A holder that died is replaced, and one elsewhere whose claim stands still. Shards are only
+    created meanwhile: one that wakes up later writes over nothing.
+    """
+    claim = RunLock(store, f"ingest of {case}", key=_CLAIM, waits=False)
+    try:
+        claim.acquire()
+        try:
+            yield claim
+            store.delete(_CLAIM)
+        finally:
+            claim.release()
+    except RunConflict as fault:
+        text = "another ingest writes it now. Run this one again after that: it takes what is there"
+        raise CaseError(case, f"{text}.") from fault
 
 
 def _write_image(store: Store, image: Array) -> None:
@@ -428,7 +455,7 @@ def _write_image(store: Store, image: Array) -> None:
         volume = image if channel is None else image[channel]
         for index in spec.grid.indices():
             block = volume[spec.grid.box(index).slices]
-            put_shard(store, "0", index, block, spec, channel=channel, overwrite=True)
+            put_shard(store, "0", index, block, spec, channel=channel)
     create_array(store, "0", spec)
 
 
@@ -437,6 +464,6 @@ def _write_label(store: Store, name: str, label: Array, document: dict[str, Any]
     spec = ArraySpec((z, y, x), str(label.dtype), output_shard_zyx((z, y, x)))
     path = f"labels/{name}/0"
     for index in spec.grid.indices():
-        put_shard(store, path, index, label[spec.grid.box(index).slices], spec, overwrite=True)
+        put_shard(store, path, index, label[spec.grid.box(index).slices], spec)
     create_array(store, path, spec)
     store.put_json(f"labels/{name}/zarr.json", document)

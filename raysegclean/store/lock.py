@@ -33,9 +33,23 @@ LOOK_S = 2.5 * RENEW_S
 
 
 class RunLock:
-    """The right to drive the run in `store`; use it as a context manager or acquire and release."""
+    """The right to drive the run in `store`; use it as a context manager or acquire and release.
 
-    def __init__(self, store: Store, job: str, *, still_s: float = STILL_S) -> None:
+    Under another `key` it is a claim on something else in `store`. Without `waits` a holder of this
+    machine that lives is believed at once; it may stand still for ever, as a stopped process does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        job: str,
+        *,
+        still_s: float = STILL_S,
+        key: str = KEY,
+        waits: bool = True,
+    ) -> None:
+        self._key = key
+        self._waits = waits
         self._store = store
         self._job = job
         self._still_s = still_s
@@ -61,7 +75,7 @@ class RunLock:
                 held, info = self._read()
             term = held["term"] + 1 if held else 1
             try:
-                self._info = self._store.swap(KEY, self._content(term, 0), info)
+                self._info = self._store.swap(self._key, self._content(term, 0), info)
             except Conflict:
                 continue  # another starter was faster; look again who it is
             self.term = term
@@ -75,7 +89,7 @@ class RunLock:
         with self._guard:
             held, info = self._mine()
             with suppress(Conflict):  # lost to a taker: the next look says so
-                self._store.swap(KEY, self._content(self.term, held["counter"] + 1), info)
+                self._store.swap(self._key, self._content(self.term, held["counter"] + 1), info)
                 return
             self._mine()
 
@@ -94,7 +108,7 @@ class RunLock:
         with self._guard, suppress(Conflict, RunConflict):
             held, info = self._mine()
             free = {**held, "holder": None}
-            self._store.swap(KEY, as_json(free), info)
+            self._store.swap(self._key, as_json(free), info)
 
     def __enter__(self) -> Self:
         """Acquire."""
@@ -107,7 +121,7 @@ class RunLock:
 
     def _read(self) -> tuple[dict[str, Any] | None, ObjectInfo | None]:
         try:
-            return self._store.read_json(KEY)
+            return self._store.read_json(self._key)
         except MissingObject:
             return None, None
 
@@ -126,6 +140,8 @@ class RunLock:
 
     def _outwait(self, held: dict[str, Any]) -> None:
         """Return when the counter stood still for `still_s`; raise RunConflict when it moves."""
+        if not self._waits and Holder(**held["holder"]).is_here():
+            raise self._busy(held)
         deadline = time.monotonic() + self._still_s
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(_POLL_S, left, self._still_s / 10))
@@ -133,10 +149,13 @@ class RunLock:
             if now is None or _is_free(now):
                 return
             if (now["token"], now["counter"]) != (held["token"], held["counter"]):
-                raise RunConflict(
-                    f"{self._store.uri}: job {now['job']} is working on this run (term "
-                    f"{now['term']}). Wait for it, stop it, or choose another `run:` folder."
-                )
+                raise self._busy(now)
+
+    def _busy(self, held: dict[str, Any]) -> RunConflict:
+        return RunConflict(
+            f"{self._store.uri}: job {held['job']} is working on this run (term "
+            f"{held['term']}). Wait for it, stop it, or choose another `run:` folder."
+        )
 
     def _content(self, term: int, counter: int) -> bytes:
         return as_json(

@@ -11,7 +11,9 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels
 
 from raysegclean.errors import CaseError, RunConflict
+from raysegclean.store import archive as archive_module
 from raysegclean.store.archive import Archive, write_case
+from raysegclean.store.holder import this_process
 from raysegclean.store.objects import Store
 from raysegclean.store.shards import put_shard
 from tests.store.as_zarr import as_zarr
@@ -371,3 +373,59 @@ def test_where_a_label_lies_follows_all_its_transformations(archive):
     _edit(archive, "labels/organs/zarr.json", moved)
     affine = archive.placed("c1", "organs").affine
     assert np.allclose(affine, [[0.7, 0, 0, 6], [0, 0.7, 0, 4], [0, 0, 5, 20], [0, 0, 0, 1]])
+
+
+def _written_by(archive, case, value):
+    voxels = np.full((4, 5, 6), value, np.uint8)
+    write_case(archive, case, voxels.astype(np.int16), {"organs": voxels}, spacing_mm=(1, 1, 1))
+
+
+def test_of_two_ingests_one_writes_a_case_and_the_other_is_told(tmp_path, monkeypatch):
+    archive, real, told = Archive.open(tmp_path), archive_module.put_shard, []
+
+    def meanwhile(*args, **options):
+        if not told:
+            told.append("")
+            with pytest.raises(CaseError) as refused:
+                _written_by(archive, "c1", 2)
+            told[0] = str(refused.value)
+        return real(*args, **options)
+
+    monkeypatch.setattr(archive_module, "put_shard", meanwhile)
+    _written_by(archive, "c1", 1)
+    assert told[0].startswith("case c1: another ingest writes it now. Run this one again")
+    assert np.unique(archive.image("c1").read_all()).tolist() == [1]
+    assert np.unique(archive.label("c1", "organs").read_all()).tolist() == [1]
+    assert not [info.key for info in archive.at("c1").list() if info.key.endswith("ingest.json")]
+
+
+def test_the_claim_of_an_ingest_that_died_is_taken_over_with_what_it_left(tmp_path, monkeypatch):
+    archive, real = Archive.open(tmp_path), archive_module.put_shard
+
+    def stopped(*args, **options):
+        real(*args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive_module, "put_shard", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            _written_by(archive, "c1", 1)
+    claim = archive.at("c1").get_json("ingest.json")
+    claim["holder"] = vars(this_process()) | {"started": 1}
+    archive.at("c1").put_json("ingest.json", claim)
+    _written_by(archive, "c1", 2)
+    assert np.unique(archive.image("c1").read_all()).tolist() == [2]
+
+
+def test_an_ingest_that_lost_its_claim_shows_nothing(tmp_path, monkeypatch):
+    archive, real = Archive.open(tmp_path), archive_module._write_label
+
+    def taken_over(store, *args):
+        real(store, *args)
+        claim = store.get_json("ingest.json")
+        store.put_json("ingest.json", claim | {"token": "of another"})
+
+    monkeypatch.setattr(archive_module, "_write_label", taken_over)
+    with pytest.raises(CaseError, match="another ingest writes it now"):
+        _written_by(archive, "c1", 1)
+    assert archive.at("c1").head("zarr.json") is None
