@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raysegclean.cluster.apply import APPLY, REASON_SUFFIX, ApplyStage, save_job
-from raysegclean.errors import RunConflict, UnfitEnvironment, told
+from raysegclean.errors import CaseError, RunConflict, UnfitEnvironment, told
 from raysegclean.evidence.records import ApplyRecord, ChangeCounts
 from raysegclean.identity import digest
 from raysegclean.methods.base import Verdict
@@ -30,6 +30,7 @@ from raysegclean.runs.harm_guard import (
 from raysegclean.runs.propose import Proposals, relabel_resources
 from raysegclean.runs.session import Session
 from raysegclean.runs.tally import Tally, tally
+from raysegclean.store.index import source_versions
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.components import BlockComponents
 from raysegclean.voxels.packing import text_to_arrays
@@ -249,11 +250,28 @@ def _publish(session: Session, records: Mapping[str, ApplyRecord]) -> tuple[str,
     name = session.config.output.label
 
     def publish(case: str) -> None:
+        _check_unchanged(session, case)
         session.archive.publish_label(case, name + REASON_SUFFIX)
         session.archive.publish_label(case, name)
 
     with session.events.stage("publish", len(whole), "cases"):
         return tuple(_for_each(session, whole, publish))
+
+
+def _check_unchanged(session: Session, case: str) -> None:
+    """Raise CaseError where the image or a label that was read has been replaced meanwhile.
+
+    What was computed is of both then; the next start knows the case as a changed one.
+    """
+    labels = (session.plan.label, *session.plan.voters.labels)
+    now = [source_versions(session.archive, case, label) for label in labels]
+    version = digest(now[0]["image"], *(one["label"] for one in now))
+    if version != session.plan.case(case).version:
+        raise CaseError(
+            case,
+            "its image or label was replaced while the run worked, so nothing is published. The "
+            "same command again does the case afresh.",
+        )
 
 
 def _rows(

@@ -382,6 +382,25 @@ def test_too_many_bad_cases_stop_the_run_before_it_computes(
     assert not outputs(config)
 
 
+def test_a_label_that_is_replaced_in_mid_run_is_not_published_as_a_mixture(
+    three: tuple[Archive, str], tmp_path: Path
+) -> None:
+    archive, lender = three
+    config = config_for(archive, tmp_path / "run", models=lender, **SAFE)
+
+    def replace_when_proposed(line: str) -> None:
+        if line.startswith("propose: 3/3"):
+            folder = tmp_path / "archive" / "case1.ome.zarr"
+            write_raw_label(folder, np.roll(read_label(folder), 3, axis=2))
+
+    report = clean(config, Events(Lines(replace_when_proposed)))
+    assert report.exit_code == 1
+    assert set(outputs(config)) == {"case0", "case2"}
+    assert "was replaced while the run worked" in failures(config)["case1"]
+    assert clean(config).exit_code == 0
+    assert set(outputs(config)) == {"case0", "case1", "case2"}
+
+
 def test_folders_and_labels_of_another_run_are_refused_and_left_alone(
     three: tuple[Archive, str], tmp_path: Path
 ) -> None:
