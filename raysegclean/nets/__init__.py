@@ -16,6 +16,7 @@ torch, and no Ray, archive or policy. A paper's own hook or network lies in its 
 - `batch`: one step's patches
 - `augment`: changes of patches that keep their labels true
 - `losses`: losses, one value per sample
+- `deep_supervision`: coarser levels learn as well
 - `hooks`: what a method does while a network learns
 - `relabel`: what hooks share that correct labels
 - `scales`: an image at other sizes

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from raysegclean.errors import ConfigError
 from raysegclean.names import load
 from raysegclean.nets.batch import Batch
+from raysegclean.voxels.channels import IGNORE
 from raysegclean.voxels.geometry import Index3
 
 __all__ = [
@@ -98,6 +99,15 @@ class Lesson:
     label: Tensor
     weights: Tensor
     voxel_weights: Tensor | None = None
+
+    def kept_of(self, label: Tensor) -> float:
+        """Return the share of a batch's labelled voxels that are learnt from."""
+        learnt = self.label != IGNORE
+        if self.voxel_weights is not None:
+            learnt &= self.voxel_weights > 0
+        voxels = learnt.flatten(1).sum(dim=1)
+        labelled = (label != IGNORE).sum().clamp(min=1)
+        return float(voxels[self.weights > 0].sum() / labelled)
 
 
 class Hook:

@@ -104,17 +104,24 @@ def predicting_bytes(
 
 
 def training_bytes(
-    spec: NetworkSpec, voxels: int, *, networks: int = 1, together: int = 1, bf16: bool = False
+    spec: NetworkSpec,
+    voxels: int,
+    *,
+    networks: int = 1,
+    together: int = 1,
+    bf16: bool = False,
+    deep: bool = False,
 ) -> int:
     """Return an upper bound of what learning batches of `voxels` takes, in bytes.
 
     networks: that share a process, of which so many are learnt `together`, each keeping its
-    features until all have been asked. bf16: whether features and logits are half as wide. The
-    process itself is not counted.
+    features until all have been asked. bf16: whether features and logits are half as wide. deep:
+    whether coarser levels have logits, too, at most a third as many where slices stay as they are.
+    The process itself is not counted.
     """
     width = 2 if bf16 else 4
     if spec.name == UNET:
-        kept = width * (_kept_floats(spec) + 2 * spec.classes)
+        kept = width * (_kept_floats(spec) + 2 * spec.classes * (1 + deep / 3))
     else:
         kept = _step_bytes_per_voxel(spec) * width / 4
     slab = 4 * _SLAB_FLOATS * min(SLAB, voxels * spec.classes)

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from raysegclean.errors import ConfigError, InputError, RaysegcleanError
 from raysegclean.nets.agreement import Dices, asked, dice_of, hits, mean_dice
 from raysegclean.nets.batch import Batch
+from raysegclean.nets.deep_supervision import CoarseHeads, deep_loss
 from raysegclean.nets.dropout import dropout_masks
 from raysegclean.nets.hooks import (
     PLAIN_HOOK,
@@ -50,8 +51,7 @@ from raysegclean.nets.networks import UNET, build_network, prepare_network
 from raysegclean.nets.place import LocalExchange, Place, Replicas
 from raysegclean.nets.receptive import total_stride
 from raysegclean.nets.schedule import Course
-from raysegclean.nets.unet import NetworkSpec
-from raysegclean.voxels.channels import IGNORE
+from raysegclean.nets.unet import NetworkSpec, UNet
 
 __all__ = [
     "StepReport",
@@ -75,8 +75,9 @@ class TrainConfig:
     steps: of the whole training; where `max_steps` is set, of the shortest one, which goes on as
     long as it pays and at most so far, or `budget_minutes`. hook: what the method does while
     training (hooks.py). loss: one of `losses.LOSSES`. augment: whether the caller changes patches
-    at random (augment.py). epoch_steps: what a hook counts as an epoch. threads: CPU threads of the
-    worker (applied by `numerics.fix_numerics`, not here). checkpoint_every: steps, for the caller.
+    at random (augment.py). deep_supervision: whether coarser levels learn as well. epoch_steps:
+    what a hook counts as an epoch. threads: CPU threads of the worker (applied by
+    `numerics.fix_numerics`, not here). checkpoint_every: steps, for the caller.
     """
 
     steps: int
@@ -93,6 +94,7 @@ class TrainConfig:
     hook: HookSpec = PLAIN_HOOK
     loss: str = "ce_dice"
     augment: bool = False
+    deep_supervision: bool = False
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
@@ -116,7 +118,10 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """Return all but the bounds of an open end: a network that learns longer stays the same."""
         is_open = self.max_steps is not None
-        return asdict(self) | {"max_steps": is_open, "budget_minutes": None}
+        found = asdict(self) | {"max_steps": is_open, "budget_minutes": None}
+        if not self.deep_supervision:  # older networks do not say
+            del found["deep_supervision"]
+        return found
 
     @property
     def bound(self) -> int:
@@ -146,12 +151,21 @@ def member_seed(*numbers: int) -> int:
 class Member:
     """One network with what it needs to learn."""
 
-    def __init__(self, net: nn.Module, config: TrainConfig, hook: Hook, device: str) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        config: TrainConfig,
+        hook: Hook,
+        device: str,
+        heads: CoarseHeads | None = None,
+    ) -> None:
         self.net = prepare_network(net, device)
+        self.heads = None if heads is None else heads.to(device)
+        self.weights = [*net.parameters(), *([] if heads is None else heads.parameters())]
         self.hook = hook
         self.course = Course.planned(config.steps, config.max_steps)
         self.optimiser = torch.optim.AdamW(
-            self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+            self.weights, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
 
     @property
@@ -172,8 +186,8 @@ class Member:
             group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        replicas.mean_([p.grad for p in self.net.parameters() if p.grad is not None])
-        length = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP_NORM)
+        replicas.mean_([p.grad for p in self.weights if p.grad is not None])
+        length = nn.utils.clip_grad_norm_(self.weights, _CLIP_NORM)
         if not torch.isfinite(length):
             return False
         self.optimiser.step()
@@ -203,11 +217,13 @@ class Member:
             "optimiser": self.optimiser.state_dict(),
             "hook": self.hook.state(),
             "course": self.course.state(),
-        }
+        } | ({} if self.heads is None else {"heads": self.heads.state_dict()})
 
     def load(self, state: dict[str, Any], step: int) -> None:
         """Continue from `state`, which was saved after `step` steps."""
         self.net.load_state_dict(state["weights"])
+        if self.heads is not None:
+            self.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.hook.load(state["hook"])
         self.course = self.course.gone_on(state["course"], step)
@@ -253,6 +269,9 @@ class Trainer:
                 config,
                 make_hook(config.hook, context),
                 self.place.device,
+                CoarseHeads(spec, member_seed(config.seed, fold, peer, 1))
+                if config.deep_supervision
+                else None,
             )
             for peer in self.place.hosted
         }
@@ -323,9 +342,9 @@ class Trainer:
     def _learn_together(
         self, batch: Batch, learning: list[int]
     ) -> tuple[dict[int, float], dict[int, float]]:
-        logits = {peer: self._forward(peer, batch.image) for peer in learning}
-        lessons = self._lessons(logits, batch)
-        losses = {peer: self._loss(peer, logits[peer], lessons[peer], batch) for peer in logits}
+        answers = {peer: self._forward(peer, batch.image) for peer in learning}
+        lessons = self._lessons({peer: logits for peer, (logits, *_) in answers.items()}, batch)
+        losses = {peer: self._loss(peer, answers[peer], lessons[peer], batch) for peer in answers}
         for peer in learning:
             weights = lessons[peer].weights
             chosen = (losses[peer] * weights).sum() / weights.sum()
@@ -334,7 +353,7 @@ class Trainer:
             if not self.members[peer].learn(chosen, self._lr(peer), self.place.replicas):
                 raise self._diverged("the gradient is not finite", peer, batch)
         told = {peer: float(loss.detach().mean()) for peer, loss in losses.items()}
-        return told, {peer: _kept(lesson, batch) for peer, lesson in lessons.items()}
+        return told, {peer: lesson.kept_of(batch.label) for peer, lesson in lessons.items()}
 
     def judge(self, sample: Iterable[Batch], minutes: float = 0.0) -> dict[int, Dices]:
         """Return how far each network agrees with a sample, and decide by it how it goes on.
@@ -399,10 +418,12 @@ class Trainer:
         with self._keyed_randomness(peer, 1):
             return member.hook.lesson(member.net, logits, batch)
 
-    def _loss(self, peer: int, logits: Tensor, lesson: Lesson, batch: Batch) -> Tensor:
+    def _loss(self, peer: int, answers: list[Tensor], lesson: Lesson, batch: Batch) -> Tensor:
         member = self.members[peer]
         with self._keyed_randomness(peer, 2):
-            return member.hook.loss(member.net, logits, lesson, batch)
+            loss = member.hook.loss(member.net, answers[0], lesson, batch)
+        coarse, of = answers[1:], LOSSES[self.config.loss]
+        return deep_loss(loss, coarse, lesson, of) if coarse else loss
 
     @contextmanager
     def _keyed_randomness(self, peer: int, use: int = 0) -> Iterator[None]:
@@ -416,7 +437,8 @@ class Trainer:
             torch.manual_seed(member_seed(*key))
             yield
 
-    def _forward(self, peer: int, image: Tensor) -> Tensor:
+    def _forward(self, peer: int, image: Tensor) -> list[Tensor]:
+        """Return the logits; with deep supervision those of coarser levels follow."""
         member = self.members[peer]
         net = member.net.train(self.at_step < member.course.phases.recalibrate_at)
         key = (self.config.seed, self.fold, peer, self.at_step, self.place.rank)
@@ -426,8 +448,10 @@ class Trainer:
             dropout_masks(net, key, per_sample=True),
             torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
         ):
-            logits: Tensor = net(image)
-        return logits
+            if member.heads is None:
+                return [net(image)]
+            finest, *coarse = cast(UNet, net).answers(image)
+            return [cast(UNet, net).head(finest), *member.heads(coarse)]
 
     @torch.no_grad()
     def _recalibrate(self, batch: Batch, measuring: list[int]) -> None:
@@ -473,13 +497,3 @@ class Trainer:
         for peer, member in self.members.items():
             member.load(state["peers"][str(peer)], int(state["step"]))
         self.at_step = int(state["step"])
-
-
-def _kept(lesson: Lesson, batch: Batch) -> float:
-    """Return the share of the batch's labelled voxels that are learnt from."""
-    learnt = lesson.label != IGNORE
-    if lesson.voxel_weights is not None:
-        learnt &= lesson.voxel_weights > 0
-    voxels = learnt.flatten(1).sum(dim=1)
-    labelled = (batch.label != IGNORE).sum().clamp(min=1)
-    return float(voxels[lesson.weights > 0].sum() / labelled)

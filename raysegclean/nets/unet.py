@@ -15,8 +15,8 @@ follow Isensee et al. 2021 (nnU-Net), simplified.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,11 @@ class NetworkSpec:
         for wrong, message in problems:
             if wrong:
                 raise ConfigError(f"network: {message}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that is set; networks of before `nnunet` do not say that they are none."""
+        found = asdict(self)
+        return found if self.nnunet else {k: v for k, v in found.items() if k != "nnunet"}
 
     @property
     def finished(self) -> bool:
@@ -214,17 +219,29 @@ class UNet(nn.Module):
         `core` is a box of the window. Each level of the decoder then computes what the core needs
         of it, which costs half as much and gives the same logits.
         """
+        for answer in self._answers(finest, core):  # coarser ones are not kept
+            features = answer
+        return cast(Tensor, self.head(features))
+
+    def answers(self, image: Tensor) -> list[Tensor]:
+        """Return what each level of the decoder answers with, finest first."""
+        return [*self._answers(self.begin(image), None)][::-1]
+
+    def _answers(self, finest: Tensor, core: Box | None) -> Iterator[Tensor]:
+        """Yield the features that each level of the decoder answers with, the finest last."""
         cuts = self._cuts(finest, core)
         skips, features = [], finest
         for cut, down, level in zip(cuts[:-1], self.down, list(self.encoder)[1:], strict=True):
             skips.append(_cut(features, cut.read))
             features = level(down(features))
         features = _cut(features, cuts[-1].answer)
+        if not skips:
+            yield features
         decoders = zip(reversed(self.up), reversed(self.decoder), reversed(cuts[:-1]), strict=True)
         for up, level, cut in decoders:
             fine = _cut(up(features), cut.of_coarse)
             features = _cut(level(torch.cat([skips.pop(), fine], dim=1)), cut.answer)
-        return cast(Tensor, self.head(features))
+            yield features
 
     def _cuts(self, finest: Tensor, core: Box | None) -> "list[DecoderCut]":
         """Return what each level computes for `core`, finest first."""

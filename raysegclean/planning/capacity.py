@@ -40,13 +40,15 @@ DEEPEST_VOX = 6
 class Capacity:
     """The size of a network, and of what it sees at once.
 
-    residual: whether levels of the encoder add to what they read. patch_vox: at most so many voxels
+    residual: whether levels of the encoder add to what they read. deep_supervision: whether coarser
+    levels of the decoder learn labels, too. patch_vox: at most so many voxels
     a patch. batch: patches a step. lr: full learning rate.
     """
 
     widths: tuple[int, ...]
     strides: tuple[Index3, ...] = ()
     residual: bool = False
+    deep_supervision: bool = False
     patch_vox: int = PATCH_VOX_CPU
     batch: int
     lr: float
@@ -55,7 +57,9 @@ class Capacity:
 _PRESETS: dict[Preset, Capacity] = {
     "small": Capacity(widths=(8, 16, 32), batch=4, lr=1e-2),
     "base": Capacity(widths=(16, 32, 64, 128), batch=2, lr=3e-3),
-    "large": Capacity(widths=(32, 64, 128, 256), residual=True, batch=2, lr=3e-3),
+    "large": Capacity(
+        widths=(32, 64, 128, 256), residual=True, deep_supervision=True, batch=2, lr=3e-3
+    ),
 }
 
 

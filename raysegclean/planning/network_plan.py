@@ -74,6 +74,8 @@ class NetworkPlan:
     """Patches a step."""
     lr: float = 1e-2
     """Full learning rate that goes with the network's size."""
+    deep_supervision: bool = False
+    """Whether coarser levels of the network learn labels, too."""
     tile_zyx: Index3
     halo_vox: Index3
     stride_zyx: Index3 = (1, 1, 1)
@@ -156,6 +158,7 @@ def plan_network(
         patch_zyx=patch,
         batch=capacity.batch if lent is None else lent.batch,
         lr=capacity.lr if lent is None else lent.lr,
+        deep_supervision=capacity.deep_supervision and spec.name == UNET and not spec.finished,
         tile_zyx=tile,
         halo_vox=halo,
         averaged=averaged,

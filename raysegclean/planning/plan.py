@@ -167,8 +167,9 @@ class RunPlan(NetworkPlan):
         """Return the identity of the networks: what they are, and what they are trained on."""
         versions = [(c.case, c.fold, c.version) for c in self.cases]
         return digest(
-            "train", versions, self.classes, self.network, self.normaliser, self.train.identity(),
-            self.patch_zyx, self.flips, self.crossfit, *self._trusted_versions(),
+            "train", versions, self.classes, self.network.identity(), self.normaliser,
+            self.train.identity(), self.patch_zyx, self.flips, self.crossfit,
+            *self._trusted_versions(),
             *(() if self.spacing_mm is None else (self.spacing_mm,)), *self.ignored(),
         )  # fmt: skip
 
@@ -376,6 +377,7 @@ def _train(config: Config, net: NetworkPlan, cases: int, *, gpu: bool) -> TrainC
         hook=voters.hook,
         loss=wanted.loss,
         augment=wanted.augment,
+        deep_supervision=net.deep_supervision,
         checkpoint_every=max(50, steps // 10)
         if wanted.checkpoint_every == "auto"
         else wanted.checkpoint_every,

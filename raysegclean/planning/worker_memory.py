@@ -54,7 +54,7 @@ def trainer_bytes(plan: RunPlan, *, gpu: bool = False) -> int:
     `gpu`: of the GPU's own. Networks that teach each other share a process, those of a fold that do
     not learn one after the other. Hooks that hold networks of their own take more.
     """
-    if plan.network.script or not plan.voters.members:
+    if plan.network.finished or not plan.voters.members:
         return 0
     train = plan.train
     learnt = training_bytes(
@@ -63,6 +63,7 @@ def trainer_bytes(plan: RunPlan, *, gpu: bool = False) -> int:
         together=1 if train.exchanges == "nothing" else train.peers,
         networks=train.peers,
         bf16=train.precision == "bf16",
+        deep=train.deep_supervision,
     )
     return learnt + (CUDA_BYTES if gpu else PROCESS_BYTES)
 

@@ -41,6 +41,12 @@ def test_what_training_takes_is_predicted(spec: NetworkSpec, peers: int) -> None
     assert 1 / 3 < counted_bytes(spec, peers=peers) / predicted <= 1.0
 
 
+def test_coarser_logits_are_counted() -> None:
+    spec = NetworkSpec(classes=60, widths=(4, 6, 8), strides=((1, 2, 2),) * 2)
+    predicted = training_bytes(spec, 2 * prod(SHAPE), deep=True)
+    assert 1 / 3 < counted_bytes(spec, deep_supervision=True) / predicted <= 1.0
+
+
 def test_networks_that_teach_each_other_are_held_together() -> None:
     spec = NetworkSpec(classes=3, widths=(8, 16), strides=((2, 2, 2),))
     alone, together = (counted_bytes(spec, peers=2, **hook) for hook in ({}, {"hook": PEERS}))

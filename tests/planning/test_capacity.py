@@ -28,11 +28,13 @@ def test_small_is_what_it_always_was() -> None:
     small = plan_capacity("small", (1.0, 1.0, 1.0), (36, 50, 35), gpu=False)
     assert (small.widths, small.strides) == ((8, 16, 32), ((2, 2, 2),) * 2)
     assert (small.patch_vox, small.batch, small.residual) == (65_536, 4, False)
+    assert not small.deep_supervision
 
 
 def test_large_is_wider_than_base_and_residual() -> None:
     base, large = (plan_capacity(p, *CT, gpu=True) for p in ("base", "large"))
     assert large.residual
+    assert large.deep_supervision
     assert not base.residual
     assert all(a > b for a, b in zip(large.widths, base.widths, strict=True))
 

@@ -59,6 +59,12 @@ def test_the_plan_of_the_default_network_says_what_it_always_said() -> None:
     assert plan.window_bytes_per_vox == bytes_per_voxel(plan.network)
 
 
+def test_networks_of_the_preset_small_keep_the_key_under_which_runs_hold_them() -> None:
+    plan = plan_of(infos=[_info(f"c{n}", (36, 50, 35), patient=str(n)) for n in range(4)])
+    assert plan.network.widths == (8, 16, 32)
+    assert plan.train_key() == "26b71a494a50c4f0", "new fields must not rename what is trained"
+
+
 def test_what_the_config_says_of_a_network_wins_over_the_preset() -> None:
     preset = {"preset": "base"}
     assert plan_of(network=preset).network.widths == (16, 32, 64, 128)
