@@ -190,7 +190,7 @@ class _Archive:
     def _found(self, row: int, value: int) -> Decision:
         offset = float(self.offsets[value].from_centre[row])
         if self.missing[value][row]:
-            why = "the label lacks this class, which the networks see at its usual size"
+            why = "the class is not drawn, and the networks see it at its usual size"
             fill = Fill({Kind.ADDED: self.params.fill_confidence})
             return Decision(fill, why, offset)
         if value in self.ways and self.ways[value].members[row]:
@@ -201,17 +201,17 @@ class _Archive:
         # Of two ways of drawing none is the centre of the archive.
         shift, doubt = (None, "") if value in self.ways else self._shift_vox(row, value)
         if shift is not None and not doubt:
-            why = f"boundary off by {shift:+.2f} voxels from the archive's centre"
+            why = f"the outline is off by {shift:+.2f} voxels from that of the other cases"
             fit, gain = self.params.min_fit, self.params.min_fit_gain
             return Decision(Shift(self.params.shift_gain * shift, fit, gain), why, offset)
         noisy = self._in_group(row, value, rough=False)
         if noisy is not None:
             return noisy
         if shift is not None:
-            why = f"boundary off by {shift:+.2f} voxels, {doubt}"
+            why = f"the outline is off by {shift:+.2f} voxels from that of the other cases, {doubt}"
             return Decision(Review(), why, offset)
         if self.elsewhere[value][row]:
-            why = "the label has nothing near where the networks see this class"
+            why = "the class is drawn elsewhere: nothing of it is near where the networks see it"
             return Decision(Review(), why)
         if value in self.ways and not self.ways[value].is_known:
             return Decision(NotJudged(), _TWO_WAYS, offset)
@@ -233,7 +233,7 @@ class _Archive:
         return None
 
     def _as_the_others(self, way: SecondWay, row: int, offset_vox: float) -> Decision:
-        why = f"drawn {way.shift_vox:+.2f} voxels off the other cases, as a group apart"
+        why = f"the outline is off by {way.shift_vox:+.2f} voxels, as in a group of cases apart"
         shift = Shift(way.shift_vox, max(self.params.min_fit, way.min_fit), _ANY_LOSS)
         return Decision(shift, why, offset_vox, float(way.posterior[row]))
 
@@ -250,14 +250,23 @@ class _Archive:
         if not is_off[row]:
             return None, ""
         if abs(shift) > params.max_shift_vox:
-            return shift, "more than a shifted outline can be"
+            return shift, "which is too far for an outline; is it the right structure?"
         if not self.alone and not together:
-            return shift, "in an archive too small to be sure"
+            return shift, "and the archive is too small to be sure"
         if not as_many[row]:
-            return shift, "as in few other cases"
+            return shift, "which few others are; look whether it is too wide or too tight"
         return shift, ""
 
 
+_SEEN = {
+    CORRUPTION: "{} fits the networks worse than in most cases: hard to see, or drawn wrong; look "
+    "at the whole outline",
+    ROUGHNESS: "the outline of {} is rougher than in most cases",
+    Kind.ADDED: "parts of {} that the networks see are not drawn, more than in most cases",
+    Kind.REMOVED: "parts of {} are drawn where the networks see none, more than in most cases",
+    Kind.SWAPPED: "parts of {} are drawn as another class, more than in most cases",
+}
+"""Evidence -> how the cases of a group differ from the others."""
 _ANY_LOSS = -1.0
 """As a gain in Dice: an outline may fit worse than before, by however much."""
 _TWO_WAYS = (
@@ -330,11 +339,8 @@ def _other_groups(
 
 
 def _why_noisy(group: Group, row: int) -> str:
-    what = "the foreground" if group.key == FOREGROUND else "the class"
-    named = (CORRUPTION, ROUGHNESS)
-    seen = group.evidence if group.evidence in named else f"{group.evidence} voxels"
-    chance = float(group.posterior[row])
-    return f"{seen} of {what} like those of the noisy cases (posterior {chance:.2f})"
+    what = "the whole label" if group.key == FOREGROUND else "the class"
+    return f"{_SEEN[group.evidence].format(what)} ({group.posterior[row]:.0%} sure)"
 
 
 def _thresholds(

@@ -123,7 +123,7 @@ def explained(
             decided |= case.proved(one, score.classes)
     for one in sorted(look.found, key=case.gain, reverse=True):
         if not decided.keys() & one.edits.keys() and case.is_likely(one):
-            why = f"looks {case.told(one)}; not sure enough to repair it"
+            why = f"looks {case.told(one)}; look whether it is, it is not sure enough to repair"
             decided |= {c: Decision(Review(), why) for c in one.edits}
     decision = CaseDecision(decided)
     return decision.but(case.others(score, decided)) if decision.edits.of(Gross) else decision
@@ -228,8 +228,8 @@ class _Case:
             known = self.usual[c]
             is_usual = one.agreement >= known.median - self.params.max_gross_lag
             edit = Keep() if is_usual else Review()
-            figures = f"agreement {one.agreement:.2f}, others reach {known.median:.2f}"
-            found[c] = Decision(edit, f"beside a gross error: {figures}")
+            figures = f"the networks agree by {one.agreement:.2f} (others {known.median:.2f})"
+            found[c] = Decision(edit, f"another class is grossly wrong; {figures}")
         return found
 
     def _promise(self, one: Explanation, channel: int) -> float:
@@ -247,8 +247,8 @@ class _Case:
                 (self.usual[c].median for c in classes),
             )
         )
-        figures = f"agreement {before:.2f}, {after:.2f} without that; others reach {usual:.2f}"
-        return f"{_named(one, self.called)}: {figures}"
+        figures = f"agree by {before:.2f}, and by {after:.2f} without that (others {usual:.2f})"
+        return f"{_named(one, self.called)}: the networks {figures}"
 
 
 def _is_cut(one: Explanation) -> bool:

@@ -144,7 +144,9 @@ def objections(
         if channel == 0:
             continue
         if given and not kept:
-            found[channel] = "no given voxel of the class would remain in the case"
+            found[channel] = (
+                "nothing of the class as drawn would be left; look whether it is there at all"
+            )
         elif after < min_left * given:
             found[channel] = (
                 f"the class would shrink from {given} to {after} voxels; it must keep "

@@ -168,7 +168,7 @@ def test_a_class_that_all_votes_give_to_its_neighbour_is_held_for_a_person(tmp_p
     rows = RunFolder(config.run).read_table("cases.parquet")
     held = [row for row in rows if row["class"] == 1]
     assert {row["action"] for row in held} == {"review"}
-    assert all("no given voxel of the class would remain" in row["why"] for row in held)
+    assert all("nothing of the class as drawn would be left" in row["why"] for row in held)
 
 
 def test_a_case_that_joined_a_finished_run_can_be_undone_alone(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_specks_of_absent_classes_ask_nobody_and_hide_no_noise_elsewhere(rare):
     for (case, _), action in actions_of(decisions, (1, 2)).items():
         assert action is ("replace" if case >= "c62" else "keep")
     about = {one.why for d in decisions.values() for c, one in d.classes.items() if c > 2}
-    assert not any("nothing near" in why for why in about)
+    assert not any("nothing of it is near" in why for why in about)
 
 
 def test_a_structure_that_lies_elsewhere_than_the_networks_see_it_goes_to_a_person():
@@ -93,7 +93,7 @@ def test_a_structure_that_lies_elsewhere_than_the_networks_see_it_goes_to_a_pers
     scores[0].classes[1] = class_score(rng, offset=NONE)
     found = decide(scores)["c00"].classes[1]
     assert found.edit.action == "review"
-    assert "nothing near where the networks see" in found.why
+    assert "nothing of it is near where the networks see it" in found.why
 
 
 @pytest.mark.parametrize("trusted", [0, 1])

@@ -145,8 +145,8 @@ def test_the_words_name_the_error_and_its_figures() -> None:
     truth = body(51)
     decision = _decided(_mirrored(truth), networks(truth, 61))
     why = decision.classes[1].why
-    assert why.startswith("mirrored along x: agreement 0.")
-    assert "without that; others reach 0." in why
+    assert why.startswith("mirrored along x: the networks agree by 0.")
+    assert "without that (others 0." in why
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -37,7 +37,7 @@ def counts(**of_class_1: int) -> ChangeCounts:
         ({}, None),
         ({"deep_vox": 30}, None),
         ({"deep_vox": 31}, "31 voxels away .* 31% of the class; max_change is 30%"),
-        ({"kept_vox": 0}, "no given voxel of the class would remain"),
+        ({"kept_vox": 0}, "nothing of the class as drawn would be left"),
         ({"after_vox": 10, "kept_vox": 10}, None),
         ({"after_vox": 9, "kept_vox": 9}, "shrink from 100 to 9 voxels"),
         ({"given_vox": 0, "kept_vox": 0, "after_vox": 0}, None),
