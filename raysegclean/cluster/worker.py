@@ -109,6 +109,7 @@ class _Commits:
 
     def flush(self) -> None:
         if self.records:
+            check_term(self.ledger.store, self.ledger.term)
             self.ledger.commit(self.item, self.attempt, self.part, self.records)
             names = [record.task for record in self.records]
             self.report.done.extend(names)

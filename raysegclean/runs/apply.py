@@ -31,6 +31,7 @@ from raysegclean.runs.propose import Proposals, relabel_resources
 from raysegclean.runs.session import Session
 from raysegclean.runs.tally import Tally, tally
 from raysegclean.store.index import source_versions
+from raysegclean.store.presence import lacking
 from raysegclean.store.run import RunFolder
 from raysegclean.voxels.components import BlockComponents
 from raysegclean.voxels.packing import text_to_arrays
@@ -73,6 +74,7 @@ def apply(session: Session, proposals: Proposals, verdict: Verdict) -> Outcome:
     save_job(session.run, job)
     resources = relabel_resources(session, "labels")
     records = session.run_stage(APPLY, ApplyRecord, ApplyStage, job, output.keys, resources)
+    _refuse_lost_proposals(session, proposals, output.keys)
     published = _publish(session, records)
     counts = sum_by_case(records.values())
     decisions = still_doubted(decisions, counts, verdict)
@@ -131,12 +133,13 @@ class _Output:
 def _output(session: Session, keys: Mapping[str, str]) -> _Output:
     """Return how the cases of `keys` are written.
 
-    Again: those whose key changed, and those whose objects are gone though the ledger lists them.
+    Again: those whose key changed, and those that lack an object that the ledger lists, as a label
+    that was deleted.
     """
     output = _generations(session, keys)
     records = session.records(APPLY, ApplyRecord, output.keys)
-    if lost := _without_objects(session, records.values()):
-        output = _generations(session, keys, lost)
+    if gone := lacking(records.values(), session.archive.at):
+        output = _generations(session, keys, {record.case for record in gone})
         records = session.records(APPLY, ApplyRecord, output.keys)
     done = {record.case for record in records.values()}
     return replace(output, stale=tuple(sorted(output.again - done)))
@@ -160,18 +163,17 @@ def _generations(session: Session, keys: Mapping[str, str], lost: Collection[str
     )
 
 
-def _without_objects(session: Session, records: Iterable[ApplyRecord]) -> list[str]:
-    """Return the cases that lack an object that the ledger lists, as a label that was deleted."""
-    wanted: dict[str, set[str]] = {}
-    for record in records:
-        mine = wanted.setdefault(record.case, set())
-        mine |= {entry.key for entry in record.objects if not entry.empty}
-
-    def lacks(case: str) -> bool:
-        return bool(wanted[case] - {info.key for info in session.archive.at(case).list("labels")})
-
-    with ThreadPoolExecutor(PUBLISHERS) as pool:
-        return [case for case, gone in zip(wanted, pool.map(lacks, wanted), strict=True) if gone]
+def _refuse_lost_proposals(session: Session, proposals: Proposals, keys: Mapping[str, str]) -> None:
+    """Fail the cases whose proposals went while they were applied; they are done again later."""
+    gone = lacking(proposals.records.values(), lambda _: session.run.store)
+    cases = sorted({record.case for record in gone} & set(session.alive()))
+    if cases:
+        _generations(session, keys, cases)
+        text = (
+            f"objects of its proposals went from {session.run.uri}/proposals meanwhile. Run the "
+            "same again: they are proposed again."
+        )
+        session.fail(dict.fromkeys(cases, text))
 
 
 def begin_output(session: Session) -> None:

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from raysegclean.cluster.apply import APPLY
 from raysegclean.cluster.driver import ClusterFacts
 from raysegclean.cluster.executor import Executor, PassJob, PassResources, StageFactory
 from raysegclean.config.settings import Config
@@ -17,6 +18,7 @@ from raysegclean.methods.base import Method
 from raysegclean.planning.items import Item, ShardTask, plan_items
 from raysegclean.planning.plan import RunPlan
 from raysegclean.store.archive import Archive
+from raysegclean.store.presence import lacking
 from raysegclean.store.run import RunFolder
 
 __all__ = ["Session", "TooManyFailed"]
@@ -116,6 +118,19 @@ class Session:
             if keys.get(record.case) == record.key
         }
 
+    def _with_objects(self, stage: str, done: dict[str, R]) -> dict[str, R]:
+        """Return what of `done` has its objects in the run folder; say how many are done again.
+
+        The output is elsewhere and looked after by who writes it (`runs.apply`).
+        """
+        if stage == APPLY:
+            return done
+        gone = {record.task for record in lacking(done.values(), lambda _: self.run.store)}
+        if gone:
+            text = f"{len(gone)} shards lack objects that were written; they are done again"
+            self.events.warn(stage, text)
+        return {task: record for task, record in done.items() if task not in gone}
+
     def run_stage(
         self,
         stage: str,
@@ -131,7 +146,7 @@ class Session:
 
         `whole_cases`: the stage works on a case at once instead of on its shards.
         """
-        done = self.records(stage, kind, keys)
+        done = self._with_objects(stage, self.records(stage, kind, keys))
         every, committed = self.items(keys, whole_cases=whole_cases), set(done)
         left_over = (item.without(committed) for item in every)
         items = [item for item in left_over if item.tasks]

@@ -6,6 +6,7 @@ obstore, zarr or nibabel. Nothing here interprets a label.
 - `backend`: what a place for objects must be able to do
 - `files`: objects in a folder
 - `buckets`: objects in S3, GCS, Azure
+- `patience`: asking a bucket again that stutters
 - `objects`: one way to reach both
 - `arrays`: reading voxels
 - `shards`: writing whole shards
@@ -13,6 +14,7 @@ obstore, zarr or nibabel. Nothing here interprets a label.
 - `fit`: whether a label fits its image
 - `archive`: an archive of cases
 - `parquet`: tables as bytes
+- `presence`: finding what is gone
 - `scan`: one reading of a case
 - `index`: the table of cases
 - `table`: patients, sites and annotators from CSV
@@ -43,6 +45,7 @@ DOOR = (
     "nifti",
     "objects",
     "parquet",
+    "presence",
     "run",
     "shards",
 )

@@ -5,22 +5,28 @@ AWS_ACCESS_KEY_ID, ...), never from a URI or a config, so that none is ever pick
 `create` and `swap` are conditional puts, which the bucket must support (S3, GCS and Azure do;
 some look-alikes silently do not, and `Store.check_writable` finds out). Every object is one put,
 never a multipart upload, so its size is limited to the 5 GB of S3.
+
+Every request is repeated while the store stutters (`patience`). A conditional put carries a mark in
+the object's metadata, so one whose answer is unclear is resolved by looking: ours, another's, or
+not there.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 from obstore.store import ObjectStore as Client
 from obstore.store import from_url
 
-from raysegclean.errors import RaysegcleanError, UnfitEnvironment
+from raysegclean.errors import Conflict, UnfitEnvironment
 from raysegclean.store.backend import ObjectInfo, already_exists, changed, missing
+from raysegclean.store.patience import Unclear, ask, passes
 
 __all__ = ["Bucket"]
 
@@ -32,10 +38,8 @@ _LIMITS = {
 """A put is one request, and 5 GB over a slow line take long; the library's own limit is 30 s."""
 _PLAIN = {"AWS_ALLOW_HTTP": "true"}
 
-_REMEDY = (
-    "Check the bucket's name, the endpoint (AWS_ENDPOINT_URL), the region and that the keys in "
-    "the environment may do this."
-)
+_MARK = "raysegclean"
+"""Of an object's metadata: which put wrote it."""
 
 
 @dataclass(frozen=True)
@@ -46,76 +50,97 @@ class Bucket:
 
     def read(self, key: str) -> tuple[bytes, ObjectInfo]:
         """See `Store.read`."""
-        with self._faults(key, "read"):
+
+        def request() -> tuple[bytes, ObjectInfo]:
             try:
                 answer = obstore.get(self._client, self._full(key))
                 data = bytes(answer.bytes())
             except FileNotFoundError:
                 raise missing(self._uri(key)) from None
-        return data, ObjectInfo(key, len(data), answer.meta["e_tag"] or "")
+            return data, ObjectInfo(key, len(data), answer.meta["e_tag"] or "")
+
+        return ask(self._uri(key), "read", request)
 
     def head(self, key: str) -> ObjectInfo | None:
         """See `Store.head`."""
-        with self._faults(key, "read"):
-            try:
-                meta = obstore.head(self._client, self._full(key))
-            except FileNotFoundError:
-                return None
-        return ObjectInfo(key, meta["size"], meta["e_tag"] or "")
+        found = ask(self._uri(key), "read", lambda: self._look(key))
+        return found and found[0]
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
         """See `Store.put`."""
-        return self._put(key, data, "overwrite")
+        return ask(self._uri(key), "written", lambda: self._put(key, data, "overwrite"))
 
     def create(self, key: str, data: bytes) -> ObjectInfo:
         """See `Store.create`."""
-        try:
-            return self._put(key, data, "create")
-        except AlreadyExistsError:
-            raise already_exists(self._uri(key)) from None
+        mark = uuid.uuid4().hex
+
+        def request() -> ObjectInfo:
+            try:
+                return self._put(key, data, "create", mark)
+            except (AlreadyExistsError, GenericError) as fault:
+                if not passes(fault):
+                    raise
+                found = self._look(key)
+                if found is None:  # 409 is also "somebody is at it", and he may have failed
+                    raise Unclear(str(fault)) from fault
+                if found[1] != mark:
+                    raise already_exists(self._uri(key)) from None
+                return found[0]
+
+        return ask(self._uri(key), "written", request)
 
     def swap(self, key: str, data: bytes, expected: ObjectInfo) -> ObjectInfo:
         """See `Store.swap`."""
-        try:
-            return self._put(key, data, self._only(key, expected))
-        except PreconditionError:
-            raise changed(self._uri(key)) from None
+        mark = uuid.uuid4().hex
+
+        def request() -> ObjectInfo:
+            try:
+                return self._put(key, data, self._only(key, expected), mark)
+            except (AlreadyExistsError, PreconditionError, GenericError, Conflict) as fault:
+                if isinstance(fault, GenericError) and not passes(fault):
+                    raise
+                found = self._look(key)
+                if found is not None and found[1] == mark:
+                    return found[0]
+                if found is None or found[0].etag != expected.etag:
+                    raise changed(self._uri(key)) from None
+                raise Unclear(str(fault)) from fault
+
+        return ask(self._uri(key), "written", request)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Store.list`."""
         cut = len(self._full(""))
-        with self._faults(prefix, "listed"):
+
+        def request() -> list[ObjectInfo]:
             batches = obstore.list(self._client, self._full(prefix) or None)
-            found = [
+            return [
                 ObjectInfo(meta["path"][cut:], meta["size"], meta["e_tag"] or "")
                 for batch in batches
                 for meta in batch
             ]
-        yield from sorted(found)
+
+        yield from sorted(ask(self._uri(prefix), "listed", request))
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """See `Store.folders`."""
-        with self._faults(prefix, "listed"):
-            answer = obstore.list_with_delimiter(self._client, self._full(prefix) or None)
+        at = self._full(prefix) or None
+        answer = ask(
+            self._uri(prefix), "listed", lambda: obstore.list_with_delimiter(self._client, at)
+        )
         names = (path.rstrip("/").rpartition("/")[2] for path in answer["common_prefixes"])
         return tuple(sorted(names))
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
-        with self._faults(key, "deleted"), suppress(FileNotFoundError):
-            obstore.delete(self._client, self._full(key))
+        self._delete(key, self._full(key))
 
     def delete_all(self, prefix: str) -> None:
         """See `Store.delete_all`."""
         doomed = [info.key for info in self.list(prefix)]
-        if not doomed:
-            return
-        with self._faults(prefix, "deleted"):
-            try:
-                obstore.delete(self._client, [self._full(key) for key in doomed])
-            except FileNotFoundError:  # of one of them; what became of the others is not told
-                for key in doomed:
-                    self.delete(key)
+        if doomed and not self._delete(prefix, [self._full(key) for key in doomed]):
+            for key in doomed:  # one was gone; what became of the others is not told
+                self.delete(key)
 
     def sweep(self, prefix: str) -> None:
         """See `Store.sweep`: a put that died leaves nothing in a bucket."""
@@ -152,36 +177,49 @@ class Bucket:
     def _uri(self, key: str) -> str:
         return f"{self.uri}/{key}" if key else self.uri
 
-    def _put(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
-        with self._faults(key, "written"):
-            answer = obstore.put(
-                self._client, self._full(key), data, mode=mode, use_multipart=False
-            )
+    def _delete(self, key: str, paths: str | Sequence[str]) -> bool:
+        """Delete objects; return False when one of them was not there."""
+
+        def request() -> bool:
+            with suppress(FileNotFoundError):
+                obstore.delete(self._client, paths)
+                return True
+            return False
+
+        return ask(self._uri(key), "deleted", request)
+
+    def _look(self, key: str) -> tuple[ObjectInfo, str | None] | None:
+        """Return what is there and the mark of the conditional put that wrote it, once asked."""
+        try:
+            answer = obstore.get(self._client, self._full(key), options={"head": True})
+        except FileNotFoundError:
+            return None
+        meta = answer.meta
+        return ObjectInfo(key, meta["size"], meta["e_tag"] or ""), answer.attributes.get(_MARK)
+
+    def _put(self, key: str, data: bytes, mode: Any, mark: str | None = None) -> ObjectInfo:
+        about: Any = {_MARK: mark} if mark else None
+        answer = obstore.put(
+            self._client,
+            self._full(key),
+            data,
+            attributes=about,
+            mode=mode,
+            use_multipart=False,
+        )
         return ObjectInfo(key, len(data), answer["e_tag"] or "")
 
     def _only(self, key: str, expected: ObjectInfo) -> dict[str, str | None]:
         """Return what a put must find; Google's wants a generation, which no listing tells."""
         if self._parts[0] != "gs":
             return {"e_tag": expected.etag}
-        with self._faults(key, "read"):
-            try:
-                meta = obstore.head(self._client, self._full(key))
-            except FileNotFoundError:
-                raise changed(self._uri(key)) from None
+        try:
+            meta = obstore.head(self._client, self._full(key))
+        except FileNotFoundError:
+            raise changed(self._uri(key)) from None
         if meta["e_tag"] != expected.etag:
             raise changed(self._uri(key))
         return {"e_tag": meta["e_tag"], "version": meta["version"]}
-
-    @contextmanager
-    def _faults(self, key: str, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (AlreadyExistsError, PreconditionError, RaysegcleanError):
-            raise
-        except (BaseError, OSError) as fault:
-            cause = str(fault).partition("\n")[0][:300]
-            text = f"{self._uri(key)}: cannot be {what} ({cause}). {_REMEDY}"
-            raise UnfitEnvironment(text) from fault
 
 
 @lru_cache(maxsize=64)
@@ -192,7 +230,7 @@ def _client(uri: str, environment: tuple[tuple[str, str], ...]) -> Client:
     # By the environment, because options that are given here would replace those of the user there.
     for name, value in (_LIMITS | (_PLAIN if plain else {})).items():
         os.environ.setdefault(name, value)
-    return from_url(uri)
+    return from_url(uri, retry_config={"max_retries": 0})  # `patience` repeats, here only
 
 
 def _environment() -> tuple[tuple[str, str], ...]:

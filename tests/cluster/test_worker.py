@@ -1,6 +1,7 @@
 """One item on one worker: what is committed stays, and what a dead worker left does not matter."""
 
 import os
+import shutil
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 from raysegclean.cluster import passes
 from raysegclean.cluster.attempts import RayAttempts
 from raysegclean.cluster.executor import PassResources
+from raysegclean.cluster.local_executor import _OneWorker
 from raysegclean.cluster.passes import run_pass
 from raysegclean.cluster.proposal_folder import ProposalFolder
 from raysegclean.cluster.worker import run_item
@@ -97,6 +99,24 @@ def test_a_worker_of_a_driver_that_was_replaced_writes_nothing_more(tmp_path, at
         run_item(stage, Item("item", TASKS), run.ledger("propose", ShardRecord, 1), attempts, KEYS)
     second.release()
     assert TASKS[1].name not in stage.written
+
+
+def test_nothing_is_committed_in_a_run_folder_that_was_deleted(tmp_path):
+    run = RunFolder(str(tmp_path / "run"))
+    lock = RunLock(run.store, "job")
+    lock.acquire()
+
+    @dataclass
+    class Deleted(Stage):
+        def write(self, task, result):
+            shutil.rmtree(tmp_path / "run")
+            return super().write(task, result)
+
+    ledger = run.ledger("propose", ShardRecord, 1)
+    with pytest.raises(RunOver, match="term 1 of this run is over; job nobody: it was deleted"):
+        run_item(Deleted(), Item("item", TASKS[:1]), ledger, _OneWorker(), KEYS)
+    lock.release()
+    assert ledger.records() == []
 
 
 def test_a_worker_whose_gpu_is_broken_ends_and_blames_no_case(tmp_path, attempts, monkeypatch):
