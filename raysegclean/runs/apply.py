@@ -250,11 +250,17 @@ def _publish(session: Session, records: Mapping[str, ApplyRecord]) -> tuple[str,
     ]
     session.still_ours()
     name = session.config.output.label
+    objects = Counter(
+        (record.case, entry.key.split("/")[1])
+        for record in records.values()
+        for entry in record.objects
+        if not entry.empty
+    )
 
     def publish(case: str) -> None:
         _check_unchanged(session, case)
-        session.archive.publish_label(case, name + REASON_SUFFIX)
-        session.archive.publish_label(case, name)
+        for label in (name + REASON_SUFFIX, name):
+            session.archive.publish_label(case, label, objects[case, label])
 
     with session.events.stage("publish", len(whole), "cases"):
         return tuple(_for_each(session, whole, publish))

@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,6 +32,7 @@ from raysegclean.store.beside import lost_cases
 from raysegclean.store.fit import Placed, as_label
 from raysegclean.store.lock import RunLock
 from raysegclean.store.objects import ObjectInfo, Store, as_json
+from raysegclean.store.presence import SHARDS, check_shards
 from raysegclean.store.shards import ArraySpec, ImageArraySpec, create_array, put_shard
 from raysegclean.voxels.geometry import Index3, output_shard_zyx
 from raysegclean.voxels.placement import affine_of
@@ -100,6 +101,7 @@ class Archive:
     def published_label(self, case: str, name: str) -> Volume:
         """Return a published label; raise CaseError when it is missing or was only begun."""
         label = self.label(case, name)
+        own = self.label_attributes(case, name)
         if name not in self.label_names(case):
             if not self.is_derived(case, name):
                 raise CaseError(
@@ -107,12 +109,13 @@ class Archive:
                     f"label {name!r} is there, but labels/zarr.json does not list it. Add its "
                     "name to the list `labels` there, if it is whole.",
                 )
-            run = self.label_attributes(case, name).get("run", "RUN")
+            run = own.get("run", "RUN")
             raise CaseError(
                 case,
                 f"label {name!r} was begun but not published: its case failed, or its run has "
                 f"not finished. Look at `raysegclean status {run}`.",
             )
+        check_shards(case, label, own)
         return label
 
     def label_names(self, case: str) -> tuple[str, ...]:
@@ -184,12 +187,17 @@ class Archive:
         create_array(store, f"labels/{name}/0", spec)
         return spec
 
-    def publish_label(self, case: str, name: str) -> None:
-        """Make a label visible, when all its shards are there; repeatable."""
+    def publish_label(self, case: str, name: str, shards: int | None = None) -> None:
+        """Make a label visible, when all its shards are there; repeatable.
+
+        shards: objects that it has, if that is known; whoever reads it expects as many.
+        """
         store = self.at(case)
         store.sweep(f"labels/{name}")
         image, _ = self._level(case, "")
         own = self.label_attributes(case, name)
+        if shards is not None:
+            own[SHARDS] = shards
         store.put_json(f"labels/{name}/zarr.json", ome.label_group(name, image, own))
         self._list(case, name, visible=True)
         self._renew_consolidated(case)
@@ -219,7 +227,7 @@ class Archive:
             if name in self.label_names(case):
                 raise CaseError(case, f"label {name!r} exists already and is never written again.")
             store.delete_all(f"labels/{name}")
-            _write_label(store, name, fitting, ome.label_group(name, multiscale, attributes))
+            _write_label(store, name, fitting, multiscale, attributes)
             claim.check()
             self._list(case, name, visible=True)
         self._renew_consolidated(case)
@@ -262,6 +270,7 @@ class Archive:
     def _is_same(self, case: str, name: str, own: dict[str, Any]) -> bool:
         """Return whether a label is `own` already; raise RunConflict when it may not become it."""
         present = _with_whole_run(self.label_attributes(case, name))
+        present.pop(SHARDS, None)  # of what was published last
         wanted = _with_whole_run(json.loads(as_json(own)))
         differing = sorted(k for k in {*present, *wanted} if present.get(k) != wanted.get(k))
         if not differing:
@@ -413,10 +422,9 @@ def write_case(
             raise CaseError(case, f"exists already in {archive.store.uri}. Choose another archive.")
         for leftover in ("0", "labels"):
             store.delete_all(leftover)
-        _write_image(store, image)
+        kept[SHARDS] = _write_image(store, image)
         for name, label in given.items():
-            own = (label_attributes or {}).get(name, {})
-            _write_label(store, name, label, ome.label_group(name, multiscale, own))
+            _write_label(store, name, label, multiscale, (label_attributes or {}).get(name, {}))
         if given:
             listing = {"version": ome.VERSION, "labels": sorted(given)}
             store.put_json("labels/zarr.json", ome.group({"ome": listing}))
@@ -444,26 +452,39 @@ def _claimed(store: Store, case: str) -> Iterator[RunLock]:
         raise CaseError(case, f"{text}.") from fault
 
 
-def _write_image(store: Store, image: Array) -> None:
+def _write_image(store: Store, image: Array) -> int:
+    """Write the array and return how many objects it has; a shard of zeros has none."""
     channels = image.shape[0] if image.ndim == 4 else None
     z, y, x = image.shape[-3:]
     spec = ImageArraySpec(
         (z, y, x), str(image.dtype), output_shard_zyx((z, y, x)), channels=channels
     )
     numbers: Iterable[int | None] = [None] if channels is None else range(channels)
+    shards = 0
     for channel in numbers:
         volume = image if channel is None else image[channel]
         for index in spec.grid.indices():
             block = volume[spec.grid.box(index).slices]
-            put_shard(store, "0", index, block, spec, channel=channel)
+            put = put_shard(store, "0", index, block, spec, channel=channel)
+            shards += not put.empty
     create_array(store, "0", spec)
+    return shards
 
 
-def _write_label(store: Store, name: str, label: Array, document: dict[str, Any]) -> None:
+def _write_label(
+    store: Store,
+    name: str,
+    label: Array,
+    image: dict[str, Any],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write a label that came in; `image` is the multiscale that it lies on."""
     z, y, x = label.shape
     spec = ArraySpec((z, y, x), str(label.dtype), output_shard_zyx((z, y, x)))
-    path = f"labels/{name}/0"
+    path, shards = f"labels/{name}/0", 0
     for index in spec.grid.indices():
-        put_shard(store, path, index, label[spec.grid.box(index).slices], spec)
+        block = label[spec.grid.box(index).slices]
+        shards += not put_shard(store, path, index, block, spec).empty
     create_array(store, path, spec)
+    document = ome.label_group(name, image, {**attributes, SHARDS: shards})
     store.put_json(f"labels/{name}/zarr.json", document)

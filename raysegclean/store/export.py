@@ -15,6 +15,7 @@ from raysegclean.store.archive import Archive
 from raysegclean.store.each import CasesReport, for_each_case
 from raysegclean.store.nifti import encode_nifti
 from raysegclean.store.objects import Store
+from raysegclean.store.presence import check_shards
 
 __all__ = ["export_nifti"]
 
@@ -57,6 +58,7 @@ def _came_in(archive: Archive, case: str, data: bytes) -> bool:
 def _encoded(archive: Archive, case: str, label: str | None) -> bytes:
     if label is None:
         volume, own = archive.image(case), archive.attributes(case)
+        check_shards(case, volume, own)
     else:
         volume, own = archive.published_label(case, label), archive.label_attributes(case, label)
     header = own.get("nifti") or archive.attributes(case).get("nifti")

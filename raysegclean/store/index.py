@@ -29,6 +29,7 @@ from raysegclean.store.arrays import Volume
 from raysegclean.store.fit import check_fit
 from raysegclean.store.objects import ObjectInfo, Store
 from raysegclean.store.parquet import from_parquet, to_parquet
+from raysegclean.store.presence import check_shards
 from raysegclean.store.scan import scan_intensity, scan_values
 
 __all__ = [
@@ -148,6 +149,7 @@ def scan_case(
     if 0 in image.shape:
         raise CaseError(case, f"image has {image.shape} voxels. Leave it out or ingest it again.")
     about = archive.attributes(case)
+    check_shards(case, image, about, objects)
     spacing_mm = archive.spacing_mm(case)
     version = _version(objects, f"{image.path}/", spacing_mm)
     unchanged = known is not None and known.image_version == version
@@ -229,6 +231,7 @@ def _scan_labels(
                 kept = LabelSummary(
                     name, str(label.dtype), *_scan(case, scan_values, label), version
                 )
+            check_shards(case, label, archive.label_attributes(case, name), objects)
             labels.append(kept)
         except RaysegcleanError:
             if name == require_label or not archive.is_derived(case, name):

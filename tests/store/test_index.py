@@ -334,3 +334,30 @@ def test_a_label_that_lies_elsewhere_than_its_image_is_not_used(
     index = load_index(archive, require_label="organs")
     assert [info.case for info in index] == ["c2"]
     assert re.search(f"'organs' lies elsewhere than its image: its {said}", index.failed[0].reason)
+
+
+@pytest.mark.parametrize("part", ["0", "labels/organs/0"])
+def test_a_case_that_lost_an_object_is_named_and_stops_no_other(tmp_path, part):
+    archive = Archive.open(str(tmp_path))
+    rng = np.random.default_rng(3)
+    image = rng.normal(0, 9, (8, 8, 300)).astype(np.int16)  # two shards
+    label = np.ones_like(image, np.uint8)
+    for case in ("a", "b", "c"):
+        write_case(archive, case, image, {"organs": label}, spacing_mm=(1, 1, 1))
+    index = build_index(archive)
+    assert not index.failed
+    archive.at("b").delete(f"{part}/c/0/0/1")
+    for again in (build_index(archive), load_index(archive)):
+        assert [info.case for info in again] == ["a", "c"]
+        (error,) = again.failed
+        assert "b.ome.zarr" in str(error)
+        assert "1 of 2 objects are there" in str(error)
+
+
+def test_zeros_are_no_lost_objects(tmp_path):
+    archive = Archive.open(str(tmp_path))
+    image = np.zeros((8, 8, 300), np.int16)
+    image[..., 0] = 1
+    label = np.zeros_like(image, np.uint8)
+    write_case(archive, "a", image, {"organs": label}, spacing_mm=(1, 1, 1))
+    assert not build_index(archive).failed
