@@ -24,7 +24,8 @@ predicted for it, in one order: so a box of a case gives the bits of the whole c
 overlapping windows differ is measured (`Seams`), not hidden.
 
 Where a network reads windows of one size only (`Tiling.window_zyx`, nnU-Net) they lie as nnU-Net's
-predictor lays them: half a window apart at most, a smaller case amid zeros, weighted by a Gaussian.
+predictor lays them: half a window apart at most, a smaller case amid zeros; a Gaussian weighs them,
+and the mean is that of logits.
 
 Not guaranteed: the whole-volume answer for a halo smaller than the radius; then the error at seams
 is what the halo leaves.
@@ -332,7 +333,7 @@ def _averaged(
     spans_z, spans_y, spans_x = _near(box, shape_zyx, tiling)
     fixed = tiling.window_zyx is not None
     fill: Literal["edge"] | int = 0 if fixed else "edge"
-    mix = _Mix(box, _gaussian if fixed else _triangle)
+    mix = (_LogMix if fixed else _Mix)(box)
     for number, (z0, z1) in enumerate(spans_z):
         for (y0, y1), (x0, x1) in product(spans_y, spans_x):
             window = Box((z0, y0, x0), (z1, y1, x1))
@@ -347,12 +348,11 @@ def _averaged(
 class _Mix:
     """The weighted sums of the windows that cover a slab of the box, which moves along z."""
 
-    def __init__(self, box: Box, weights: Callable[[Index3], Tensor]) -> None:
+    def __init__(self, box: Box) -> None:
         self.box = box
-        self._weights = weights
         self.start = box.start_zyx[0]
         self._sums: Tensor | None = None
-        """(P, K + 2, Z, Y, X): of w p by class, of w sum_k p^2, and of w."""
+        """(P, K + 2, Z, Y, X): of w p by class, of w sum_k p^2, and of w; `_LogMix` has more."""
         self._windows: Tensor | None = None
 
     def add(self, prob: Tensor, window: Box, number_of: tuple[int, int]) -> None:
@@ -363,10 +363,10 @@ class _Mix:
         here = (..., *part.relative_to(left).slices)
         weight = self._weights(window.shape_zyx).to(prob.device)
         cut = (..., *part.relative_to(window).slices)
-        weighted, weight = prob * weight, weight[cut]
+        weighted, weight = self._terms(prob) * weight, weight[cut]
         mine = sums[number_of[0]][here]
         mine[:-2] += weighted[cut]
-        mine[-2] += (weighted * prob).sum(dim=0)[cut]
+        mine[-2] += (weighted[: len(prob)] * prob).sum(dim=0)[cut]
         mine[-1] += weight
         if number_of[0] == 0:
             windows[here] += 1
@@ -375,7 +375,8 @@ class _Mix:
         """Return the sums, grown so that they reach `stop`."""
         _, y, x = self.box.shape_zyx
         if self._sums is None or self._windows is None:
-            self._sums = prob.new_zeros((passes, len(prob) + 2, 0, y, x))
+            count = len(self._terms(prob)) + 2
+            self._sums = prob.new_zeros((passes, count, 0, y, x))
             self._windows = torch.zeros((0, y, x), dtype=torch.int32, device=prob.device)
         more = stop - self.start - self._sums.shape[2]
         if more > 0:
@@ -391,14 +392,44 @@ class _Mix:
         depth = done - self.start
         sums, windows = self._sums[:, :, :depth], self._windows[:depth]
         self._sums, self._windows = self._sums[:, :, depth:], self._windows[depth:]
-        means = sums[:, :-2] / sums[:, -1:]
+        means, answers = self._means(sums[:, :-2] / sums[:, -1:])
         if seams is not None:
             variance = sums[:, -2] / sums[:, -1] - means.square().sum(dim=1)
             seams.add(variance.clamp(min=0), windows > 1)
         (_, y0, x0), (_, y1, x1) = self.box.start_zyx, self.box.stop_zyx
         core = Box((self.start, y0, x0), (done, y1, x1))
         self.start = done
-        return core, iter(means)
+        return core, iter(answers)
+
+    def _weights(self, shape_zyx: Index3) -> Tensor:
+        return _triangle(shape_zyx)
+
+    def _terms(self, prob: Tensor) -> Tensor:
+        """Return what is averaged, (N, Z, Y, X), probabilities first."""
+        return prob
+
+    def _means(self, means: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean probabilities and the answer (P, K, Z, Y, X) from the terms' means."""
+        return means, means
+
+
+class _LogMix(_Mix):
+    """As nnU-Net: a Gaussian weighs windows, and their logits are averaged.
+
+    Logits and log probabilities differ by one number per voxel and window, which softmax drops.
+    """
+
+    def _weights(self, shape_zyx: Index3) -> Tensor:
+        return _gaussian(shape_zyx)
+
+    def _terms(self, prob: Tensor) -> Tensor:
+        return torch.cat([prob, prob.clamp_min(torch.finfo(prob.dtype).tiny).log()])
+
+    def _means(self, means: Tensor) -> tuple[Tensor, Tensor]:
+        probs, logs = means.chunk(2, dim=1)
+        # Voxel by voxel: along another axis the bits of exp depend on how many voxels there are.
+        by_voxel = torch.softmax(logs.movedim(1, -1).contiguous(), dim=-1)
+        return probs, by_voxel.movedim(-1, 1).contiguous()
 
 
 @lru_cache(maxsize=8)

@@ -78,7 +78,8 @@ def window_bytes(plan: RunPlan) -> int:
         total += (6 * SUMS_BYTES * len(plan.classes) + TILE_BYTES) * part
     if plan.averaged:  # the sums of all passes for a slab of the shard, copied when it grows
         _, height, width = _shard(plan)
-        sums = FLOAT_BYTES * (len(plan.classes) + 2) * passes_of(plan)
+        terms = len(plan.classes) * (1 if plan.window_zyx is None else 2) + 2
+        sums = FLOAT_BYTES * terms * passes_of(plan)
         total += 2 * sums * window[0] * height * width
     return int(total)
 

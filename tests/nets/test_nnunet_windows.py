@@ -24,7 +24,7 @@ def tiling_of(window: Index3) -> Tiling:
 
 
 def by_hand(voter, image: np.ndarray, window: Index3) -> torch.Tensor:
-    """Pad with zeros on both sides, go half a window at most, weigh by a filtered point."""
+    """Pad with zeros on both sides, go half a window at most, weigh logits by a filtered point."""
     pads = [max(0, w - n) for w, n in zip(window, image.shape[1:], strict=True)]
     padded = np.pad(image, [(0, 0), *((p // 2, p - p // 2) for p in pads)])
     point = np.zeros(window)
@@ -39,13 +39,14 @@ def by_hand(voter, image: np.ndarray, window: Index3) -> torch.Tensor:
     for corner in product(*starts):
         at = tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
         seen = torch.from_numpy(np.ascontiguousarray(padded[(slice(None), *at)]))
-        probs = torch.stack(list(voter.passes(seen))).double().numpy()
-        share = np.zeros((*probs.shape[:2], *padded.shape[1:]))
-        share[(..., *at)] = probs * weight
+        logs = torch.stack(list(voter.passes(seen))).double().log().numpy()
+        share = np.zeros((*logs.shape[:2], *padded.shape[1:]))
+        share[(..., *at)] = logs * weight
         total = total + share
         weights[at] += weight
     inside = tuple(slice(p // 2, p // 2 + n) for p, n in zip(pads, image.shape[1:], strict=True))
-    return torch.from_numpy(np.asarray(total / weights)[(..., *inside)]).float()
+    logits = torch.from_numpy(np.asarray(total / weights)[(..., *inside)])
+    return torch.softmax(logits, dim=1).float()
 
 
 @pytest.mark.parametrize(
