@@ -9,7 +9,7 @@ PINNED: dict[Kind, str] = {
     "method": "adele combine confident cores coseg coteaching integrity multisa reweight spatial "
     "transition uncertainty",
     "hook": "plain adele cores coseg coteaching presence relabel reweight transition",
-    "network": "unet multisa",
+    "network": "unet multisa nnunet",
     "look": "bias blend corrector corrector-rows features posterior shells",
 }
 REASONS = {

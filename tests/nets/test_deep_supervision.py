@@ -11,6 +11,8 @@ from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 from raysegclean.voxels.channels import IGNORE
 
+pytestmark = pytest.mark.numeric
+
 SPEC = NetworkSpec(classes=3, widths=(4, 6, 8, 10), strides=((1, 2, 2),) * 3)
 
 

@@ -11,6 +11,8 @@ from raysegclean.nets.memory import _Alive, training_bytes
 from raysegclean.nets.trainer import TrainConfig, Trainer
 from raysegclean.nets.unet import NetworkSpec
 
+pytestmark = pytest.mark.numeric
+
 SHAPE = (8, 16, 16)
 PEERS = HookSpec("raysegclean.methods.coteaching.hook:CoteachingHook")
 
