@@ -122,7 +122,7 @@ def late_label(folder: Path) -> None:
 
 
 BEFORE_THE_INDEX: dict[Callable[[Path], None], str] = {
-    no_label: r"label 'organs' is missing; it has other.*Ingest that label",
+    no_label: r"label 'organs' is missing; the case has other.*Ingest that label",
     nan_image: r"NaN or infinite voxels between .*Replace them in the source",
     negative_label: r"label holds -1\. Labels start at 0: shift or map",
     instance_label: r"300 values, expected at most 250.*Merge instances",
