@@ -277,7 +277,9 @@ def test_integrity_as_a_method_says_what_check_says_and_changes_nothing(tmp_path
         len(review),
     )
     assert len(report.look_at) == report.review_cases
-    assert any(line.startswith("c05, class 3 spine: class 3 is missing") for line in report.look_at)
+    assert any(
+        line.startswith("c05, class 3 spine: class 3 spine is missing") for line in report.look_at
+    ), report.look_at
     assert {row["class"]: row["name"] for row in rows} | {2: "", 4: ""} == {
         1: "lungs",
         3: "spine",
@@ -287,7 +289,7 @@ def test_integrity_as_a_method_says_what_check_says_and_changes_nothing(tmp_path
     assert undo(config.run, cls="spine").changed_vox == 0
     with pytest.raises(ConfigError, match="the classes 1 lungs, 2, 3 spine"):
         undo(config.run, cls="liver")
-    assert "class 3 is missing" in review["c05", 3]
+    assert "class 3 spine is missing" in review["c05", 3]
     assert {row["action"] for row in rows} == {"not judged", "review"}
     for case, (label, reasons) in outputs(config).items():
         assert label == archive.label(case, LABEL).read_all().tobytes()
