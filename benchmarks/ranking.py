@@ -16,11 +16,10 @@ from scipy.stats import rankdata, spearmanr
 
 from raysegclean.evidence.case_scores import scores_of
 from raysegclean.evidence.robust import Values
-from raysegclean.policy.blend_groups import with_blends
-from raysegclean.policy.default import decide
-from raysegclean.policy.kept import judged_kept, least_agreements, usual_labels
+from raysegclean.policy.kept import least_agreements, usual_labels
 from raysegclean.policy.params import PolicyParams
 from raysegclean.policy.quality import qualities
+from raysegclean.runs.replay import decided
 
 __all__ = ["ranking", "scored"]
 
@@ -32,10 +31,8 @@ def scored(evidence: Sequence[Row]) -> dict[str, float]:
     """Return the quality score of each case of which anything is known, from rows of evidence."""
     scores, trusted = scores_of(evidence), scores_of(evidence, "trusted")
     params = PolicyParams()
-    decisions, _ = with_blends(scores, decide(scores, params, trusted=trusted), params)
-    usual = usual_labels(scores, trusted, params)
-    decisions = judged_kept(decisions, scores, usual)
-    found = qualities(decisions, scores, sorted(least_agreements(usual)))
+    learnt = sorted(least_agreements(usual_labels(scores, trusted, params)))
+    found = qualities(decided(scores, trusted, params), scores, learnt)
     return {
         case: sum(one.expected for one in mine.values()) / len(mine)
         for case, mine in found.items()

@@ -14,6 +14,7 @@ from raysegclean.config.settings import Config, make_config
 from raysegclean.errors import ConfigError, InputError
 from raysegclean.evidence.case_scores import CaseScore, classes_of, scores_of
 from raysegclean.policy.blend_groups import with_blends
+from raysegclean.policy.decisions import CaseDecision
 from raysegclean.policy.default import decide
 from raysegclean.policy.gross import (
     all_explained,
@@ -29,7 +30,7 @@ from raysegclean.runs.begin import LATEST
 from raysegclean.runs.gross import LOOKS
 from raysegclean.store.run import RunFolder, existing_run
 
-__all__ = ["Change", "ReplayReport", "edits_of", "replay"]
+__all__ = ["Change", "ReplayReport", "decided", "edits_of", "replay"]
 
 SECTION = "policy."
 Edits = dict[tuple[str, int], str]
@@ -125,7 +126,22 @@ def edits_of(
     params: PolicyParams,
     looks: Looks | None = None,
 ) -> Edits:
-    """Return what the default policy would do with each class of each case.
+    """Return what the default policy would do with each class of each case (`decided`)."""
+    decisions = decided(scores, trusted, params, looks)
+    return {
+        (case, cls): one.action
+        for case, decision in decisions.items()
+        for cls, one in decision.classes.items()
+    }
+
+
+def decided(
+    scores: Sequence[CaseScore],
+    trusted: Sequence[CaseScore],
+    params: PolicyParams,
+    looks: Looks | None = None,
+) -> dict[str, CaseDecision]:
+    """Return what the default policy decides of each case.
 
     `looks` are what was seen of cases that were looked at as a whole.
     """
@@ -135,9 +151,4 @@ def edits_of(
     judged, judges = not_gross(scores, gross), not_gross(trusted, gross)
     decisions, _ = with_blends(judged, decide(judged, params, trusted=judges), params)
     decisions = with_gross(decisions, gross)
-    decisions = judged_kept(decisions, scores, usual_labels(scores, trusted, params))
-    return {
-        (case, cls): one.action
-        for case, decision in decisions.items()
-        for cls, one in decision.classes.items()
-    }
+    return judged_kept(decisions, scores, usual_labels(scores, trusted, params))

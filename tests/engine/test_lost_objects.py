@@ -51,6 +51,12 @@ def _objects(uri: str, *parts: str) -> list[Path]:
     return found
 
 
+def _take_output(config: Config) -> None:
+    """Delete what was published of a case, so that it is applied again."""
+    for path in _objects(config.archive, "/d.ome.zarr/labels/clean"):
+        path.unlink()
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
@@ -62,8 +68,7 @@ def test_proposals_that_are_gone_are_proposed_again(
     config, before = finished
     for path in _objects(config.run, "/proposals/", "/d/"):
         harm(path)
-    for path in _objects(config.archive, "/d.ome.zarr/labels/clean"):
-        path.unlink()
+    _take_output(config)
     assert clean(config).exit_code == 0
     assert outputs(config) == before
     assert verify(config.run).failed == ()
@@ -105,8 +110,7 @@ def test_a_case_whose_proposals_go_in_mid_run_fails_by_name_and_is_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, before = finished
-    for path in _objects(config.archive, "/d.ome.zarr/labels/clean"):
-        path.unlink()
+    _take_output(config)
     meanwhile(lambda: [path.unlink() for path in _objects(config.run, "/proposals/", "/d/")])
     assert clean(config).exit_code == 1
     (failed,) = RunFolder(config.run).failed()
@@ -124,8 +128,7 @@ def test_a_run_folder_that_is_deleted_in_mid_run_is_an_error_and_the_next_start_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, before = finished
-    for path in _objects(config.archive, "/d.ome.zarr/labels/clean"):
-        path.unlink()
+    _take_output(config)
     meanwhile(lambda: shutil.rmtree(config.run))
     with pytest.raises(RunConflict, match="it was deleted"):
         clean(config)
